@@ -1,0 +1,50 @@
+"""What an engine is: something that changes the parameters of a cohort's networks by one epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ncpl_cli.scenarios.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What one epoch of training one run showed.
+
+    correct  predictions that were right before the update that used the sample
+    loss     mean cross-entropy before those updates
+    samples  samples seen; seconds  wall time of the epoch (of the whole cohort where it trains at once)
+    finite   whether all parameters are still finite
+    """
+
+    correct: int
+    loss: float
+    samples: int
+    seconds: float
+    finite: bool
+
+
+class Engine(Protocol):
+    """Trains R networks of one shape at once; `networks[r]` holds run r's parameters between epochs."""
+
+    networks: Sequence[nn.Module]
+
+    def train_epoch(
+        self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], lr: float
+    ) -> list[Progress]:
+        """One pass over `orders[r]` of task `tasks[r]` for every run r, at learning rate `lr`."""
+        ...
+
+    def state(self) -> list[dict[str, Tensor]]:
+        """The optimiser's state of every run (moments, step counts), for a checkpoint."""
+        ...
+
+    def load_state(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        """Put back what `state` returned."""
+        ...

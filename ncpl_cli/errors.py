@@ -1,0 +1,68 @@
+"""Everything that can go wrong in a way a user can mend.
+
+NcplError                 1  the work failed
+├── InputError            2  the command line was wrong
+├── DataError             1  a data set is missing, truncated or malformed
+├── RunFailed             1  a run diverged or failed
+├── LeaseLost             1  another process has taken this run over
+├── StoreError            4  the store is locked, corrupt, foreign, newer, read-only or full
+└── Stopped          75/130  stopped by a signal after checkpointing; resumable
+
+An error is one or two sentences (what was wrong, what is allowed) and a hint (the command to run).
+`main.run` is the one place that prints them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NcplError(Exception):
+    """Base of all errors that are shown to the user as a sentence, without a traceback."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class InputError(NcplError):
+    """The command line, a settings file or an argument was wrong."""
+
+    exit_code = 2
+
+
+class DataError(NcplError):
+    """A data set is missing, truncated or malformed."""
+
+
+class RunFailed(NcplError):
+    """A run diverged or failed."""
+
+
+class LeaseLost(NcplError):
+    """A write was refused because another process has taken the run over."""
+
+
+class StoreError(NcplError):
+    """The store cannot be used."""
+
+    exit_code = 4
+
+
+class Stopped(NcplError):
+    """A signal asked to stop; everything up to the last epoch is saved."""
+
+    def __init__(self, message: str, hint: str | None = None, *, exit_code: int = 75) -> None:
+        super().__init__(message, hint)
+        self.exit_code = exit_code
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a name that is not in a list: names the nearest match and all that are known."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    meant = f" Did you mean {near[0]!r}?" if near else ""
+    return InputError(f"unknown {kind} {name!r}.{meant}", f"known: {', '.join(names) or 'none'}")

@@ -1,0 +1,91 @@
+"""Multilayer perceptron: flattened input, `depth` hidden layers of one width, a linear classifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.01),
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "gelu": F.gelu,
+    "elu": F.elu,
+    "silu": F.silu,
+}
+"""Functions by name; ReLU alone has exact zeros, so `dead_units` is defined only there."""
+
+GAIN = {"relu": math.sqrt(2.0), "leaky_relu": math.sqrt(2.0 / (1 + 0.01**2)), "tanh": 5.0 / 3.0}
+"""Kaiming gains; activations not listed use 1."""
+
+NORMS = ("none", "layer", "batch")
+
+
+class MLP(nn.Module):
+    """Linear -> norm -> activation, `depth` times, then the classifier.
+
+    The last hidden activation is the feature vector: the layer called `last` in every metric; the ones
+    before it are `layer1`, `layer2`, ... from the input on.
+    """
+
+    def __init__(
+        self, inputs: int, classes: int, *, width: int = 100, depth: int = 3,
+        activation: str = "relu", norm: str = "none",
+    ) -> None:
+        super().__init__()
+        sizes = [inputs] + [width] * depth
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.norms = nn.ModuleList(self._norm(norm, width) for _ in range(depth))
+        self.classifier = nn.Linear(sizes[-1], classes)
+        self.activation = activation
+        self.norm = norm
+
+    @staticmethod
+    def _norm(norm: str, width: int) -> nn.Module:
+        if norm == "layer":
+            return nn.LayerNorm(width)
+        return nn.BatchNorm1d(width) if norm == "batch" else nn.Identity()
+
+    @property
+    def layer_names(self) -> list[str]:
+        """`layer1`, ..., `last`, from the input on."""
+        return [f"layer{i}" for i in range(1, len(self.hidden))] + ["last"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, ...) -> logits (N, classes)."""
+        return self.classify(x)[0]
+
+    def classify(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Images -> logits (N, C), activations and preactivations (N, width) of every hidden layer."""
+        function = ACTIVATIONS[self.activation]
+        h = x.flatten(1)
+        activations, preactivations = [], []
+        for linear, norm in zip(self.hidden, self.norms, strict=True):
+            z = norm(linear(h))  # N x width
+            h = function(z)
+            preactivations.append(z)
+            activations.append(h)
+        return self.classifier(h), activations, preactivations
+
+    @torch.no_grad()
+    def initialise(self, rng: np.random.Generator) -> None:
+        """Kaiming-uniform for the activation, gain 1 for the classifier, zero biases, norms at identity.
+
+        Drawn from a numpy stream so that it is the same on every device and in every engine.
+        """
+        gain = GAIN.get(self.activation, 1.0)
+        linears = [m for m in [*self.hidden, self.classifier] if isinstance(m, nn.Linear)]
+        for linear in linears:
+            bound = (1.0 if linear is self.classifier else gain) * math.sqrt(3.0 / linear.in_features)
+            draw = rng.uniform(-bound, bound, size=tuple(linear.weight.shape))
+            linear.weight.copy_(torch.from_numpy(draw))
+            linear.bias.zero_()
+        for norm in self.norms:
+            if isinstance(norm, nn.LayerNorm | nn.BatchNorm1d):
+                norm.reset_parameters()

@@ -1,0 +1,101 @@
+"""What a run is: frozen dataclasses, and the identity that follows from them.
+
+Standard library only, so that the command line can show every option without loading a numerical library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Which network; `width` and `depth` None = the network's own default."""
+
+    name: str = "mlp"
+    width: int | None = None
+    depth: int | None = None
+    activation: str = "relu"
+    norm: str = "none"
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """How parameters change. `lr_schedule`: constant | cosine | step:EVERY:FACTOR, over the epochs of a task."""
+
+    name: str = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    batch_size: int = 1
+    lr_schedule: str = "constant"
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """Which data, and how much of it. The content's digest, not the name, decides identity."""
+
+    name: str = "mnist"
+    train_samples: int | None = None
+    validation_fraction: float = 0.0
+    image_size: int | None = None
+
+
+@dataclass(frozen=True)
+class MeasureSpec:
+    """What is measured and when. Never part of a run's identity: measuring changes nothing in training."""
+
+    metrics: tuple[str, ...] = ("default",)
+    layers: str = "last"
+    every: int = 1
+    samples: int | None = None
+    task_accuracy: str = "end"
+    task_accuracy_samples: int = 1000
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run: a scenario's options, the data, the network, the optimiser and a seed."""
+
+    scenario: Any
+    dataset: DatasetSpec
+    dataset_digest: str
+    network: NetworkSpec = NetworkSpec()
+    optimizer: OptimizerSpec = OptimizerSpec()
+    interventions: tuple[Any, ...] = ()
+    precision: str = "float32"
+    seed: int = 0
+    measure: MeasureSpec = field(default=MeasureSpec(), compare=False)
+    engine: str = field(default="auto", compare=False)
+
+    @property
+    def identity(self) -> str:
+        """Canonical JSON of everything that decides the numbers; settings at their default are left out."""
+        parts: dict[str, Any] = {
+            "scenario": {"id": self.scenario.id, **_changed(self.scenario)},
+            "data": self.dataset_digest,
+            "network": _changed(self.network),
+            "optimizer": _changed(self.optimizer),
+            "interventions": [{"id": i.id, **_changed(i)} for i in self.interventions],
+            "precision": self.precision if self.precision != "float32" else None,
+            "seed": self.seed,
+        }
+        kept = {key: value for key, value in parts.items() if value not in (None, {}, [])}
+        return json.dumps(kept, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def id(self) -> str:
+        """The first 12 hexadecimal digits of the identity's SHA-256."""
+        return hashlib.sha256(self.identity.encode()).hexdigest()[:12]
+
+
+def _changed(settings: Any) -> dict[str, Any]:
+    """Fields that differ from their default and belong to the identity (metadata `identity`, default True)."""
+    return {
+        f.name: getattr(settings, f.name)
+        for f in fields(settings)
+        if f.metadata.get("identity", True) and getattr(settings, f.name) != f.default
+    }
