@@ -35,8 +35,14 @@ class MLP(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, classes: int, *, width: int = 100, depth: int = 3,
-        activation: str = "relu", norm: str = "none",
+        self,
+        inputs: int,
+        classes: int,
+        *,
+        width: int = 100,
+        depth: int = 3,
+        activation: str = "relu",
+        norm: str = "none",
     ) -> None:
         super().__init__()
         sizes = [inputs] + [width] * depth

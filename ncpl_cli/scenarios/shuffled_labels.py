@@ -1,0 +1,63 @@
+"""Shuffled labels (K23, L24): the same images, a new labelling each task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ncpl_cli import rng
+from ncpl_cli.data.dataset import Dataset
+from ncpl_cli.errors import InputError
+from ncpl_cli.scenarios.task import Task, epochs_of, option, sample_order, shortest
+
+
+@dataclass(frozen=True)
+class ShuffledLabels:
+    """Labels shuffled among the images (nothing to generalise: pure memorisation) or among the classes."""
+
+    id: ClassVar[str] = "shuffled-labels"
+    preset: ClassVar[dict[str, object]] = {"dataset": "digits", "lr": 0.01, "batch_size": 1}
+
+    tasks: int = option(20, "number of tasks", identity=False)
+    epochs: tuple[int, ...] = option((10,), "epochs of each task (the last one repeats)")
+    relabel: str = option("samples", "what is shuffled each task", choices=("samples", "classes"))
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> ShuffledLabels:
+        """The scenario with the options that were given; raises InputError on an impossible value."""
+        scenario = cls(**given)
+        if scenario.tasks < 1:
+            raise InputError("--tasks must be at least 1.")
+        return replace(scenario, epochs=shortest(scenario.epochs))
+
+    def task_epochs(self, index: int) -> int:
+        """How many epochs task `index` has."""
+        return epochs_of(self.epochs, index)
+
+    @property
+    def fixed_length(self) -> bool:
+        """Whether all runs of these settings have the same number of epochs."""
+        return True
+
+    def task(self, index: int, data: Dataset, seed: int) -> Task:
+        """Task `index` of the run with this seed."""
+        draw = rng.stream(seed, "labels", index)
+        if self.relabel == "classes":
+            renamed = draw.permutation(data.classes)
+            train, test = renamed[data.train.labels], renamed[data.test.labels]
+        else:
+            train, test = _shuffled(draw, data.train.labels), _shuffled(draw, data.test.labels)
+        return Task(
+            index=index,
+            epochs=self.task_epochs(index),
+            order=sample_order(seed, index, len(data.train)),
+            train_labels=train,
+            test_labels=test,
+        )
+
+
+def _shuffled(draw: np.random.Generator, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    return labels[draw.permutation(len(labels))]
