@@ -13,11 +13,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """Which network; `width` and `depth` None = the network's own default."""
+    """Which network, and its shape: `depth` hidden layers of `width` units."""
 
     name: str = "mlp"
-    width: int | None = None
-    depth: int | None = None
+    width: int = 100
+    depth: int = 3
     activation: str = "relu"
     norm: str = "none"
 
