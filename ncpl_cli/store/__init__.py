@@ -1,1 +1,8 @@
-"""."""
+"""The store: records in, frames out, over SQLite or PostgreSQL. It is also the queue."""
+
+from __future__ import annotations
+
+from ncpl_cli.store.owner import Owner
+from ncpl_cli.store.store import RunRow, Store, open_store
+
+__all__ = ["Owner", "RunRow", "Store", "open_store"]

@@ -1,0 +1,96 @@
+"""The only birth of a schema: Alembic's migrations, inside one transaction, with a backup before an upgrade."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from ncpl_cli.errors import StoreError
+from ncpl_cli.store.connection import sqlite_path
+from ncpl_cli.store.schema import APPLICATION_ID, HEAD, VERSION_TABLE
+from ncpl_cli.store.views import make_views
+
+
+def folder() -> Path:
+    """Where the migrations lie: inside the wheel, or at the top of a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "_migrations"
+    return inside if inside.is_dir() else package.parent / "migrations"
+
+
+def revision(connection: sa.Connection) -> str | None:
+    """The revision a database is at; None for an empty one. Raises StoreError when it is not ncpl's."""
+    names = set(sa.inspect(connection).get_table_names())
+    if VERSION_TABLE in names:
+        found = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar()
+        return str(found) if found else None
+    if names:
+        raise StoreError(
+            f"the database is not an ncpl store: it has other tables ({', '.join(sorted(names)[:3])}).",
+            "name another file with --db",
+        )
+    return None
+
+
+def known_revisions() -> list[str]:
+    """Every revision this ncpl knows, oldest first, without importing Alembic."""
+    return sorted(path.name[:4] for path in (folder() / "versions").glob("[0-9]*.py"))
+
+
+def ensure_head(engine: sa.Engine, url: str, *, upgrade: bool = True) -> str:
+    """Bring a database to this ncpl's schema; returns what was done: '', 'created' or 'upgraded'."""
+    with engine.connect().execution_options(ncpl_reader=True) as connection, connection.begin():
+        now = revision(connection)
+    if now == HEAD:
+        return ""
+    if now is not None and now not in known_revisions():
+        raise StoreError(
+            f"the store {url} was made by a newer ncpl (schema {now}; this one knows up to {HEAD}).",
+            "upgrade ncpl: pip install --upgrade ncpl",
+        )
+    if now is not None and not upgrade:
+        raise StoreError(f"the store {url} has the older schema {now}.", f"ncpl db upgrade --db {url}")
+    path = sqlite_path(url)
+    if path is not None:
+        if now is not None:
+            back_up(path, now)
+        with sqlite3.connect(path, timeout=30, isolation_level=None) as file:  # WAL is a property of the file
+            file.execute("PRAGMA journal_mode = WAL")
+        file.close()
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(folder()).replace("%", "%%"))
+    with engine.connect() as connection:
+        sqlite = connection.dialect.name == "sqlite"
+        if sqlite:
+            # with them on, a batch migration that rebuilds a parent table deletes every child row
+            raw: Any = connection.connection.driver_connection
+            raw.execute("PRAGMA foreign_keys = OFF")
+        try:
+            with connection.begin():
+                if revision(connection) == HEAD:  # another process was first
+                    return ""
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+                make_views(connection)
+                if sqlite:
+                    connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+        finally:
+            if sqlite:
+                with contextlib.suppress(sqlite3.Error):
+                    raw.execute("PRAGMA foreign_keys = ON")
+    return "created" if now is None else "upgraded"
+
+
+def back_up(path: Path, now: str) -> Path:
+    """Copy a store to `<name>.backup-<revision>` with SQLite's own online backup."""
+    target = path.with_name(f"{path.name}.backup-{now}")
+    with contextlib.closing(sqlite3.connect(path)) as source, contextlib.closing(sqlite3.connect(target)) as copy:
+        source.backup(copy)
+    return target

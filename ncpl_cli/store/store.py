@@ -1,0 +1,637 @@
+"""The store: runs and their epochs, one transaction per epoch, leases and fencing. It is also the queue."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import sqlalchemy as sa
+
+from ncpl_cli.errors import InputError, LeaseLost, NcplError, StoreError, unknown
+from ncpl_cli.records import Address, EpochRecord, RunInfo
+from ncpl_cli.store import schema
+from ncpl_cli.store.connection import connect, sqlite_path, translated
+from ncpl_cli.store.migrate import ensure_head
+from ncpl_cli.store.owner import Owner
+from ncpl_cli.store.schema import WIDE, attempts, epochs, labels, measurements, runs, task_accuracy, terms, undefined
+from ncpl_cli.store.views import make_views
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+LEASE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run as the store knows it. `names` are its labels; `cohort` the ids it trains in lockstep with."""
+
+    pk: int
+    id: str
+    scenario: str
+    seed: int
+    status: str
+    settings: dict[str, Any]
+    horizon: dict[str, Any]
+    recorded: dict[str, Any]
+    total_epochs: int | None
+    attempt: int
+    owner: Owner | None
+    lease_expires: float | None
+    cohort: list[str]
+    error: str | None
+    parent: str | None
+    branch_epoch: int | None
+    created: float
+    updated: float
+    finished: float | None
+    seconds: float
+    names: tuple[str, ...] = ()
+    epochs: int = 0
+
+    @property
+    def held(self) -> bool:
+        """Whether a living process holds this run."""
+        if self.status != "running" or self.owner is None:
+            return False
+        return time.time() < (self.lease_expires or 0) and not self.owner.dead
+
+
+class Store:
+    """An open store. Its methods may be called from several threads; each is one transaction."""
+
+    def __init__(self, url: str, engine: sa.Engine) -> None:
+        self.url = url
+        self._engine = engine
+        self._terms: dict[tuple[str, str], int] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back all connections."""
+        self._engine.dispose()
+
+    @property
+    def checkpoints(self) -> Path:
+        """The directory of checkpoints: beside an SQLite file, else in the current directory."""
+        path = sqlite_path(self.url)
+        base = path if path is not None else Path(f"{(sa.make_url(self.url).database or 'ncpl')}.db").absolute()
+        return base.with_name(f"{base.stem}.checkpoints")
+
+    @contextlib.contextmanager
+    def _write(self, *, durable: bool = False) -> Iterator[sa.Connection]:
+        with translated(self.url), self._engine.connect() as connection:
+            sqlite = durable and connection.dialect.name == "sqlite"
+            raw: Any = connection.connection.driver_connection
+            if sqlite:
+                raw.execute("PRAGMA synchronous = FULL")
+            try:
+                with connection.begin():
+                    yield connection
+            finally:
+                if sqlite:
+                    raw.execute("PRAGMA synchronous = NORMAL")
+
+    @contextlib.contextmanager
+    def _read(self) -> Iterator[sa.Connection]:
+        with translated(self.url), self._engine.connect() as connection:
+            connection = connection.execution_options(ncpl_reader=True)
+            with connection.begin():
+                yield connection
+
+    # runs --------------------------------------------------------------------------------------------------
+
+    def register(self, info: RunInfo, name: str | None = None) -> RunRow:
+        """Make a run known. One that is known keeps its epochs; a longer horizon opens a finished one again."""
+        now = time.time()
+        with self._write() as connection:
+            row = connection.execute(sa.select(runs).where(runs.c.id == info.id)).mappings().first()
+            if row is None:
+                values = {
+                    "id": info.id, "identity": info.identity, "scenario": info.scenario, "seed": info.seed,
+                    "settings": _json(info.settings), "horizon": _json(info.horizon),
+                    "recorded": _json(info.recorded), "status": "pending", "total_epochs": info.total_epochs,
+                    "attempt": 0, "parent": info.parent, "branch_epoch": info.branch_epoch, "created": now,
+                    "updated": now, "seconds": 0.0,
+                }  # fmt: skip
+                pk = connection.execute(runs.insert().values(values)).inserted_primary_key[0]
+            else:
+                pk = row["pk"]
+                horizon = json.loads(row["horizon"])
+                longer = {k: v for k, v in info.horizon.items() if k not in horizon or v > horizon[k]}
+                if longer:
+                    change: dict[str, Any] = {
+                        "horizon": _json(horizon | longer), "total_epochs": info.total_epochs, "updated": now,
+                        "settings": _json(info.settings),
+                    }  # fmt: skip
+                    if row["status"] == "finished":
+                        change |= {"status": "interrupted", "finished": None}
+                    connection.execute(runs.update().where(runs.c.pk == pk).values(change))
+            if name is not None:
+                _ignore_insert(connection, labels, {"run": pk, "name": name})
+        return self.run(info.id)
+
+    def claim(
+        self,
+        ids: Sequence[str],
+        owner: Owner,
+        provenance: Mapping[str, object],
+        *,
+        lease: float = LEASE_SECONDS,
+        cohort: Sequence[str] | None = None,
+    ) -> dict[str, int]:
+        """Take runs over, all or none, raising each one's attempt; what an older attempt still writes is refused.
+
+        Free are runs that nobody holds, whose lease has run out, or whose owner has died on this host.
+        Raises LeaseLost, naming who holds it, when one is not free.
+        """
+        now = time.time()
+        claimed = {}
+        with self._write() as connection:
+            for run in ids:
+                row = _run_row(_one(connection, runs.c.id == run, run))
+                if row.held:
+                    assert row.owner is not None
+                    raise LeaseLost(
+                        f"run {run} (seed {row.seed}) is being trained by process {row.owner.pid} on {row.owner.host}.",
+                        "wait for it (ncpl runs list shows it), or stop that process; its lease then ends by itself",
+                    )
+                attempt = row.attempt + 1
+                connection.execute(
+                    runs.update().where(runs.c.pk == row.pk).values(
+                        attempt=attempt, owner=str(owner), lease_expires=now + lease, status="running",
+                        updated=now, error=None, cohort=_json(list(cohort or ids)),
+                    )
+                )  # fmt: skip
+                connection.execute(
+                    attempts.update().where(attempts.c.run == row.pk, attempts.c.ended.is_(None)).values(outcome="lost")
+                )
+                connection.execute(
+                    attempts.insert().values(
+                        run=row.pk, attempt=attempt, owner=str(owner), provenance=_json(provenance), started=now
+                    )
+                )
+                claimed[run] = attempt
+        return claimed
+
+    def renew(self, claimed: Mapping[str, int], *, lease: float = LEASE_SECONDS) -> None:
+        """Lengthen the leases of runs; raises LeaseLost for one that another process has taken over."""
+        with self._write() as connection:
+            for run, attempt in claimed.items():
+                _hold(connection, run, attempt, lease)
+
+    def save(
+        self, batch: Sequence[tuple[str, int, EpochRecord]], *, durable: bool = False, lease: float = LEASE_SECONDS
+    ) -> None:
+        """Store an epoch of every run of a cohort in one transaction, and lengthen the leases.
+
+        `durable` has the disk confirm it, as is needed before a checkpoint is written. Raises LeaseLost, storing
+        nothing, when another process has taken a run over.
+        """
+        with self._write(durable=durable) as connection:
+            for run, attempt, record in batch:
+                pk = _hold(connection, run, attempt, lease, record.seconds + record.measure_seconds)
+                self._insert(connection, pk, record)
+
+    def _insert(self, connection: sa.Connection, pk: int, record: EpochRecord) -> None:
+        key = {"run": pk, "epoch": record.epoch}
+        wide = {name: float(value) for name in WIDE if (value := record.get(name)) is not None}
+        connection.execute(
+            epochs.insert().values(
+                **key, task=record.task, task_epoch=record.task_epoch, samples_seen=record.samples_seen,
+                seconds=float(record.seconds), measure_seconds=float(record.measure_seconds), **wide,
+            )
+        )  # fmt: skip
+        long = [a for a in record.values if not (a.metric in WIDE and a.split == "train" and a.layer == "last")]
+        self._learn(connection, {*long, *record.undefined}, record.undefined.values())
+        if long:
+            rows = [{**key, **self._place(a), "value": float(record.values[a])} for a in long]
+            connection.execute(measurements.insert(), rows)
+        if record.undefined:
+            reasons = [
+                {**key, **self._place(a), "reason": self._terms["reason", why]} for a, why in record.undefined.items()
+            ]
+            connection.execute(undefined.insert(), reasons)
+        if record.task_accuracy:
+            seen = [{**key, "evaluated_task": t, "accuracy": float(a)} for t, a in record.task_accuracy.items()]
+            connection.execute(task_accuracy.insert(), seen)
+
+    def _place(self, address: Address) -> dict[str, int]:
+        return {
+            "metric": self._terms["metric", address.metric],
+            "split": self._terms["split", address.split],
+            "layer": self._terms["layer", address.layer],
+        }
+
+    def _learn(self, connection: sa.Connection, addresses: set[Address], reasons: Any) -> None:
+        """Give every new name its number. The numbers are remembered only once they are in the database."""
+        wanted = {("metric", a.metric) for a in addresses} | {("split", a.split) for a in addresses}
+        wanted |= {("layer", a.layer) for a in addresses} | {("reason", text) for text in reasons}
+        missing = wanted - self._terms.keys()
+        if not missing:
+            return
+        for kind, text in sorted(missing):
+            _ignore_insert(connection, terms, {"kind": kind, "text": text})
+        found = connection.execute(sa.select(terms.c.kind, terms.c.text, terms.c.id)).all()
+        with self._lock:
+            self._terms |= {(kind, text): number for kind, text, number in found}
+        if any(kind == "metric" for kind, _ in missing):
+            make_views(connection)
+
+    def truncate(self, run: str, attempt: int, after: int) -> None:
+        """Delete the epochs after `after` (-1 = all): they were not in the checkpoint and are trained again."""
+        with self._write() as connection:
+            pk = _hold(connection, run, attempt, LEASE_SECONDS)
+            connection.execute(epochs.delete().where(epochs.c.run == pk, epochs.c.epoch > after))
+
+    def finish(self, run: str, attempt: int, status: str, error: str | None = None) -> None:
+        """End a run: finished, diverged or failed (with the error)."""
+        now = time.time()
+        with self._write(durable=True) as connection:
+            pk = _hold(connection, run, attempt, 0.0)
+            connection.execute(
+                runs.update().where(runs.c.pk == pk).values(
+                    status=status, error=error, finished=now, updated=now, owner=None, lease_expires=None
+                )
+            )  # fmt: skip
+            _end_attempt(connection, pk, attempt, status, now)
+
+    def release(self, run: str, attempt: int) -> None:
+        """Give a run back unfinished, so that it can go on at once."""
+        now = time.time()
+        with self._write() as connection:
+            pk = _hold(connection, run, attempt, 0.0)
+            connection.execute(
+                runs.update().where(runs.c.pk == pk).values(
+                    status="interrupted", owner=None, lease_expires=None, updated=now
+                )
+            )  # fmt: skip
+            _end_attempt(connection, pk, attempt, "interrupted", now)
+
+    def delete(self, run: str) -> None:
+        """Delete a run and all that belongs to it; raises InputError while a living process trains it."""
+        row = self.run(run)
+        if row.held:
+            assert row.owner is not None
+            raise InputError(
+                f"run {row.id} is being trained by process {row.owner.pid} on {row.owner.host}.", "stop it first"
+            )
+        with self._write() as connection:
+            connection.execute(runs.delete().where(runs.c.pk == row.pk))
+
+    # reading -----------------------------------------------------------------------------------------------
+
+    def run(self, key: str) -> RunRow:
+        """A run by id, by the beginning of its id, or by a label that only it has."""
+        with self._read() as connection:
+            exact = connection.execute(_runs_query().where(runs.c.id == key)).mappings().all()
+            found = exact or connection.execute(_runs_query().where(runs.c.id.startswith(key))).mappings().all()
+            if not found:
+                named = sa.select(labels.c.run).where(labels.c.name == key)
+                found = connection.execute(_runs_query().where(runs.c.pk.in_(named))).mappings().all()
+            if len(found) == 1 and key:
+                return _run_row(found[0], _names(connection, [found[0]["pk"]]))
+            if not found:
+                raise unknown("run", key, connection.execute(sa.select(runs.c.id)).scalars().all()[:20])
+        raise InputError(f"{key!r} means {len(found)} runs.", f"one of: {', '.join(r['id'] for r in found[:8])}")
+
+    def runs(
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        scenario: str | None = None,
+        name: str | None = None,
+        status: str | None = None,
+    ) -> list[RunRow]:
+        """All runs that fit, in the order they were made."""
+        query = _runs_query().order_by(runs.c.pk)
+        if ids is not None:
+            query = query.where(runs.c.id.in_([self.run(key).id for key in ids]))
+        if scenario is not None:
+            query = query.where(runs.c.scenario == scenario)
+        if status is not None:
+            query = query.where(runs.c.status == status)
+        if name is not None:
+            query = query.where(runs.c.pk.in_(sa.select(labels.c.run).where(labels.c.name == name)))
+        with self._read() as connection:
+            found = connection.execute(query).mappings().all()
+            names = _names(connection, None)
+        return [_run_row(row, names) for row in found]
+
+    def attempts(self, run: str) -> list[dict[str, Any]]:
+        """Every attempt at a run with its provenance, first to last."""
+        pk = self.run(run).pk
+        with self._read() as connection:
+            found = connection.execute(sa.select(attempts).where(attempts.c.run == pk).order_by(attempts.c.attempt))
+            return [dict(row) | {"provenance": json.loads(row["provenance"])} for row in found.mappings()]
+
+    def last_epoch(self, run: str) -> int:
+        """The last stored epoch of a run, -1 when there is none."""
+        with self._read() as connection:
+            query = sa.select(sa.func.max(epochs.c.epoch)).join(runs, runs.c.pk == epochs.c.run).where(runs.c.id == run)
+            last = connection.execute(query).scalar()
+        return -1 if last is None else int(last)
+
+    def history(self, run: str, up_to: int) -> list[tuple[int, int, float]]:
+        """(task, task_epoch, online_accuracy) of a run's epochs 1 to `up_to`."""
+        query = (
+            sa.select(epochs.c.task, epochs.c.task_epoch, epochs.c.online_accuracy)
+            .join(runs, runs.c.pk == epochs.c.run)
+            .where(runs.c.id == run, epochs.c.epoch > 0, epochs.c.epoch <= up_to)
+            .order_by(epochs.c.epoch)
+        )
+        with self._read() as connection:
+            return [(int(t), int(e), float(a)) for t, e, a in connection.execute(query)]
+
+    def rows(self, run: str) -> list[dict[str, Any]]:
+        """A run's epochs as the wide table has them, in order."""
+        query = sa.select(epochs).join(runs, runs.c.pk == epochs.c.run).where(runs.c.id == run).order_by(epochs.c.epoch)
+        with self._read() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def final(self, run: str) -> dict[str, Any]:
+        """A run's last stored epoch as the wide table has it; empty when there is none."""
+        query = (
+            sa.select(epochs).join(runs, runs.c.pk == epochs.c.run).where(runs.c.id == run)
+            .order_by(epochs.c.epoch.desc()).limit(1)
+        )  # fmt: skip
+        with self._read() as connection:
+            row = connection.execute(query).mappings().first()
+        return dict(row) if row else {}
+
+    def reasons(self, run: str, epoch: int) -> dict[Address, str]:
+        """Why values of an epoch are undefined."""
+        metric, split, layer, reason = (terms.alias() for _ in range(4))
+        query = (
+            sa.select(metric.c.text, split.c.text, layer.c.text, reason.c.text)
+            .select_from(undefined)
+            .join(runs, runs.c.pk == undefined.c.run)
+            .join(metric, metric.c.id == undefined.c.metric)
+            .join(split, split.c.id == undefined.c.split)
+            .join(layer, layer.c.id == undefined.c.layer)
+            .join(reason, reason.c.id == undefined.c.reason)
+            .where(runs.c.id == run, undefined.c.epoch == epoch)
+        )
+        with self._read() as connection:
+            return {Address(m, s, la): why for m, s, la, why in connection.execute(query)}
+
+    def values(self, run: str, epoch: int) -> dict[Address, float]:
+        """Every stored value of an epoch."""
+        metric, split, layer = (terms.alias() for _ in range(3))
+        query = (
+            sa.select(metric.c.text, split.c.text, layer.c.text, measurements.c.value)
+            .select_from(measurements)
+            .join(runs, runs.c.pk == measurements.c.run)
+            .join(metric, metric.c.id == measurements.c.metric)
+            .join(split, split.c.id == measurements.c.split)
+            .join(layer, layer.c.id == measurements.c.layer)
+            .where(runs.c.id == run, measurements.c.epoch == epoch)
+        )
+        wide = sa.select(*(epochs.c[name] for name in WIDE)).join(runs, runs.c.pk == epochs.c.run)
+        with self._read() as connection:
+            row = connection.execute(wide.where(runs.c.id == run, epochs.c.epoch == epoch)).mappings().first()
+            found = {Address(name): float(row[name]) for name in WIDE if row[name] is not None} if row else {}
+            return found | {Address(m, s, la): float(v) for m, s, la, v in connection.execute(query)}
+
+    def task_accuracies(self, run: str) -> list[tuple[int, int, float]]:
+        """(epoch, evaluated task, accuracy): the forgetting matrix, row by row."""
+        query = (
+            sa.select(task_accuracy.c.epoch, task_accuracy.c.evaluated_task, task_accuracy.c.accuracy)
+            .join(runs, runs.c.pk == task_accuracy.c.run)
+            .where(runs.c.id == run)
+            .order_by(task_accuracy.c.epoch, task_accuracy.c.evaluated_task)
+        )
+        with self._read() as connection:
+            return [(int(e), int(t), float(a)) for e, t, a in connection.execute(query)]
+
+    def series(self, addresses: Sequence[Address], ids: Sequence[str]) -> dict[str, dict[str, NDArray[np.float64]]]:
+        """Columns of each run: epoch, task, task_epoch and every address (NaN = undefined), in order of epochs.
+
+        Read column by column straight into arrays: a data frame of the same takes several times as long.
+        """
+        import numpy as np
+
+        wide = [a for a in addresses if a.metric in WIDE and a.split == "train" and a.layer == "last"]
+        chosen = [epochs.c.epoch, epochs.c.task, epochs.c.task_epoch, *(epochs.c[a.metric] for a in wide)]
+        found: dict[str, dict[str, NDArray[np.float64]]] = {}
+        with self._read() as connection:
+            keys = {i: pk for i, pk in connection.execute(sa.select(runs.c.id, runs.c.pk).where(runs.c.id.in_(ids)))}
+            numbers = {(k, t): n for k, t, n in connection.execute(sa.select(terms.c.kind, terms.c.text, terms.c.id))}
+            for run in ids:
+                query = sa.select(*chosen).where(epochs.c.run == keys[run]).order_by(epochs.c.epoch)
+                rows = connection.execute(query).all()
+                table = np.array([tuple(row) for row in rows], dtype=np.float64).reshape(len(rows), len(chosen))
+                columns = {"epoch": table[:, 0], "task": table[:, 1], "task_epoch": table[:, 2]}
+                columns |= {str(a): table[:, 3 + i] for i, a in enumerate(wide)}
+                for address in addresses:
+                    if address not in wide:
+                        place = [numbers.get(k) for k in zip(("metric", "split", "layer"), address, strict=True)]
+                        columns[str(address)] = self._long(connection, keys[run], place, columns["epoch"])
+                found[run] = columns
+        return found
+
+    def _long(
+        self, connection: sa.Connection, pk: int, place: Sequence[int | None], axis: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        import numpy as np
+
+        column = np.full(len(axis), np.nan)
+        if None not in place:
+            query = sa.select(measurements.c.epoch, measurements.c.value).where(
+                measurements.c.run == pk, measurements.c.metric == place[0], measurements.c.split == place[1],
+                measurements.c.layer == place[2],
+            )  # fmt: skip
+            rows = np.array([tuple(row) for row in connection.execute(query)], dtype=np.float64).reshape(-1, 2)
+            column[np.searchsorted(axis, rows[:, 0])] = rows[:, 1]
+        return column
+
+    def frame(self, ids: Sequence[str] | None = None, **filters: str | None) -> pd.DataFrame:
+        """Every recorded epoch as a row, a column per metric; further rows for other splits and layers.
+
+        Columns: run, seed, scenario, name, task, task_epoch, epoch, samples_seen, seconds, split, layer, metrics.
+        """
+        import pandas as pd
+
+        chosen = self.runs(ids, **filters)
+        by_pk = {row.pk: row for row in chosen}
+        head = ("run", "seed", "scenario", "name", "task", "task_epoch", "epoch", "samples_seen", "seconds", "split",
+                "layer")  # fmt: skip
+        table: dict[tuple[int, int, str, str], dict[str, Any]] = {}
+        metric, split, layer = (terms.alias() for _ in range(3))
+        long = (
+            sa.select(measurements.c.run, measurements.c.epoch, metric.c.text, split.c.text, layer.c.text,
+                      measurements.c.value)
+            .join(metric, metric.c.id == measurements.c.metric)
+            .join(split, split.c.id == measurements.c.split)
+            .join(layer, layer.c.id == measurements.c.layer)
+        )  # fmt: skip
+        with self._read() as connection:
+            about: dict[tuple[int, int], dict[str, Any]] = {}
+            for pk, row in by_pk.items():
+                for epoch in connection.execute(
+                    sa.select(epochs).where(epochs.c.run == pk).order_by(epochs.c.epoch)
+                ).mappings():
+                    facts = {
+                        "run": row.id, "seed": row.seed, "scenario": row.scenario, "name": ",".join(row.names),
+                        **{key: epoch[key] for key in ("task", "task_epoch", "epoch", "samples_seen", "seconds")},
+                    }  # fmt: skip
+                    about[pk, epoch["epoch"]] = facts
+                    values = {name: epoch[name] for name in WIDE if epoch[name] is not None}
+                    table[pk, epoch["epoch"], "train", "last"] = facts | {"split": "train", "layer": "last"} | values
+                for key, number, name, at, of, value in connection.execute(long.where(measurements.c.run == pk)):
+                    place = (key, number, at, of)
+                    if place not in table:
+                        table[place] = about[key, number] | {"split": at, "layer": of}
+                    table[place][name] = value
+        order = sorted(
+            table, key=lambda k: (list(by_pk).index(k[0]), k[1], k[2] != "train", k[2], k[3] != "last", k[3])
+        )
+        found = {name for row in table.values() for name in row} - set(head)
+        columns = [*head, *(n for n in WIDE if n in found), *sorted(found - set(WIDE))]
+        return pd.DataFrame([table[key] for key in order], columns=columns)
+
+    # the store itself --------------------------------------------------------------------------------------
+
+    def info(self) -> dict[str, Any]:
+        """Where the store lies, how large it is, and what is in it."""
+        path = sqlite_path(self.url)
+        with self._read() as connection:
+            by_status = connection.execute(sa.select(runs.c.status, sa.func.count()).group_by(runs.c.status))
+            status = {name: int(count) for name, count in by_status}
+            counts = {
+                table.name: int(connection.execute(sa.select(sa.func.count()).select_from(table)).scalar() or 0)
+                for table in (runs, epochs, measurements, undefined, task_accuracy)
+            }
+            database = connection.dialect.name
+        wal = path.with_name(path.name + "-wal") if path else None
+        return {
+            "store": self.url, "database": database, "schema": schema.HEAD,
+            "bytes": path.stat().st_size if path else None,
+            "wal_bytes": wal.stat().st_size if wal and wal.exists() else 0 if path else None,
+            "checkpoints": str(self.checkpoints), "runs": status, "rows": counts,
+        }  # fmt: skip
+
+    def check(self) -> list[str]:
+        """What is wrong with the store, in sentences; empty when nothing is."""
+        problems = []
+        with self._read() as connection:
+            if connection.dialect.name == "sqlite":
+                found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
+                problems += [f"integrity: {line}" for line in found if line != "ok"]
+                broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+                problems += [f"foreign key: a row of {line[0]} has no {line[2]}" for line in broken]
+            query = (
+                sa.select(runs.c.id, sa.func.min(epochs.c.epoch), sa.func.max(epochs.c.epoch), sa.func.count())
+                .join(epochs, epochs.c.run == runs.c.pk)
+                .where(sa.not_(runs.c.settings.contains('"imported":true')))
+                .group_by(runs.c.id)
+            )
+            for run, first, last, count in connection.execute(query):
+                if count != last - first + 1:
+                    problems.append(f"run {run} has {count} of its epochs {first} to {last}")
+        return problems
+
+
+def open_store(url: str | os.PathLike[str], *, create: bool = True, upgrade: bool = True) -> Store:
+    """Open a store by path or SQLAlchemy URL, making or upgrading it where that is needed and allowed.
+
+    Raises StoreError when it is foreign, newer, corrupt, locked, read-only or on a network file system.
+    """
+    text = os.fspath(url)
+    path = sqlite_path(text)
+    if path is not None and not create and not path.exists():
+        raise StoreError(f"there is no store {text}.", "name one with --db, or fill it first: ncpl train --help")
+    engine = connect(text)
+    try:
+        with translated(text):
+            ensure_head(engine, text, upgrade=upgrade)
+    except NcplError:
+        engine.dispose()
+        raise
+    return Store(text, engine)
+
+
+def _hold(connection: sa.Connection, run: str, attempt: int, lease: float, seconds: float = 0.0) -> int:
+    """The fence: a write by an attempt that is no longer the current one is refused."""
+    now = time.time()
+    found = connection.execute(
+        runs.update()
+        .where(runs.c.id == run, runs.c.attempt == attempt, runs.c.status == "running")
+        .values(lease_expires=now + lease, updated=now, seconds=runs.c.seconds + seconds)
+        .returning(runs.c.pk)
+    ).scalar()
+    if found is None:
+        raise LeaseLost(
+            f"run {run} has been taken over by another process; nothing of this attempt ({attempt}) is stored any more.",
+            "ncpl runs list shows who trains it",
+        )
+    return int(found)
+
+
+def _end_attempt(connection: sa.Connection, pk: int, attempt: int, outcome: str, now: float) -> None:
+    connection.execute(
+        attempts.update().where(attempts.c.run == pk, attempts.c.attempt == attempt).values(ended=now, outcome=outcome)
+    )
+
+
+def _ignore_insert(connection: sa.Connection, table: sa.Table, values: dict[str, Any]) -> None:
+    """Insert a row unless it is there: the dialects' own upsert, so that two writers cannot collide."""
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    connection.execute(dialect.insert(table).values(values).on_conflict_do_nothing())
+
+
+def _runs_query() -> sa.Select[Any]:
+    last = sa.select(sa.func.max(epochs.c.epoch)).where(epochs.c.run == runs.c.pk).scalar_subquery()
+    return sa.select(runs, last.label("epochs"))
+
+
+def _one(connection: sa.Connection, condition: sa.ColumnElement[bool], name: str) -> Any:
+    row = connection.execute(_runs_query().where(condition)).mappings().first()
+    if row is None:
+        raise StoreError(f"run {name} is no longer in the store.")
+    return row
+
+
+def _names(connection: sa.Connection, pks: Sequence[int] | None) -> dict[int, tuple[str, ...]]:
+    query = sa.select(labels.c.run, labels.c.name).order_by(labels.c.name)
+    if pks is not None:
+        query = query.where(labels.c.run.in_(pks))
+    found: dict[int, tuple[str, ...]] = {}
+    for run, name in connection.execute(query):
+        found[run] = (*found.get(run, ()), name)
+    return found
+
+
+def _run_row(row: Any, names: Mapping[int, tuple[str, ...]] | None = None) -> RunRow:
+    plain = {k: row[k] for k in ("pk", "id", "scenario", "seed", "status", "total_epochs", "attempt", "lease_expires",
+                                 "error", "parent", "branch_epoch", "created", "updated", "finished", "seconds")}  # fmt: skip
+    return RunRow(
+        **plain,
+        settings=json.loads(row["settings"]),
+        horizon=json.loads(row["horizon"]),
+        recorded=json.loads(row["recorded"]),
+        owner=Owner.read(row["owner"]) if row["owner"] else None,
+        cohort=json.loads(row["cohort"]) if row["cohort"] else [],
+        names=(names or {}).get(row["pk"], ()),
+        epochs=row["epochs"] or 0,
+    )
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=list)
