@@ -35,9 +35,7 @@ class Engine(Protocol):
 
     networks: Sequence[nn.Module]
 
-    def train_epoch(
-        self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], lr: float
-    ) -> list[Progress]:
+    def train_epoch(self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], lr: float) -> list[Progress]:
         """One pass over `orders[r]` of task `tasks[r]` for every run r, at learning rate `lr`."""
         ...
 

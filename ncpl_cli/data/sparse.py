@@ -1,0 +1,41 @@
+"""The non-zero pixels of a split, once, for everything that skips the zeros (MNIST: 81 % of all pixels)."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from ncpl_cli.data.dataset import Split
+
+
+@dataclass(frozen=True, eq=False)
+class SparseImages:
+    """Compressed sparse rows: image i has `values[starts[i]:starts[i+1]]` at `pixels[...]`, in [0, 1]."""
+
+    starts: NDArray[np.int64]
+    pixels: NDArray[np.uint32]
+    values: NDArray[Any]
+
+
+_KEPT: weakref.WeakKeyDictionary[Split, dict[str, SparseImages]] = weakref.WeakKeyDictionary()
+_LOCK = threading.Lock()
+
+
+def sparse(split: Split, scale: float, dtype: DTypeLike) -> SparseImages:
+    """The split's images as sparse rows of `image / scale`; made once per split and type, and shared."""
+    name = np.dtype(dtype).name
+    with _LOCK:
+        kept = _KEPT.setdefault(split, {})
+        if name not in kept:
+            flat = split.images.reshape(len(split), -1)
+            image, pixel = np.nonzero(flat)
+            starts = np.zeros(len(flat) + 1, np.int64)
+            np.cumsum(np.bincount(image, minlength=len(flat)), out=starts[1:])
+            values = (flat[image, pixel] / np.float64(scale)).astype(name)
+            kept[name] = SparseImages(starts, pixel.astype(np.uint32), values)
+        return kept[name]

@@ -1,0 +1,54 @@
+"""The command line: it starts at once, explains itself, and loads heavy libraries only where they are used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ncpl_cli.commands._common import epoch_list, int_list
+from ncpl_cli.commands._progress import duration
+from ncpl_cli.errors import InputError
+
+
+def test_help_loads_no_numerical_library() -> None:
+    code = (
+        "import sys\nfrom ncpl_cli.main import call\nassert call(['--help']) == 0\n"
+        "heavy = {'torch', 'pandas', 'numba', 'scipy', 'sqlalchemy', 'plotnine', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[], ["train"], ["train", "permuted-mnist"], ["train", "shuffled-labels"], ["runs"], ["runs", "list"],
+     ["runs", "show"], ["runs", "delete"], ["db"], ["db", "info"], ["db", "upgrade"], ["db", "check"], ["export"],
+     ["catalog"], ["correlate"], ["compare"], ["demo"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_every_command_explains_itself(command: list[str]) -> None:
+    from typer.testing import CliRunner
+
+    from ncpl_cli.main import app
+
+    result = CliRunner().invoke(app, [*command, "--help"])
+    assert result.exit_code == 0, result.output
+    assert "Usage" in result.output
+
+
+def test_lists() -> None:
+    assert int_list("0-4", "--seeds") == [0, 1, 2, 3, 4]
+    assert int_list("1,3,7-8,3", "--seeds") == [1, 3, 7, 8]
+    assert epoch_list("50,1x3,10", "--epochs") == (50, 1, 1, 1, 10)
+    for wrong in ("", "a", "3-1", "1,,2"):
+        with pytest.raises(InputError):
+            int_list(wrong, "--seeds")
+    for wrong in ("", "0", "1x", "x3", "1x0"):
+        with pytest.raises(InputError):
+            epoch_list(wrong, "--epochs")
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (7.6, 200, 7500)] == ["8s", "3m20s", "2h05m"]
