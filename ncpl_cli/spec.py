@@ -99,3 +99,16 @@ def _changed(settings: Any) -> dict[str, Any]:
         for f in fields(settings)
         if f.metadata.get("identity", True) and getattr(settings, f.name) != f.default
     }
+
+
+def flat(spec: RunSpec) -> dict[str, object]:
+    """Every setting of a run in full, as flat keys: what people read and what groups are told apart by."""
+    settings: dict[str, object] = {f.name: getattr(spec.scenario, f.name) for f in fields(spec.scenario)}
+    settings |= {"dataset": spec.dataset.name, "dataset_digest": spec.dataset_digest}
+    settings |= {f.name: getattr(spec.dataset, f.name) for f in fields(spec.dataset) if f.name != "name"}
+    settings |= {"network": spec.network.name}
+    settings |= {f.name: getattr(spec.network, f.name) for f in fields(spec.network) if f.name != "name"}
+    settings |= {"optimizer": spec.optimizer.name}
+    settings |= {f.name: getattr(spec.optimizer, f.name) for f in fields(spec.optimizer) if f.name != "name"}
+    settings |= {"interventions": [i.label for i in spec.interventions], "precision": spec.precision}
+    return settings

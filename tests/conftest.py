@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from ncpl_cli.data import Dataset, load
 from ncpl_cli.spec import DatasetSpec
 
+torch.set_num_threads(1)  # on small matrices a second thread costs more than it brings
 os.environ.update(NO_COLOR="1", TERM="dumb", COLUMNS="120")
 for name in ("NCPL_DB", "NCPL_DATA_DIR", "NCPL_DEVICE", "NCPL_QUIET", "NCPL_DEBUG"):
     os.environ.pop(name, None)

@@ -54,7 +54,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, cut: int) -> None:
     _write(tmp_path, 3)
     path = checkpoints.path_of(tmp_path, "run", 3)
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(DataError, match="epoch-00000003.safetensors is damaged"):
+    with pytest.raises(DataError, match=r"epoch-00000003\.safetensors is damaged"):
         checkpoints.read(tmp_path, "run", 3)
 
 

@@ -17,8 +17,6 @@ from ncpl_cli.engines.online import OnlineEngine
 from ncpl_cli.scenarios.task import Task
 from ncpl_cli.spec import NetworkSpec, OptimizerSpec
 
-torch.set_num_threads(2)
-
 
 def a_task(data: Dataset, seed: int = 0, permuted: bool = True) -> Task:
     draw = np.random.default_rng(seed)

@@ -19,8 +19,30 @@ def spec(digits: Dataset, scenario: str = "permuted-digits", seed: int = 0, **gi
     return specs(kind, given, digits, dataset_spec(kind, given), [seed])[0]
 
 
-FROZEN: dict[str, tuple[str, dict[str, Any]]] = {}
-"""Filled below: id -> (scenario, options). A change here breaks every user's store: never change, only add."""
+FROZEN: list[tuple[str, dict[str, Any], int, str]] = [
+    ("permuted-digits", {}, 0, "73a88ff0df02"),
+    ("permuted-mnist", {}, 1, "6fd4e04d2d90"),
+    ("permuted-mnist", {"first_task_epochs": 50}, 2, "d7786d112e8e"),
+    ("permuted-mnist", {"first_task_nc1": 0.2}, 3, "e4846ccc0bdc"),
+    ("permuted-digits", {"epochs": (50, 1, 10)}, 4, "422fe52453dd"),
+    ("permuted-digits", {"permuted_fraction": 0.5, "width": 2000, "lr": 0.003}, 5, "565cffccf39e"),
+    ("permuted-digits", {"optimizer": "adam", "batch_size": 32, "lr_schedule": "cosine"}, 6, "587dce329b57"),
+    (
+        "permuted-digits",
+        {"norm": "layer", "activation": "tanh", "depth": 2, "batch_size": 16, "momentum": 0.9, "weight_decay": 1e-4},
+        7,
+        "30f61670a36d",
+    ),
+    ("shuffled-labels", {}, 8, "086eee5eee3d"),
+    ("shuffled-labels", {"relabel": "classes", "epochs": (3,), "precision": "float64"}, 9, "6e2a54d76f94"),
+]
+"""Scenario, options, seed, id on data of digest 0123456789abcdef. A change breaks every user's store: only add."""
+
+
+@pytest.mark.parametrize(("scenario", "given", "seed", "run"), FROZEN, ids=[f[3] for f in FROZEN])
+def test_identities_never_change(digits: Dataset, scenario: str, given: dict[str, Any], seed: int, run: str) -> None:
+    one = spec(digits, **{"scenario": scenario, "seed": seed, **given})
+    assert replace(one, dataset_digest="0123456789abcdef").id == run
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,9 @@ def test_kills_at_random_instants_lose_nothing(tmp_path: Path, extra: list[str])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
 def test_signals_stop_after_a_checkpoint(tmp_path: Path, number: int, code: int) -> None:
     arguments = ["train", "permuted-digits", "--tasks", "2000", "--width", "16", "--depth", "1"]
-    child = subprocess.Popen([*NCPL, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [*NCPL, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("ncpl.checkpoints/*/*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -180,7 +182,9 @@ def test_a_first_task_until_collapse(tmp_path: Path) -> None:
     arguments = ["train", "permuted-digits", "--tasks", "2", "--first-task-nc1", "0.5", "--seeds", "0,1"]
     ncpl(*arguments, cwd=tmp_path)
     with sqlite3.connect(tmp_path / "ncpl.db") as connection:
-        rows = connection.execute("select run, nc1 from epochs where task = 0 and epoch > 0 order by run, epoch").fetchall()
+        rows = connection.execute(
+            "select run, nc1 from epochs where task = 0 and epoch > 0 order by run, epoch"
+        ).fetchall()
     for run in {r[0] for r in rows}:
         course = [nc1 for r, nc1 in rows if r == run]
         assert course[-1] < 0.5 and all(nc1 >= 0.5 for nc1 in course[:-1])

@@ -1,1 +1,26 @@
-"""."""
+"""Metrics: what is measured. `catalogue.METRICS` is the registry; `collapse` is for anybody's arrays and tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ncpl_cli.metrics.neural_collapse import CollapseResult, collapse
+    from ncpl_cli.metrics.snapshot import Measured, Snapshot, measure
+
+_LAZY = {
+    "collapse": "neural_collapse", "CollapseResult": "neural_collapse", "measure": "snapshot", "Measured": "snapshot",
+    "Snapshot": "snapshot",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Load torch only for what needs it: the catalogue of names does not."""
+    if name not in _LAZY:
+        raise AttributeError(name)
+    import importlib
+
+    return getattr(importlib.import_module(f"ncpl_cli.metrics.{_LAZY[name]}"), name)
+
+
+__all__ = ["CollapseResult", "Measured", "Snapshot", "collapse", "measure"]

@@ -17,8 +17,17 @@ NETWORKS: dict[str, type[Network]] = {"mlp": MLP}
 
 
 def build(
-    name: str, shape: tuple[int, int, int], classes: int, seed: int, *, precision: str = "float32",
-    stream: str = "initialisation", width: int = 100, depth: int = 3, activation: str = "relu", norm: str = "none",
+    name: str,
+    shape: tuple[int, int, int],
+    classes: int,
+    seed: int,
+    *,
+    precision: str = "float32",
+    stream: str = "initialisation",
+    width: int = 100,
+    depth: int = 3,
+    activation: str = "relu",
+    norm: str = "none",
 ) -> Network:
     """The named network for images of `shape` (channels, height, width), initialised from the run's own stream."""
     channels, height, breadth = shape

@@ -70,15 +70,18 @@ class MLP(nn.Module):
 
     def classify(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Images -> logits (N, C), activations and preactivations (N, width) of every hidden layer."""
+        return self.classify_from(self.hidden[0](x.flatten(1)))
+
+    def classify_from(self, first: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """As `classify`, from what the first linear layer gives (N, width), however that was computed."""
         function = ACTIVATIONS[self.activation]
-        h = x.flatten(1)
-        activations, preactivations = [], []
-        for linear, norm in zip(self.hidden, self.norms, strict=True):
-            z = norm(linear(h))  # N x width
-            h = function(z)
+        activations: list[Tensor] = []
+        preactivations: list[Tensor] = []
+        for i, norm in enumerate(self.norms):
+            z = norm(self.hidden[i](activations[-1]) if i else first)  # N x width
             preactivations.append(z)
-            activations.append(h)
-        return self.classifier(h), activations, preactivations
+            activations.append(function(z))
+        return self.classifier(activations[-1]), activations, preactivations
 
     @torch.no_grad()
     def initialise(self, rng: np.random.Generator) -> None:

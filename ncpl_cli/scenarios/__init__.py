@@ -7,6 +7,7 @@ sub-command and its sweep keys follow from its fields.
 
 from __future__ import annotations
 
+from ncpl_cli.errors import unknown
 from ncpl_cli.scenarios.permuted import PermutedDigits, PermutedMNIST
 from ncpl_cli.scenarios.shuffled_labels import ShuffledLabels
 from ncpl_cli.scenarios.task import Task
@@ -15,4 +16,13 @@ Scenario = PermutedMNIST | ShuffledLabels
 
 SCENARIOS: tuple[type[Scenario], ...] = (PermutedMNIST, PermutedDigits, ShuffledLabels)
 
-__all__ = ["SCENARIOS", "Scenario", "Task"]
+
+def scenario_named(name: str) -> type[Scenario]:
+    """The scenario with this id; raises InputError that lists the known ones."""
+    for scenario in SCENARIOS:
+        if scenario.id == name:
+            return scenario
+    raise unknown("scenario", name, [scenario.id for scenario in SCENARIOS])
+
+
+__all__ = ["SCENARIOS", "Scenario", "Task", "scenario_named"]

@@ -37,7 +37,7 @@ WIDE = (
 """Metrics with a column of their own at train/last: what every epoch has. All others are rows of `measurements`."""
 
 metadata = MetaData()
-Number = Double().with_variant(REAL(), "sqlite")  # STRICT tables know REAL, not DOUBLE
+Number: Any = Double().with_variant(REAL(), "sqlite")  # STRICT tables know REAL, not DOUBLE
 _strict: dict[str, Any] = {"sqlite_strict": True}
 _clustered: dict[str, Any] = {"sqlite_strict": True, "sqlite_with_rowid": False}
 

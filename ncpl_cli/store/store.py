@@ -128,7 +128,7 @@ class Store:
                     "attempt": 0, "parent": info.parent, "branch_epoch": info.branch_epoch, "created": now,
                     "updated": now, "seconds": 0.0,
                 }  # fmt: skip
-                pk = connection.execute(runs.insert().values(values)).inserted_primary_key[0]
+                pk = connection.execute(runs.insert().values(values).returning(runs.c.pk)).scalar_one()
             else:
                 pk = row["pk"]
                 horizon = json.loads(row["horizon"])
@@ -429,7 +429,7 @@ class Store:
         chosen = [epochs.c.epoch, epochs.c.task, epochs.c.task_epoch, *(epochs.c[a.metric] for a in wide)]
         found: dict[str, dict[str, NDArray[np.float64]]] = {}
         with self._read() as connection:
-            keys = {i: pk for i, pk in connection.execute(sa.select(runs.c.id, runs.c.pk).where(runs.c.id.in_(ids)))}
+            keys = dict(connection.execute(sa.select(runs.c.id, runs.c.pk).where(runs.c.id.in_(ids))).tuples().all())
             numbers = {(k, t): n for k, t, n in connection.execute(sa.select(terms.c.kind, terms.c.text, terms.c.id))}
             for run in ids:
                 query = sa.select(*chosen).where(epochs.c.run == keys[run]).order_by(epochs.c.epoch)
@@ -576,7 +576,7 @@ def _hold(connection: sa.Connection, run: str, attempt: int, lease: float, secon
     ).scalar()
     if found is None:
         raise LeaseLost(
-            f"run {run} has been taken over by another process; nothing of this attempt ({attempt}) is stored any more.",
+            f"run {run} has been taken over by another process; attempt {attempt} stores nothing any more.",
             "ncpl runs list shows who trains it",
         )
     return int(found)
@@ -619,8 +619,11 @@ def _names(connection: sa.Connection, pks: Sequence[int] | None) -> dict[int, tu
 
 
 def _run_row(row: Any, names: Mapping[int, tuple[str, ...]] | None = None) -> RunRow:
-    plain = {k: row[k] for k in ("pk", "id", "scenario", "seed", "status", "total_epochs", "attempt", "lease_expires",
-                                 "error", "parent", "branch_epoch", "created", "updated", "finished", "seconds")}  # fmt: skip
+    as_they_are = (
+        "pk", "id", "scenario", "seed", "status", "total_epochs", "attempt", "lease_expires", "error", "parent",
+        "branch_epoch", "created", "updated", "finished", "seconds",
+    )  # fmt: skip
+    plain = {key: row[key] for key in as_they_are}
     return RunRow(
         **plain,
         settings=json.loads(row["settings"]),

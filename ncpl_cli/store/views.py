@@ -28,6 +28,7 @@ def make_views(connection: sa.Connection) -> None:
     )
     connection.exec_driver_sql(
         "CREATE VIEW wide AS SELECT r.id AS run, r.scenario, r.seed, m.epoch, s.text AS split, l.text AS layer"
-        f"{columns} FROM measurements m JOIN runs r ON r.pk = m.run JOIN terms s ON s.id = m.split JOIN terms l ON l.id = m.layer "
+        f"{columns} FROM measurements m JOIN runs r ON r.pk = m.run JOIN terms s ON s.id = m.split "
+        "JOIN terms l ON l.id = m.layer "
         "GROUP BY r.id, r.scenario, r.seed, m.epoch, s.text, l.text"
     )

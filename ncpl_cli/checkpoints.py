@@ -1,0 +1,101 @@
+"""Checkpoints on disk: one safetensors file per run and epoch, beside the store, written whole or not at all.
+
+<store>.checkpoints/<run id>/epoch-00000012.safetensors
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ncpl_cli.errors import DataError, InputError, StoreError
+from ncpl_cli.trainer import Position
+
+_NAME = re.compile(r"epoch-(\d{8})\.safetensors")
+
+
+def path_of(root: Path, run: str, epoch: int) -> Path:
+    """Where the checkpoint of a run after an epoch lies."""
+    return root / run / f"epoch-{epoch:08d}.safetensors"
+
+
+def epochs(root: Path, run: str) -> list[int]:
+    """The epochs that a run has a checkpoint of, in order."""
+    folder = root / run
+    names = [_NAME.fullmatch(path.name) for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name.group(1)) for name in names if name)
+
+
+def write(root: Path, run: str, identity: str, position: Position, tensors: Mapping[str, Tensor]) -> None:
+    """Write a checkpoint: temporary file, fsync, rename, fsync of the folder."""
+    path = path_of(root, run, position.epoch)
+    metadata = {"ncpl": json.dumps({"run": run, "identity": identity, "position": asdict(position)})}
+    data = save({name: value.contiguous() for name, value in tensors.items()}, metadata)
+    temporary = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise StoreError(
+            f"the checkpoint {path} cannot be written ({error.strerror}).",
+            "free some space or mend the permissions; the same command then goes on where it stopped",
+        ) from error
+
+
+def read(root: Path, run: str, epoch: int) -> tuple[Position, dict[str, Tensor]]:
+    """The position and tensors of a checkpoint; raises DataError when it is damaged."""
+    path = path_of(root, run, epoch)
+    try:
+        with safe_open(path, framework="pt") as file:
+            position = Position(**json.loads(file.metadata()["ncpl"])["position"])
+            return position, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"the checkpoint {path} is damaged ({error}).", f"delete it; run {run} then goes on from an earlier one"
+        ) from error
+
+
+def keeper(keep: str) -> tuple[str, int]:
+    """Read `--keep-checkpoints`: ('last'|'probes'|'all', 0) or ('every', K)."""
+    kind, _, number = keep.partition(":")
+    if kind in ("last", "probes", "all") and not number:
+        return kind, 0
+    if kind == "every" and number.isdigit() and int(number) > 0:
+        return kind, int(number)
+    raise InputError(f"--keep-checkpoints {keep!r} is unknown.", "allowed: last, probes, every:K, all")
+
+
+def prune(root: Path, run: str, keep: str, newest: int) -> None:
+    """Delete the checkpoints before `newest` that `keep` does not ask for; the newest always stays."""
+    kind, number = keeper(keep)
+    for epoch in epochs(root, run):
+        wanted = kind == "all" or (kind == "every" and epoch % number == 0)
+        if epoch < newest and not wanted:
+            path_of(root, run, epoch).unlink(missing_ok=True)
+
+
+def forget(root: Path, run: str, after: int) -> None:
+    """Delete the checkpoints after an epoch: what they continue from has been taken back."""
+    for epoch in epochs(root, run):
+        if epoch > after:
+            path_of(root, run, epoch).unlink(missing_ok=True)

@@ -1,0 +1,113 @@
+"""What commands share: options with their environment variables, lists, JSON, tables."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ncpl_cli.errors import InputError
+
+Db = Annotated[
+    str | None, typer.Option("--db", help="Store: a path or an SQLAlchemy URL; default ncpl.db.", envvar="NCPL_DB")
+]
+DataDir = Annotated[
+    str | None, typer.Option("--data-dir", help="Where data sets lie; default the cache.", envvar="NCPL_DATA_DIR")
+]
+Device = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", envvar="NCPL_DEVICE", show_default=True)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def store_url(db: str | None) -> str:
+    """Where results go: --db, else NCPL_DB, else ncpl.db in the current directory."""
+    return db or os.environ.get("NCPL_DB") or "ncpl.db"
+
+
+def data_path(data_dir: str | None) -> Path | None:
+    """--data-dir as a path."""
+    return Path(data_dir).expanduser() if data_dir else None
+
+
+def quiet() -> bool:
+    """Whether progress and notes are to be kept back."""
+    return bool(os.environ.get("NCPL_QUIET"))
+
+
+def note(text: str) -> None:
+    """One line for the person at the terminal, on stderr."""
+    if not quiet():
+        print(text, file=sys.stderr)
+
+
+def int_list(text: str, option: str) -> list[int]:
+    """Read `0-4`, `1,3,7` or a mixture; keeps the order, drops repetitions."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+            raise InputError(
+                f"{option} {text!r} is not a list of numbers.", f"write it as {option} 0-4 or {option} 1,3,7"
+            )
+        numbers += range(int(first), int(last or first) + 1)
+    return list(dict.fromkeys(numbers))
+
+
+def epoch_list(text: str, option: str) -> tuple[int, ...]:
+    """Read `10` or `50,1x20,10`: a per-task list with repetitions."""
+    epochs: list[int] = []
+    for part in text.split(","):
+        value, times, count = part.strip().partition("x")
+        if not value.isdigit() or (times and not count.isdigit()) or int(value) < 1 or (times and int(count) < 1):
+            raise InputError(
+                f"{option} {text!r} is not a per-task list.", f"write it as {option} 1 or {option} 50,1x20,10"
+            )
+        epochs += [int(value)] * int(count or 1)
+    return tuple(epochs)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document; undefined numbers are null."""
+    print(json.dumps(_plain(document), ensure_ascii=False, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.item() if hasattr(value, "item") else value
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """A table for a terminal; tab-separated with full precision where stdout is something else."""
+    if not sys.stdout.isatty():
+        print("\t".join(columns))
+        for row in rows:
+            print("\t".join("" if cell is None else str(cell) for cell in row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left", header_style="bold")
+    for row in rows:
+        table.add_row(*(cell_text(cell) for cell in row))
+    Console().print(table)
+
+
+def cell_text(cell: object) -> str:
+    """A value as a person reads it: four significant digits, a dash for what is undefined."""
+    if cell is None:
+        return "–"
+    if isinstance(cell, float):
+        return f"{cell:.4g}"
+    return str(cell)

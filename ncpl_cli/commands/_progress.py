@@ -1,0 +1,139 @@
+"""Progress on stderr: a live table of runs at a terminal, one line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from ncpl_cli.commands._common import quiet
+from ncpl_cli.records import EpochRecord
+
+LINE_SECONDS = 5.0
+MOST_ROWS = 12
+
+
+@dataclass
+class _Run:
+    seed: int
+    done: int
+    total: int | None
+    began: int
+    record: EpochRecord | None = None
+    status: str = "waiting"
+    recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=32))
+
+
+class Progress:
+    """An observer of runs (experiment.Observer) that draws them; a context manager."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, _Run] = {}
+        self._console = Console(stderr=True)
+        self._live: Live | None = None
+        self._last_line = self._began = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if not quiet() and self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._table, transient=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def note(self, text: str) -> None:
+        """Print a line above the table."""
+        if self._live:
+            self._live.console.print(text, highlight=False, markup=False)
+        elif not quiet():
+            print(text, file=sys.stderr)
+
+    def begin(self, run: str, seed: int, done: int, total: int | None) -> None:
+        """A run starts or goes on."""
+        self._runs[run] = _Run(seed, done, total, done)
+
+    def epoch(self, run: str, record: EpochRecord) -> None:
+        """A run has finished an epoch."""
+        row = self._runs[run]
+        row.record, row.done, row.status = record, record.epoch, "running"
+        row.recent.append((time.monotonic(), record.samples_seen))
+        if not self._live and not quiet() and time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            print(self._line(run), file=sys.stderr)
+
+    def end(self, run: str, status: str) -> None:
+        """A run has ended."""
+        self._runs[run].status = status
+
+    def _eta(self) -> str:
+        """Time left at the rate so far, over all runs."""
+        rows = self._runs.values()
+        if any(row.total is None for row in rows):
+            return "?"
+        done = sum(row.done - row.began for row in rows)
+        left = sum((row.total or 0) - row.done for row in rows)
+        if not done:
+            return "?"
+        return duration(left * (time.monotonic() - self._began) / done)
+
+    def _line(self, run: str) -> str:
+        row = self._runs[run]
+        record = row.record
+        assert record is not None
+        done = sum(r.done for r in self._runs.values())
+        total = sum(r.total or 0 for r in self._runs.values())
+        whole = f"{done}/{total} epochs" if all(r.total for r in self._runs.values()) else f"{done} epochs"
+        return (
+            f"{whole}, ETA {self._eta()}; seed {row.seed}: task {record.task} epoch {record.epoch} "
+            f"online {number(record.get('online_accuracy'))} nc1 {number(record.get('nc1'))} "
+            f"plasticity loss {number(record.get('plasticity_loss'))} {rate(row)}"
+        )
+
+    def _table(self) -> Table:
+        table = Table(
+            "run", "seed", "status", "task", "epoch", "online acc.", "nc1", "plasticity loss", "samples/s",
+            caption=f"elapsed {duration(time.monotonic() - self._began)}, ETA {self._eta()}", box=None,
+        )  # fmt: skip
+        rows = sorted(self._runs.items(), key=lambda item: (item[1].status in ("finished", "diverged"), item[1].done))
+        for run, row in rows[:MOST_ROWS]:
+            record = row.record
+            total = f"/{row.total}" if row.total else ""
+            table.add_row(
+                run, str(row.seed), row.status, str(record.task) if record else "", f"{row.done}{total}",
+                *(number(record.get(name)) if record else "" for name in ("online_accuracy", "nc1", "plasticity_loss")),
+                rate(row),
+            )  # fmt: skip
+        if len(rows) > MOST_ROWS:
+            finished = sum(row.status == "finished" for _, row in rows)
+            table.add_row("…", f"{len(rows)} runs", f"{finished} finished")
+        return table
+
+
+def rate(row: _Run) -> str:
+    """Samples a second over the last epochs."""
+    if len(row.recent) < 2 or row.recent[-1][0] == row.recent[0][0]:
+        return ""
+    (t0, n0), (t1, n1) = row.recent[0], row.recent[-1]
+    return f"{(n1 - n0) / (t1 - t0):,.0f}/s"
+
+
+def number(value: float | None) -> str:
+    """Four digits, or a dash."""
+    return "–" if value is None else f"{value:.4f}"
+
+
+def duration(seconds: float) -> str:
+    """`8s`, `3m20s`, `2h05m`."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"

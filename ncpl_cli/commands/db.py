@@ -1,0 +1,63 @@
+"""`ncpl db`: info, upgrade, check."""
+
+from __future__ import annotations
+
+import typer
+
+from ncpl_cli.commands import _common
+from ncpl_cli.commands._common import Db, Json
+from ncpl_cli.errors import StoreError
+
+app = typer.Typer(help="Look after the store.", no_args_is_help=True)
+
+
+@app.command("info")
+def info(db: Db = None, json_: Json = False) -> None:
+    """Where the store lies, how large it is, and what is in it.
+
+    Example: ncpl db info
+    """
+    from ncpl_cli.store import open_store
+
+    with open_store(_common.store_url(db), create=False, upgrade=False) as store:
+        found = store.info()
+    if json_:
+        _common.print_json(found)
+        return
+    rows = [(k, v) for k, v in found.items() if not isinstance(v, dict)]
+    rows += [(f"runs {status}", count) for status, count in found["runs"].items()]
+    rows += [(f"rows of {table}", count) for table, count in found["rows"].items()]
+    _common.print_table(("store", "value"), rows)
+
+
+@app.command("upgrade")
+def upgrade(db: Db = None) -> None:
+    """Bring a store to this ncpl's schema, after a backup beside it; done by itself when a command writes.
+
+    Example: ncpl db upgrade --db old.db
+    """
+    from ncpl_cli.store import open_store
+    from ncpl_cli.store.schema import HEAD
+
+    url = _common.store_url(db)
+    with open_store(url, create=False):
+        _common.note(f"the store {url} has schema {HEAD}.")
+
+
+@app.command("check")
+def check(db: Db = None, json_: Json = False) -> None:
+    """Check the store's integrity; exit code 4 when something is wrong.
+
+    Example: ncpl db check
+    """
+    from ncpl_cli.store import open_store
+
+    url = _common.store_url(db)
+    with open_store(url, create=False, upgrade=False) as store:
+        problems = store.check()
+    if json_:
+        _common.print_json({"ok": not problems, "problems": problems})
+    elif not problems:
+        print(f"the store {url} is sound.")
+    if problems:
+        raise StoreError(f"the store {url} has {len(problems)} faults: {'; '.join(problems[:5])}.", "restore a backup")

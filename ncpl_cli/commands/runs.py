@@ -1,0 +1,123 @@
+"""`ncpl runs`: list, show, delete."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from ncpl_cli.commands import _common
+from ncpl_cli.commands._common import Db, Json
+
+app = typer.Typer(help="List, show and delete runs.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_runs(
+    scenario: Annotated[str | None, typer.Option(help="Only this scenario.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only runs with this label.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only runs with this status.")] = None,
+    db: Db = None,
+    json_: Json = False,
+) -> None:
+    """List runs.
+
+    Example: ncpl runs list --scenario permuted-mnist
+    """
+    from ncpl_cli.store import open_store
+
+    with open_store(_common.store_url(db), create=False) as store:
+        rows = [_summary(row) for row in store.runs(scenario=scenario, name=name, status=status)]
+    if json_:
+        _common.print_json({"runs": rows})
+        return
+    columns = ("id", "scenario", "seed", "status", "epochs", "total_epochs", "seconds", "names", "held_by")
+    _common.print_table(columns, [[", ".join(r[c]) if c == "names" else r[c] for c in columns] for r in rows])
+
+
+@app.command("show")
+def show(
+    run: Annotated[str, typer.Argument(help="Id, the beginning of one, or a label.")],
+    db: Db = None,
+    json_: Json = False,
+) -> None:
+    """Show a run: settings, provenance, attempts, its last epoch and why values are undefined.
+
+    Example: ncpl runs show 3fa9
+    """
+    from ncpl_cli.store import open_store
+
+    with open_store(_common.store_url(db), create=False) as store:
+        row = store.run(run)
+        last = store.last_epoch(row.id)
+        values = {str(a): v for a, v in store.values(row.id, last).items()}
+        reasons = {str(a): why for a, why in store.reasons(row.id, last).items()}
+        position = {
+            k: v for k, v in store.final(row.id).items() if k in ("epoch", "task", "task_epoch", "samples_seen")
+        }
+        seen = store.task_accuracies(row.id)
+        attempts = [
+            {"attempt": a["attempt"], "started": _time(a["started"]), "ended": _time(a["ended"]),
+             "outcome": a["outcome"], **a["provenance"]}
+            for a in store.attempts(row.id)
+        ]  # fmt: skip
+    document = {
+        **_summary(row), "settings": row.settings, "horizon": row.horizon, "recorded": row.recorded, "error": row.error,
+        "created": _time(row.created), "last_epoch": {**position, "values": values, "undefined": reasons},
+        "task_accuracy": {str(task): value for epoch, task, value in seen if epoch == last}, "attempts": attempts,
+    }  # fmt: skip
+    if json_:
+        _common.print_json(document)
+        return
+    facts = {**_summary(row), "names": ", ".join(row.names), "created": document["created"], "error": row.error}
+    _common.print_table(("run", ""), [(k, v) for k, v in facts.items() if v is not None])
+    _common.print_table(("setting", "value"), sorted(row.settings.items()), title="Settings")
+    _common.print_table(
+        ("metric", "value"),
+        [
+            *((k, v) for k, v in {**position, **values}.items()),
+            *((k, f"undefined: {why}") for k, why in reasons.items()),
+        ],
+        title="Last epoch",
+    )
+    shown = ("attempt", "started", "outcome", "ncpl", "commit", "device", "engine", "threads", "host")
+    _common.print_table(shown, [[a.get(c) for c in shown] for a in attempts], title="Attempts")
+
+
+@app.command("delete")
+def delete(
+    runs: Annotated[list[str], typer.Argument(help="Ids, beginnings of ids, or labels.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    db: Db = None,
+) -> None:
+    """Delete runs with their epochs and checkpoints.
+
+    Example: ncpl runs delete 3fa9 --yes
+    """
+    from ncpl_cli.store import open_store
+
+    with open_store(_common.store_url(db), create=False) as store:
+        rows = [store.run(run) for run in runs]
+        if not yes:
+            typer.confirm(
+                f"delete {len(rows)} runs ({', '.join(r.id for r in rows)}) and their checkpoints?", abort=True
+            )
+        for row in rows:
+            store.delete(row.id)
+            shutil.rmtree(store.checkpoints / row.id, ignore_errors=True)
+            _common.note(f"deleted {row.id}.")
+
+
+def _summary(row: Any) -> dict[str, Any]:
+    holder = f"{row.owner.host}:{row.owner.pid}" if row.owner and row.held else None
+    status = "interrupted" if row.status == "running" and not row.held else row.status
+    return {
+        "id": row.id, "scenario": row.scenario, "seed": row.seed, "status": status, "epochs": row.epochs,
+        "total_epochs": row.total_epochs, "seconds": row.seconds, "names": list(row.names), "held_by": holder,
+    }  # fmt: skip
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,225 @@
+"""`ncpl train SCENARIO`: one sub-command per scenario, made from the scenario's own fields."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ncpl_cli.commands import _common
+from ncpl_cli.commands._common import DataDir, Db, Device, Json
+
+
+class Scenarios(TyperGroup):
+    """Sub-commands that are made when they are asked for, so that `ncpl --help` loads no numerical library."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The scenarios' ids, in the registry's order."""
+        from ncpl_cli.scenarios import SCENARIOS
+
+        return [scenario.id for scenario in SCENARIOS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The sub-command of a scenario; raises InputError that lists the known ones."""
+        from ncpl_cli.scenarios import scenario_named
+
+        one = typer.Typer(add_completion=False)
+        scenario = scenario_named(cmd_name)
+        one.command(name=cmd_name, help=f"{scenario.__doc__}\n\nExample: ncpl train {cmd_name} --seeds 0-4")(
+            _command_of(scenario)
+        )
+        return typer.main.get_command(one)
+
+
+app = typer.Typer(cls=Scenarios, help="Train runs of a scenario, measured every epoch.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Train runs of a scenario, measured every epoch."""
+
+
+def _common_options(
+    seed: Annotated[int | None, typer.Option(help="One seed; default 0.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Several seeds: 0-4 or 1,3,7.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="mnist, fashion-mnist, digits, folder:PATH, module:callable.")
+    ] = None,
+    train_samples: Annotated[int | None, typer.Option(help="Training samples in all, class-balanced.")] = None,
+    validation_fraction: Annotated[float | None, typer.Option(help="Share of training samples set aside.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="folder: side in pixels; default the median.")] = None,
+    network: Annotated[str | None, typer.Option(help="Network; default mlp.")] = None,
+    width: Annotated[int | None, typer.Option(help="Units per layer; default 100.")] = None,
+    depth: Annotated[int | None, typer.Option(help="Hidden layers; default 3.")] = None,
+    activation: Annotated[str | None, typer.Option(help="Activation; default relu.")] = None,
+    norm: Annotated[str | None, typer.Option(help="none, layer or batch; default none.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd, adam or adamw; default sgd.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; default the scenario's, for adam 1e-3.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Momentum of sgd; default 0.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay; default 0.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Batch size; default the scenario's.")] = None,
+    lr_schedule: Annotated[
+        str | None, typer.Option(help="constant, cosine or step:EVERY:FACTOR within a task.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or float64; default float32.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, online or stacked; default auto.")] = None,
+    metrics: Annotated[str | None, typer.Option(help="default, all, or ids with commas (ncpl catalog).")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers to measure: last or all; default last.")] = None,
+    measure_every: Annotated[int | None, typer.Option(help="Measure every K epochs; default 1.")] = None,
+    measure_samples: Annotated[int | None, typer.Option(help="Samples per split to measure on; default all.")] = None,
+    task_accuracy: Annotated[
+        str | None, typer.Option(help="Tasks tested again: current, end or every; default end.")
+    ] = None,
+    keep_checkpoints: Annotated[str, typer.Option(help="last, every:K or all.")] = "last",
+    jobs: Annotated[int | None, typer.Option(help="Runs trained side by side; default the number of cores.")] = None,
+    name: Annotated[str | None, typer.Option(help="A label for these runs.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on where an identical run stopped, or begin anew.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, how long, how large.")] = False,
+    db: Db = None,
+    data_dir: DataDir = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None: ...
+
+
+_SHOWN: dict[Any, Any] = {tuple[int, ...]: str}
+"""Per-task lists are written as text, `50,1x20,10`."""
+
+
+def _command_of(scenario: Any) -> Callable[..., None]:
+    """A function with the scenario's options and the common ones as its signature, for Typer to read."""
+    own_types = typing.get_type_hints(scenario)
+    parameters = []
+    for f in fields(scenario):
+        kind = own_types[f.name]
+        text = f.metadata["help"] + (f" ({' or '.join(f.metadata['choices'])})" if f.metadata["choices"] else "")
+        shown = ",".join(map(str, f.default)) if isinstance(f.default, tuple) else f.default
+        if f.default is not None:
+            text += f"; default {shown}"
+        kind = _SHOWN.get(kind, kind)
+        parameters.append(
+            inspect.Parameter(
+                f.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[kind | None, typer.Option(help=text)],
+            )
+        )
+    common = typing.get_type_hints(_common_options, include_extras=True)
+    parameters += [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=common[parameter.name])
+        for parameter in inspect.signature(_common_options).parameters.values()
+    ]
+
+    def command(**given: Any) -> None:
+        train(scenario, given)
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+SHOWN = ("online_accuracy", "test_accuracy", "nc1", "plasticity_loss")
+"""The metrics of a run's last epoch that are printed."""
+
+
+def train(scenario: Any, given: dict[str, Any]) -> None:
+    """Train the runs that the options describe, and print what became of them."""
+    from ncpl_cli import data as data_room
+    from ncpl_cli import device as device_of
+    from ncpl_cli import experiment, settings
+    from ncpl_cli.commands._progress import Progress
+    from ncpl_cli.errors import InputError, RunFailed
+    from ncpl_cli.store import open_store
+
+    if given["seed"] is not None and given["seeds"] is not None:
+        raise InputError("--seed and --seeds say the same thing: give one.")
+    seeds = _common.int_list(given["seeds"], "--seeds") if given["seeds"] else [given["seed"] or 0]
+    for f in fields(scenario):
+        if isinstance(f.default, tuple) and given[f.name] is not None:
+            given[f.name] = _common.epoch_list(given[f.name], f"--{f.name}")
+    if given["metrics"]:
+        given["metrics"] = tuple(part.strip() for part in given["metrics"].split(","))
+    device = device_of.resolve(given["device"])
+    dataset = settings.dataset_spec(scenario, given)
+    data = data_room.load(dataset, _common.data_path(given["data_dir"]))
+    specs = settings.specs(scenario, given, data, dataset, seeds)
+    if given["dry_run"]:
+        return _show_plan(specs, data, device, given["json_"])
+    url = _common.store_url(given["db"])
+    with open_store(url) as store:
+        with Progress() as progress:
+            statuses = experiment.run(
+                specs, store, data, device=device, observer=progress, name=given["name"], jobs=given["jobs"],
+                keep=given["keep_checkpoints"], resume=given["resume"],
+            )  # fmt: skip
+        results = [_result(store, spec.id) for spec in specs]
+    if given["json_"]:
+        _common.print_json({"runs": results, "db": url})
+    else:
+        _print_results(results, url)
+    bad = [run for run, status in statuses.items() if status not in ("finished",)]
+    if bad:
+        raise RunFailed(
+            f"{len(bad)} of {len(specs)} runs did not finish: {', '.join(f'{r} {statuses[r]}' for r in bad)}.",
+            f"ncpl runs show {bad[0]} tells more; a smaller --lr often helps a run that diverged",
+        )
+
+
+def _result(store: Any, run: str) -> dict[str, Any]:
+    row = store.run(run)
+    final = store.final(run)
+    return {
+        "id": row.id, "scenario": row.scenario, "seed": row.seed, "status": row.status,
+        "epochs": final.get("epoch") or 0, "seconds": row.seconds,
+        "final": {k: final.get(k) for k in ("task", "epoch", *SHOWN)},
+    }  # fmt: skip
+
+
+def _print_results(results: list[dict[str, Any]], url: str) -> None:
+    columns = (
+        "run",
+        "seed",
+        "status",
+        "epochs",
+        "seconds",
+        "task",
+        "online_accuracy",
+        "test_accuracy",
+        "nc1",
+        "plasticity_loss",
+    )
+    _common.print_table(
+        columns,
+        [
+            (r["id"], r["seed"], r["status"], r["epochs"], r["seconds"], r["final"]["task"],
+             *(r["final"][key] for key in columns[6:]))
+            for r in results
+        ],
+    )  # fmt: skip
+    _common.note(f"store: {url}   next: ncpl runs show {results[0]['id']}, ncpl correlate, ncpl export -o epochs.csv")
+
+
+def _show_plan(specs: list[Any], data: Any, device: str, as_json: bool) -> None:
+    from ncpl_cli import estimate
+    from ncpl_cli.commands._progress import duration
+
+    document = estimate.dry_run(specs, data, device)
+    if as_json:
+        _common.print_json(document)
+        return
+    _common.print_table(
+        ("run", "seed", "cohort", "engine", "epochs"),
+        [(r["id"], r["seed"], r["cohort"], r["engine"], r["epochs"]) for r in document["runs"]],
+    )
+    _common.note(document["engine_why"])
+    seconds = document["seconds"]
+    _common.note(
+        f"about {duration(seconds) if seconds is not None else 'an unknown time'} in all, "
+        f"{document['bytes'] / 1e6:.1f} MB; nothing was trained or written."
+    )

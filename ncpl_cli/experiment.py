@@ -1,0 +1,324 @@
+"""The hall: the life of runs. Claim, train, save each epoch, checkpoint, resume, stop.
+
+    specs -> register -> plan cohorts -> claim -> train (least advanced cohort first) -> save -> checkpoint -> finish
+
+Every epoch is one transaction. A checkpoint follows a durable commit, at most about once a second; after a kill
+the rows behind the last checkpoint are taken back and trained again, to the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from types import FrameType
+from typing import Protocol
+
+import torch
+
+from ncpl_cli import checkpoints
+from ncpl_cli.data import Dataset
+from ncpl_cli.errors import DataError, NcplError, Stopped
+from ncpl_cli.plan import Cohort, choose_engine, plan
+from ncpl_cli.provenance import provenance
+from ncpl_cli.records import EpochRecord, RunInfo
+from ncpl_cli.spec import RunSpec, flat
+from ncpl_cli.store import Owner, Store
+from ncpl_cli.trainer import Epoch, Start, train
+
+CHECKPOINT_SECONDS = 1.0
+HEARTBEAT_SECONDS = 10.0
+
+
+class Observer(Protocol):
+    """Who watches runs: the terminal, or nobody."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def begin(self, run: str, seed: int, done: int, total: int | None) -> None:
+        """A run starts, or goes on after `done` epochs."""
+
+    def epoch(self, run: str, record: EpochRecord) -> None:
+        """A run has finished an epoch, and it is saved."""
+
+    def end(self, run: str, status: str) -> None:
+        """A run has ended."""
+
+
+@dataclass
+class _Active:
+    """A cohort in training."""
+
+    cohort: Cohort
+    attempts: dict[str, int]
+    tasks: int
+    epochs: Iterator[Epoch]
+    done: int
+    last_checkpoint: float = field(default_factory=time.monotonic)
+    latest: Epoch | None = None
+    checkpointed: int = -1
+
+
+def run(
+    specs: Sequence[RunSpec],
+    store: Store,
+    data: Dataset,
+    *,
+    device: str,
+    observer: Observer,
+    name: str | None = None,
+    jobs: int | None = None,
+    keep: str = "last",
+    resume: bool = True,
+) -> dict[str, str]:
+    """Bring every run to its horizon; what is finished is not repeated, what was interrupted goes on.
+
+    Returns the status of each run by id. Raises Stopped after SIGINT, SIGTERM or SIGUSR1, once everything up to
+    the last epoch is saved.
+    """
+    checkpoints.keeper(keep)
+    todo: list[RunSpec] = []
+    tasks: dict[str, int] = {}
+    statuses: dict[str, str] = {}
+    for spec in specs:
+        known = store.register(describe(spec), name)
+        horizon = int(known.horizon["tasks"])
+        if horizon > spec.scenario.tasks:
+            observer.note(f"{spec.id} was begun with {horizon} tasks and goes by them.")
+        tasks[spec.id] = horizon
+        if known.status in ("finished", "diverged") and resume:
+            statuses[spec.id] = known.status
+            observer.note(f"{spec.id} (seed {spec.seed}) is {known.status} already: nothing to train.")
+        else:
+            todo.append(spec)
+    together = [tuple(row.cohort) for row in (store.run(spec.id) for spec in todo) if row.cohort]
+    cohorts = plan(todo, device, together)
+    if not cohorts:
+        return statuses
+    online = all(cohort.engine == "online" for cohort in cohorts)
+    # the compiled loop takes one core a run; batched matrices take all cores at once
+    workers = min(len(cohorts), jobs or os.cpu_count() or 1) if online else 1
+    torch.set_num_threads(1 if online else max(1, jobs or os.cpu_count() or 1))
+    for engine, why in sorted({(c.engine, choose_engine(c.specs[0], device)[1]) for c in cohorts}):
+        observer.note(f"engine {engine}: {why}.")
+    with _Stopper() as stopper, contextlib.ExitStack() as stack:
+        active = [_start(cohort, store, data, tasks, device, resume, observer) for cohort in cohorts]
+        claimed = {run: attempt for one in active for run, attempt in one.attempts.items()}
+        stack.callback(_release, store, claimed)
+        stack.enter_context(_heartbeat(store, claimed))
+        _drive(active, store, keep, workers, observer, statuses, claimed, stopper)
+    return statuses
+
+
+def _start(
+    cohort: Cohort, store: Store, data: Dataset, tasks: dict[str, int], device: str, resume: bool, observer: Observer
+) -> _Active:
+    """Claim a cohort whole, find the newest point all its runs can go on from, and take back what lies after it."""
+    facts = provenance(device, cohort.engine)
+    attempts = store.claim(cohort.ids, Owner.current(), facts, cohort=cohort.ids)
+    start = _resume_point(cohort, store, observer) if resume else None
+    for run in cohort.ids:
+        after = start.position.epoch if start else -1
+        store.truncate(run, attempts[run], after)
+        checkpoints.forget(store.checkpoints, run, after)
+    horizon = max(tasks[run] for run in cohort.ids)
+    scenario = cohort.specs[0].scenario
+    total = sum(scenario.task_epochs(i) for i in range(horizon)) if scenario.fixed_length else None
+    done = start.position.epoch if start else 0
+    for spec in cohort.specs:
+        observer.begin(spec.id, spec.seed, done, total)
+        if start:
+            observer.note(f"{spec.id} (seed {spec.seed}) goes on after epoch {done}.")
+    return _Active(cohort, attempts, horizon, train(cohort, data, horizon, start), done, checkpointed=done)
+
+
+def _resume_point(cohort: Cohort, store: Store, observer: Observer) -> Start | None:
+    """The newest epoch that every run has a readable checkpoint of and rows up to."""
+    root = store.checkpoints
+    last = max(store.last_epoch(run) for run in cohort.ids)
+    common = set.intersection(*({e for e in checkpoints.epochs(root, r) if e <= last} for r in cohort.ids))
+    for epoch in sorted(common, reverse=True):
+        try:
+            read = [checkpoints.read(root, run, epoch) for run in cohort.ids]
+        except DataError as error:
+            observer.note(f"{error} Going on from an earlier one.")
+            continue
+        histories = [list(store.history(run, epoch)) for run in cohort.ids]
+        diverged = frozenset(r for r, (position, _) in enumerate(read) if position.diverged)
+        return Start(replace(read[0][0], diverged=False), [state for _, state in read], histories, diverged)
+    return None
+
+
+def _drive(
+    active: list[_Active], store: Store, keep: str, workers: int, observer: Observer, statuses: dict[str, str],
+    claimed: dict[str, int], stopper: _Stopper,
+) -> None:  # fmt: skip
+    """Advance all cohorts, the least advanced first, `workers` at a time: no barrier, no idle last round."""
+    order = itertools.count()
+    ready = [(one.done, next(order), one) for one in active]
+    heapq.heapify(ready)
+    flying: dict[Future[Epoch | None], _Active] = {}
+    with ThreadPoolExecutor(workers, thread_name_prefix="ncpl") as pool:
+        while (ready or flying) and not (stopper.signal and not flying):
+            while ready and len(flying) < workers and not stopper.signal:
+                one = heapq.heappop(ready)[2]
+                flying[pool.submit(_advance, one.epochs)] = one
+            finished, _ = wait(flying, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in finished:
+                one = flying.pop(future)
+                try:
+                    epoch = future.result()
+                except NcplError:
+                    raise
+                except Exception as error:  # one run's fault must not stop the others: it is stored with its error
+                    _fail(one, error, store, observer, statuses, claimed)
+                    continue
+                if epoch is None:
+                    _finish(one, store, keep, observer, statuses, claimed)
+                else:
+                    _save(one, epoch, store, keep, observer)
+                    heapq.heappush(ready, (one.done, next(order), one))
+        if stopper.signal:
+            for _, _, one in ready:
+                _checkpoint(one, store, keep)
+            raise stopper.stopped()
+
+
+def _advance(epochs: Iterator[Epoch]) -> Epoch | None:
+    return next(epochs, None)
+
+
+def _save(one: _Active, epoch: Epoch, store: Store, keep: str, observer: Observer) -> None:
+    runs = one.cohort.ids
+    rows = [(run, one.attempts[run], rec) for run, rec in zip(runs, epoch.records, strict=True) if rec is not None]
+    kind, number = checkpoints.keeper(keep)
+    asked = kind == "all" or (kind == "every" and epoch.position.epoch % number == 0)
+    due = asked or time.monotonic() - one.last_checkpoint >= CHECKPOINT_SECONDS
+    store.save(rows, durable=due)
+    one.latest, one.done = epoch, epoch.position.epoch
+    if due:
+        _checkpoint(one, store, keep)
+    for run, _, record in rows:
+        observer.epoch(run, record)
+
+
+def _checkpoint(one: _Active, store: Store, keep: str) -> None:
+    """Write the state after the latest epoch of every run, then delete the older ones: a common one always exists."""
+    if one.latest is None or one.checkpointed == one.done:
+        return
+    lost = {one.cohort.ids[r] for r in one.latest.diverged}
+    for spec, state in zip(one.cohort.specs, one.latest.state(), strict=True):
+        position = replace(one.latest.position, diverged=spec.id in lost)
+        checkpoints.write(store.checkpoints, spec.id, spec.identity, position, state)
+    for run in one.cohort.ids:
+        checkpoints.prune(store.checkpoints, run, keep, one.done)
+    one.last_checkpoint, one.checkpointed = time.monotonic(), one.done
+
+
+def _finish(
+    one: _Active, store: Store, keep: str, observer: Observer, statuses: dict[str, str], claimed: dict[str, int]
+) -> None:
+    diverged = one.latest.diverged if one.latest else frozenset()
+    _checkpoint(one, store, keep)
+    for r, run in enumerate(one.cohort.ids):
+        status = "diverged" if r in diverged else "finished"
+        error = "the loss or the parameters became infinite or NaN" if r in diverged else None
+        store.finish(run, one.attempts[run], status, error)
+        del claimed[run]
+        statuses[run] = status
+        observer.end(run, status)
+
+
+def _fail(
+    one: _Active, error: Exception, store: Store, observer: Observer, statuses: dict[str, str], claimed: dict[str, int]
+) -> None:
+    for run in one.cohort.ids:
+        store.finish(run, one.attempts[run], "failed", f"{type(error).__name__}: {error}")
+        del claimed[run]
+        statuses[run] = "failed"
+        observer.end(run, "failed")
+
+
+def _release(store: Store, claimed: dict[str, int]) -> None:
+    """Give back what was claimed and not finished, so that the next command need not wait for the lease."""
+    for run, attempt in claimed.items():
+        with contextlib.suppress(NcplError):
+            store.release(run, attempt)
+
+
+@contextlib.contextmanager
+def _heartbeat(store: Store, claimed: dict[str, int]) -> Iterator[None]:
+    """Renew the leases while epochs are long."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(NcplError):  # a lost lease shows at the next save, in the main thread
+                store.renew(dict(claimed))
+
+    thread = threading.Thread(target=beat, name="ncpl-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+class _Stopper:
+    """Turns SIGINT, SIGTERM and SIGUSR1 into a wish to stop after the epoch in flight; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> _Stopper:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def stopped(self) -> Stopped:
+        """The error to raise once everything is saved."""
+        interrupted = self.signal == signal.SIGINT
+        return Stopped(
+            f"stopped by {signal.Signals(self.signal or 0).name}; everything up to the last epoch is saved.",
+            "the same command goes on where it stopped",
+            exit_code=130 if interrupted else 75,
+        )
+
+
+def describe(spec: RunSpec) -> RunInfo:
+    """What the store keeps of a run before it starts."""
+    scenario = spec.scenario
+    total = sum(scenario.task_epochs(i) for i in range(scenario.tasks)) if scenario.fixed_length else None
+    return RunInfo(
+        id=spec.id,
+        identity=spec.identity,
+        scenario=scenario.id,
+        seed=spec.seed,
+        settings=flat(spec),
+        horizon={"tasks": scenario.tasks},
+        total_epochs=total,
+        recorded={"metrics": list(spec.measure.metrics), "layers": spec.measure.layers, "every": spec.measure.every},
+    )
+
+
+__all__ = ["Observer", "describe", "run"]

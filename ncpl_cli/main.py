@@ -1,0 +1,96 @@
+"""The command line: one line per command, and the one place where errors become sentences."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from ncpl_cli import __version__
+from ncpl_cli.commands import catalog, demo, export, runs, train
+from ncpl_cli.commands import db as db_commands
+from ncpl_cli.errors import NcplError
+
+app = typer.Typer(
+    name="ncpl",
+    help="Study how neural collapse and plasticity loss belong together.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(train.app, name="train")
+app.command()(export.export)
+app.command()(catalog.catalog)
+app.command()(demo.demo)
+app.add_typer(runs.app, name="runs")
+app.add_typer(db_commands.app, name="db")
+
+
+@app.callback()
+def everywhere(
+    db: Annotated[str | None, typer.Option(help="Store: a path or an SQLAlchemy URL.", envvar="NCPL_DB")] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Where data sets lie.", envvar="NCPL_DATA_DIR")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", envvar="NCPL_DEVICE")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Options that every command takes, before or after its name."""
+    for name, value in (("NCPL_DB", db), ("NCPL_DATA_DIR", data_dir), ("NCPL_DEVICE", device)):
+        if value is not None:
+            os.environ[name] = value
+
+
+def run() -> None:
+    """Entry point: run a command and leave with its exit code; never with a traceback, unless --debug."""
+    arguments = sys.argv[1:]
+    if "--version" in arguments[:1]:
+        print(f"ncpl {__version__}")
+        return
+    # flags that hold anywhere on the line, taken off before the commands parse what is theirs
+    debug = "--debug" in arguments or bool(os.environ.get("NCPL_DEBUG"))
+    if "--quiet" in arguments or "-q" in arguments:
+        os.environ["NCPL_QUIET"] = "1"
+    arguments = [argument for argument in arguments if argument not in ("--debug", "--quiet", "-q")]
+    sys.exit(call(arguments, debug=debug))
+
+
+def call(arguments: list[str], *, debug: bool = False) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        result = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
+        return int(result or 0)
+    except typer.Exit as leaving:
+        return leaving.exit_code
+    except NcplError as error:
+        if debug:
+            raise
+        return _say(str(error), error.hint, error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted.", "the same command goes on where it stopped", 130)
+    except BrokenPipeError:  # the reader has enough (| head): nothing to say, and nothing to flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        if (message := getattr(error, "format_message", None)) and hasattr(error, "exit_code"):  # Typer's usage errors
+            context = getattr(error, "ctx", None)
+            path = context.command_path if context else "ncpl"
+            return _say(message().rstrip(".") + ".", f"{path} --help shows what is allowed", 2)
+        return _say(
+            f"ncpl failed unexpectedly: {type(error).__name__}: {error}.",
+            "run the command again with --debug to see where, and report it",
+            1,
+        )
+
+
+def _say(message: str, hint: str | None, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    return code

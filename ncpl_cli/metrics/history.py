@@ -1,0 +1,27 @@
+"""Plasticity loss: pure functions of a run's earlier epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def plasticity(
+    history: Sequence[tuple[int, int, float]], *, is_last_epoch: bool
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Both plasticity losses after the last epoch of `history`, and why one is undefined.
+
+    history           (task, task_epoch, online_accuracy) of every epoch so far
+    plasticity_loss   online accuracy of the first task's first epoch minus that of this task's first epoch
+    plasticity_loss_b24  the means over all epochs of either task instead; at a task's last epoch (B24). It grows with
+                      the length of the first task by itself: some 70 % of the published effect is that averaging.
+    Positive = loss. Undefined in the first task.
+    """
+    task = history[-1][0]
+    if task == 0:
+        return {}, dict.fromkeys(("plasticity_loss", "plasticity_loss_b24"), "first task")
+    first = [accuracy for t, _, accuracy in history if t == 0]
+    now = [accuracy for t, _, accuracy in history if t == task]
+    values = {"plasticity_loss": first[0] - now[0]}
+    if not is_last_epoch:
+        return values, {"plasticity_loss_b24": "not the task's last epoch"}
+    return values | {"plasticity_loss_b24": sum(first) / len(first) - sum(now) / len(now)}, {}

@@ -1,0 +1,70 @@
+"""From specs to cohorts: which engine carries a run, and which runs train in lockstep."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from ncpl_cli.engines import ENGINES
+from ncpl_cli.errors import InputError, unknown
+from ncpl_cli.spec import RunSpec
+
+ONLINE_UP_TO_BATCH = 16
+"""Above this batch size batched matrices beat the per-sample loop on the CPU (benchmarks/stacked_step.py)."""
+
+COHORT_SIZE = 32
+"""Runs trained in lockstep at most: 32 networks of 3x100 still fit a 32 MB cache."""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Runs that differ only in seed and advance together; fixed once planned, since bits may depend on it."""
+
+    specs: tuple[RunSpec, ...]
+    engine: str
+    device: str
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The runs' ids, in order."""
+        return tuple(spec.id for spec in self.specs)
+
+
+def choose_engine(spec: RunSpec, device: str) -> tuple[str, str]:
+    """The engine that carries a run and, in words, why; raises InputError when none or not the named one can."""
+    refusals = {
+        name: engine.refuses(spec.network, spec.optimizer, device, spec.precision) for name, engine in ENGINES.items()
+    }
+    if spec.engine != "auto":
+        if spec.engine not in ENGINES:
+            raise unknown("engine", spec.engine, ["auto", *ENGINES])
+        if reason := refusals[spec.engine]:
+            raise InputError(f"the {spec.engine} engine cannot carry this run: {reason}.", "use --engine auto")
+        return spec.engine, "as asked"
+    batch = spec.optimizer.batch_size
+    if refusals["online"] is None and batch <= ONLINE_UP_TO_BATCH:
+        return "online", f"compiled per-sample loop, the fastest on a CPU at batch size {batch}"
+    if refusals["stacked"] is None:
+        why = refusals["online"] or f"batch size {batch} is above {ONLINE_UP_TO_BATCH}"
+        return "stacked", f"batched matrices on {device}: {why}"
+    raise InputError(f"no engine can carry this run: {'; '.join(f'{n}: {r}' for n, r in refusals.items())}.")
+
+
+def plan(specs: Iterable[RunSpec], device: str, together: Collection[Sequence[str]] = ()) -> list[Cohort]:
+    """Cohorts in the order of the specs.
+
+    The online engine needs no lockstep: each run is a cohort of its own. `together` holds the memberships of
+    cohorts that have begun (run ids): they are kept as they are.
+    """
+    specs = list(specs)
+    begun = {run: tuple(members) for members in together for run in members}
+    cohorts = []
+    for _, group in itertools.groupby(specs, key=lambda s: (begun.get(s.id), replace(s, seed=0), s.engine)):
+        members = list(group)
+        engine, _ = choose_engine(members[0], device)
+        # a first task that ends by its nc1 lasts as long as it lasts: such runs cannot keep step
+        alone = engine == "online" or not members[0].scenario.fixed_length
+        size = 1 if alone else COHORT_SIZE
+        cohorts += [Cohort(tuple(members[i : i + size]), engine, device) for i in range(0, len(members), size)]
+    return cohorts

@@ -1,0 +1,65 @@
+"""A result carries its cause: versions, commit, device, engine, host, threads."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from ncpl_cli import __version__
+
+LIBRARIES = ("torch", "torchvision", "numba", "numpy", "scipy", "sqlalchemy", "pandas", "scikit-learn")
+
+
+def provenance(device: str, engine: str) -> dict[str, object]:
+    """What decides a result besides its settings, as plain values for the store."""
+    import torch
+
+    named = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    return {
+        "ncpl": __version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "device": device,
+        "device_name": named,
+        "engine": engine,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "command": " ".join(["ncpl", *sys.argv[1:]]),
+    }
+
+
+@functools.cache
+def commit() -> str | None:
+    """The commit of a checkout (with `+` when it has changes), None for an installed package."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip()[:12] + ("+" if dirty.stdout.strip() else "")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
