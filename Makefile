@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+export OMP_WAIT_POLICY = passive
 
 .PHONY: setup format check test benchmark demo clean
 
@@ -21,7 +22,7 @@ check: setup  ## lint, types, import directions
 	$(BIN)/lint-imports
 
 test: check  ## everything CI runs
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 benchmark: setup  ## speed claims, as ratios measured side by side
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done

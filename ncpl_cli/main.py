@@ -46,6 +46,8 @@ def everywhere(
 
 def run() -> None:
     """Entry point: run a command and leave with its exit code; never with a traceback, unless --debug."""
+    # threads that spin while they wait make two processes on one machine tens of times slower; set before torch loads
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     arguments = sys.argv[1:]
     if "--version" in arguments[:1]:
         print(f"ncpl {__version__}")

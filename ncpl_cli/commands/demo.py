@@ -72,9 +72,14 @@ def _show(found: dict[int, list[dict[str, list[float | None]]]], tasks: int, url
         trendless = [
             correlation(np.diff(_floats(run["online_accuracy"][1:])), np.diff(_floats(run["nc1"][1:]))) for run in runs
         ]
-        facts = (mean(runs, "online_accuracy", 0), mean(runs, "online_accuracy", first))
-        facts += (mean(runs, "online_accuracy", last), mean(runs, "nc1", 0), mean(runs, "nc1", last))
-        facts += (mean(runs, "plasticity_loss", first), mean(runs, "plasticity_loss", last))
+        places: list[tuple[str, slice | int]] = [
+            ("online_accuracy", 0),
+            ("online_accuracy", first),
+            ("online_accuracy", last),
+            ("nc1", 0),
+        ]
+        places += [("nc1", last), ("plasticity_loss", first), ("plasticity_loss", last)]
+        facts = (mean(runs, key, part) for key, part in places)
         rows.append((n, *facts, float(np.mean(r)), float(np.mean(trendless))))
     _common.print_table(
         ("first-task epochs", "accuracy task 0", "tasks 1-10", "last 10", "nc1 task 0", "nc1 last 10",
@@ -115,8 +120,8 @@ def findings(rows: list[tuple[float, ...]]) -> list[str]:
         more_collapse, more_loss = long[4] < short[4], long[6] > short[6]
         lines.append(
             f"A longer first task leaves {'more' if more_collapse else 'less'} collapse after it (nc1 "
-            f"{short[4]:.3f} to {long[4]:.3f}) and {'more' if more_loss else 'less'} plasticity loss in tasks 1-10 ({short[6]:+.3f} to "
-            f"{long[6]:+.3f}): {'as' if more_collapse and more_loss else 'unlike'} B24's finding 2."
+            f"{short[4]:.3f} to {long[4]:.3f}) and {'more' if more_loss else 'less'} plasticity loss in tasks 1-10 "
+            f"({short[6]:+.3f} to {long[6]:+.3f}): {'as' if more_collapse and more_loss else 'unlike'} B24's finding 2."
         )
     return lines
 
