@@ -29,7 +29,7 @@ def distance_from_init(network: nn.Module, initial: Mapping[str, Tensor]) -> flo
     """L2 distance of all parameters from the run's own initialisation."""
     total = 0.0
     for name, parameter in network.named_parameters():
-        total += float((parameter.detach().double() - initial[name].double()).square().sum())
+        total += float((parameter.detach().double() - initial[name].detach().double()).square().sum())
     return math.sqrt(total)
 
 

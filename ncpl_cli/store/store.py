@@ -288,7 +288,8 @@ class Store:
         if row.held:
             assert row.owner is not None
             raise InputError(
-                f"run {row.id} is being trained by process {row.owner.pid} on {row.owner.host}.", "stop it first"
+                f"run {row.id} is being trained by process {row.owner.pid} on {row.owner.host}: stop that first.",
+                "ncpl runs list shows who trains what",
             )
         with self._write() as connection:
             connection.execute(runs.delete().where(runs.c.pk == row.pk))
@@ -429,7 +430,8 @@ class Store:
         chosen = [epochs.c.epoch, epochs.c.task, epochs.c.task_epoch, *(epochs.c[a.metric] for a in wide)]
         found: dict[str, dict[str, NDArray[np.float64]]] = {}
         with self._read() as connection:
-            keys = dict(connection.execute(sa.select(runs.c.id, runs.c.pk).where(runs.c.id.in_(ids))).tuples().all())
+            found_runs = connection.execute(sa.select(runs.c.id, runs.c.pk).where(runs.c.id.in_(ids)))
+            keys = {str(run): int(pk) for run, pk in found_runs}
             numbers = {(k, t): n for k, t, n in connection.execute(sa.select(terms.c.kind, terms.c.text, terms.c.id))}
             for run in ids:
                 query = sa.select(*chosen).where(epochs.c.run == keys[run]).order_by(epochs.c.epoch)

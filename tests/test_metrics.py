@@ -1,0 +1,161 @@
+"""Units, ranks, weights, plasticity loss and the snapshot, against definitions written out anew."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ncpl_cli.data import Dataset, load
+from ncpl_cli.errors import InputError
+from ncpl_cli.metrics import Snapshot, collapse, measure, units, weights
+from ncpl_cli.metrics.catalogue import METRICS, check_names, chosen
+from ncpl_cli.metrics.forward import task_accuracy, view
+from ncpl_cli.metrics.history import plasticity
+from ncpl_cli.records import Address
+from ncpl_cli.spec import DatasetSpec
+from tests.test_online_engine import a_network, a_task
+
+
+def test_dead_and_dormant_units() -> None:
+    h = torch.tensor([[0.0, 1.0, 0.01, 0.0], [0.0, 3.0, 0.01, 1e-9]])
+    assert units.dead_units(h) == 0.25
+    # mean activity per unit: 0, 2, .01, 5e-10; the layer's mean is .5025, and tau of it .01256
+    assert units.dormant_units(h) == 0.75
+    assert units.dormant_units(torch.zeros(5, 3)) == 1.0 and units.dead_units(torch.zeros(5, 3)) == 1.0
+
+
+def test_five_ranks_that_are_called_by_each_others_names() -> None:
+    h = torch.from_numpy(np.random.default_rng(0).normal(size=(200, 30)) * np.linspace(0.01, 3, 30))
+    s = np.linalg.svd(h.numpy(), compute_uv=False)
+    assert np.allclose(units.spectrum(h), s)
+    p = s / s.sum()
+    found = units.ranks(units.spectrum(h))
+    assert found["effective_rank"] == pytest.approx(np.exp(-(p * np.log(p)).sum()))
+    assert found["stable_rank"] == pytest.approx(np.linalg.norm(h) ** 2 / np.linalg.norm(h, 2) ** 2)
+    assert found["participation_ratio"] == pytest.approx((s**2).sum() ** 2 / (s**4).sum())
+    assert found["srank"] == next(k for k in range(1, 31) if s[:k].sum() >= 0.99 * s.sum())
+    assert found["srank_squared"] == next(k for k in range(1, 31) if (s[:k] ** 2).sum() >= 0.99 * (s**2).sum())
+    one = units.ranks(units.spectrum(torch.outer(torch.ones(9), torch.arange(1.0, 5.0))))
+    assert all(value == pytest.approx(1, abs=1e-5) for value in one.values())
+    assert units.ranks(units.spectrum(torch.zeros(4, 3))) == {}
+
+
+def test_norms_of_weights(digits: Dataset) -> None:
+    net = a_network(digits)
+    flat = np.concatenate([p.detach().numpy().ravel() for p in net.parameters() if p.dim() == 2])
+    assert weights.weight_norm(net) == pytest.approx(np.linalg.norm(flat))
+    assert weights.weight_mean_abs(net) == pytest.approx(np.abs(flat).mean())
+    initial = {name: p.detach() + 0.5 for name, p in net.named_parameters()}
+    count = sum(p.numel() for p in net.parameters())
+    assert weights.distance_from_init(net, initial) == pytest.approx(0.5 * np.sqrt(count))
+    assert weights.spectral_norm(net.classifier.weight) == pytest.approx(
+        np.linalg.norm(net.classifier.weight.detach(), 2)
+    )
+
+
+def test_plasticity_loss_by_both_definitions() -> None:
+    history = [(0, 1, 0.5), (0, 2, 0.9), (1, 1, 0.4), (1, 2, 0.6)]
+    for end in (1, 2):
+        values, reasons = plasticity(history[:end], is_last_epoch=end == 2)
+        assert values == {} and set(reasons.values()) == {"first task"}
+    values, reasons = plasticity(history[:3], is_last_epoch=False)
+    assert values == {"plasticity_loss": pytest.approx(0.1)} and "not the task's last" in reasons["plasticity_loss_b24"]
+    values, reasons = plasticity(history, is_last_epoch=True)
+    assert values == {"plasticity_loss": pytest.approx(0.1), "plasticity_loss_b24": pytest.approx(0.2)}
+    assert reasons == {}
+
+
+@pytest.mark.parametrize(
+    "shape", [{}, {"depth": 1}, {"norm": "layer", "activation": "tanh"}, {"norm": "batch"}], ids=str
+)
+@pytest.mark.parametrize("permuted", [True, False])
+def test_a_view_is_what_the_network_says(digits: Dataset, shape: dict[str, Any], permuted: bool) -> None:
+    net, task = a_network(digits, **shape), a_task(digits, permuted=permuted)
+    net.train()
+    with torch.no_grad():
+        net(torch.rand(50, 64, dtype=torch.float64))  # gives batch norm statistics of its own
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    found = view(net, digits, digits.test, task.test_labels, task.pixel_order, device="cpu", layers=net.layer_names)
+    assert net.training and all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    net.eval()
+    x = torch.from_numpy(digits.test.images).flatten(1).double() / 16
+    x = x if task.pixel_order is None else x[:, torch.from_numpy(task.pixel_order)]
+    with torch.no_grad():
+        logits, activations, _ = net.classify(x)
+    assert torch.allclose(found.logits, logits, atol=1e-12)
+    for name, activation in zip(net.layer_names, activations, strict=True):
+        assert torch.allclose(found.layers[name], activation, atol=1e-12)
+    y = torch.from_numpy(digits.test.labels)
+    assert found.accuracy == float((logits.argmax(1) == y).double().mean())
+    assert found.loss == pytest.approx(float(F.cross_entropy(logits, y)))
+
+
+def test_a_snapshot_measures_both_splits_and_all_layers(digits: Dataset) -> None:
+    net, task = a_network(digits, precision="float32"), a_task(digits)
+    initial = {name: p.detach().clone() for name, p in net.named_parameters()}
+    found = measure(Snapshot(net, digits, task, initial), layers="all")
+    seen = view(net, digits, digits.train, task.train_labels, task.pixel_order, device="cpu", layers=("last", "layer1"))
+    alone = collapse(seen.layers["last"], seen.labels, net.classifier.weight, net.classifier.bias)
+    assert found.values[Address("nc1")] == alone["nc1"] and found.values[Address("nc3")] == alone["nc3"]
+    first = collapse(seen.layers["layer1"], seen.labels)
+    assert found.values[Address("nc1", "train", "layer1")] == first["nc1"]
+    assert Address("nc1", "test") in found.values and Address("nc1_test_weak", "test", "layer2") in found.values
+    assert Address("nc3", "train", "layer1") not in found.values
+    assert found.values[Address("distance_from_init")] == 0
+    assert all(np.isfinite(value) for value in found.values.values())
+    assert not found.values.keys() & found.undefined.keys()
+
+
+def test_a_dead_network_is_undefined_not_collapsed(digits: Dataset) -> None:
+    net, task = a_network(digits, precision="float32"), a_task(digits)
+    with torch.no_grad():
+        net.hidden[2].bias.fill_(-1e3)  # type: ignore[operator, union-attr]
+    found = measure(Snapshot(net, digits, task, None))
+    assert found.undefined[Address("nc1")] == "no between-class scatter"
+    assert (
+        found.values[Address("dead_units")] == 1.0
+        and found.undefined[Address("effective_rank")] == "all features are zero"
+    )
+
+
+def test_validation_is_a_split_of_its_own() -> None:
+    data = load(DatasetSpec("digits", validation_fraction=0.2))
+    found = measure(Snapshot(a_network(data), data, a_task(data), None))
+    assert 0 <= found.values[Address("validation_accuracy")] <= 1
+    assert Address("nc1", "validation") in found.values
+
+
+def test_only_what_is_asked_for_is_measured(digits: Dataset) -> None:
+    found = measure(Snapshot(a_network(digits), digits, a_task(digits), None), ("nc1", "weight_norm"))
+    assert {a.metric for a in found.values} == {"nc1", "weight_norm"}
+
+
+def test_the_forgetting_matrix_asks_every_task(digits: Dataset) -> None:
+    net, tasks = a_network(digits), [a_task(digits, seed) for seed in range(3)]
+    tasks = [type(t)(i, t.epochs, t.order, t.train_labels, t.test_labels, t.pixel_order) for i, t in enumerate(tasks)]
+    found = task_accuracy(net, digits, tasks, 100, "cpu")
+    for task in tasks:
+        assert task.pixel_order is not None
+        x = torch.from_numpy(digits.test.images[:100]).flatten(1).double()[:, torch.from_numpy(task.pixel_order)] / 16
+        expected = (net(x).argmax(1).numpy() == digits.test.labels[:100]).mean()
+        assert found[task.index] == expected
+
+
+def test_the_catalogue_loads_no_torch_and_covers_what_is_measured(digits: Dataset) -> None:
+    code = "import sys; from ncpl_cli.metrics.catalogue import METRICS; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    net = a_network(digits)
+    found = measure(Snapshot(net, digits, a_task(digits), dict(net.named_parameters())))
+    measured = {a.metric for a in (*found.values, *found.undefined)}
+    assert measured <= METRICS.keys()
+    families = {m.id for m in METRICS.values() if m.family in ("collapse", "units", "weights")}
+    assert measured >= families
+    assert chosen(["default"]) <= METRICS.keys()
+    with pytest.raises(InputError, match="Did you mean 'nc1'"):
+        check_names(["nc11"])
