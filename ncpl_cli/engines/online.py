@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ncpl_cli.data.dataset import Dataset
-from ncpl_cli.data.sparse import sparse
+from ncpl_cli.data.sparse import padded, sparse
 from ncpl_cli.engines.engine import Progress
-from ncpl_cli.engines.online_kernel import kernel, padded
+from ncpl_cli.engines.online_kernel import kernel
 from ncpl_cli.networks import MLP
 from ncpl_cli.scenarios.task import Task
 from ncpl_cli.spec import NetworkSpec, OptimizerSpec

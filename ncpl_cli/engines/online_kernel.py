@@ -15,29 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit
 
-# fused multiply-add and reordered sums, but nothing that assumes finite numbers: divergence must show
-_FAST = {"contract", "reassoc", "nsz", "arcp"}
-
-
-@njit(fastmath=_FAST, inline="always")
-def _accumulate(z, rows, weights, index, values, first, last):  # type: ignore[no-untyped-def]
-    """Z += sum over k of values[k] * weights[index[k]], eight rows at a time."""
-    k = first
-    while k + 8 <= last:
-        r0, r1, r2, r3 = (weights[index[k]], weights[index[k + 1]], weights[index[k + 2]], weights[index[k + 3]])
-        r4, r5, r6, r7 = (weights[index[k + 4]], weights[index[k + 5]], weights[index[k + 6]], weights[index[k + 7]])
-        x0, x1, x2, x3 = values[k], values[k + 1], values[k + 2], values[k + 3]
-        x4, x5, x6, x7 = values[k + 4], values[k + 5], values[k + 6], values[k + 7]
-        for j in range(rows):
-            z[j] += ((x0 * r0[j] + x1 * r1[j]) + (x2 * r2[j] + x3 * r3[j])) + (
-                (x4 * r4[j] + x5 * r5[j]) + (x6 * r6[j] + x7 * r7[j])
-            )
-        k += 8
-    while k < last:
-        row, x = weights[index[k]], values[k]
-        for j in range(rows):
-            z[j] += x * row[j]
-        k += 1
+from ncpl_cli.data.sparse import FAST, accumulate
 
 
 @functools.cache
@@ -47,7 +25,7 @@ def kernel(width: int, outputs: int) -> Callable[..., tuple[int, float]]:
     They are constants of the compiled code: with known trip counts it is a sixth faster.
     """
 
-    @njit(fastmath=_FAST, nogil=True, error_model="numpy", cache=True)
+    @njit(fastmath=FAST, nogil=True, error_model="numpy", cache=True)
     def epoch(order, indptr, pixels, values, labels, w1, hidden, w_out, biases, b_out, rate, batch, classes):  # type: ignore[no-untyped-def]
         """Train on `order` in batches; returns (right before the update, sum of losses before the update).
 
@@ -69,7 +47,7 @@ def kernel(width: int, outputs: int) -> Callable[..., tuple[int, float]]:
                 sample = order[start + i]
                 for j in range(width):
                     z[j] = biases[0, j]
-                _accumulate(z, width, w1, pixels, values, indptr[sample], indptr[sample + 1])
+                accumulate(z, width, w1, pixels, values, indptr[sample], indptr[sample + 1])
                 for layer in range(depth):
                     n = 0
                     now_h, now_active = h[i, layer], active[i, layer]
@@ -81,11 +59,11 @@ def kernel(width: int, outputs: int) -> Callable[..., tuple[int, float]]:
                     if layer + 1 < depth:
                         for j in range(width):
                             z[j] = biases[layer + 1, j]
-                        _accumulate(z, width, hidden[layer], active[i, layer], h[i, layer], 0, n)
+                        accumulate(z, width, hidden[layer], active[i, layer], h[i, layer], 0, n)
                 logits = out[i]
                 for c in range(outputs):
                     logits[c] = b_out[c]
-                _accumulate(logits, outputs, w_out, active[i, depth - 1], h[i, depth - 1], 0, count[i, depth - 1])
+                accumulate(logits, outputs, w_out, active[i, depth - 1], h[i, depth - 1], 0, count[i, depth - 1])
 
                 label = labels[sample]
                 best, top = 0, logits[0]
@@ -160,8 +138,3 @@ def kernel(width: int, outputs: int) -> Callable[..., tuple[int, float]]:
         return correct, loss
 
     return epoch
-
-
-def padded(size: int) -> int:
-    """The next multiple of 8: full vectors of float32 on AVX2, of float64 on AVX-512."""
-    return -(-size // 8) * 8

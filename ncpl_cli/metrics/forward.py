@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ncpl_cli.data.dataset import Dataset, Split
-from ncpl_cli.data.sparse import sparse
+from ncpl_cli.data.sparse import padded, rows_times_matrix, sparse
 from ncpl_cli.networks import Network
 from ncpl_cli.scenarios.task import Task
 
@@ -41,33 +40,6 @@ class View:
     def loss(self) -> float:
         """Mean cross-entropy."""
         return float(F.cross_entropy(self.logits.double(), torch.from_numpy(self.labels).to(self.logits.device)))
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
-def _sparse_rows(starts, pixels, values, first, weights, bias, out):  # type: ignore[no-untyped-def]
-    """Out (n, width) = images first, first + 1, ... times weights (D, width) plus bias: zero pixels are skipped."""
-    width = weights.shape[1]
-    for i in range(out.shape[0]):
-        row = out[i]
-        for j in range(width):
-            row[j] = bias[j]
-        k, last = starts[first + i], starts[first + i + 1]
-        while k + 4 <= last:
-            w0, w1, w2, w3 = (
-                weights[pixels[k]],
-                weights[pixels[k + 1]],
-                weights[pixels[k + 2]],
-                weights[pixels[k + 3]],
-            )
-            x0, x1, x2, x3 = values[k], values[k + 1], values[k + 2], values[k + 3]
-            for j in range(width):
-                row[j] += (x0 * w0[j] + x1 * w1[j]) + (x2 * w2[j] + x3 * w3[j])
-            k += 4
-        while k < last:
-            w0, x0 = weights[pixels[k]], values[k]
-            for j in range(width):
-                row[j] += x0 * w0[j]
-            k += 1
 
 
 @contextlib.contextmanager
@@ -126,23 +98,24 @@ def _first_layer(
 ) -> Iterator[tuple[int, Tensor]]:
     """The first linear layer's output, block by block: sparse on the CPU, where images are mostly zeros, else dense."""
     linear: Any = network.hidden[0]
-    weight = linear.weight.detach().t()  # D x width
-    if pixel_order is not None:
-        ordered = torch.empty_like(weight, memory_format=torch.contiguous_format)
-        ordered[torch.from_numpy(pixel_order).to(device)] = weight
-        weight = ordered
-    weight = weight.contiguous()
+    width = linear.out_features
+    # padded to whole vectors, with the task's pixel order in the rows
+    weight = linear.weight.new_zeros(linear.in_features, padded(width))
+    rows = slice(None) if pixel_order is None else torch.from_numpy(pixel_order).to(device)
+    weight[rows, :width] = linear.weight.detach().t()
+    bias = F.pad(linear.bias.detach(), (0, padded(width) - width))
     images = sparse(split, data.scale, str(weight.dtype).removeprefix("torch.")) if device == "cpu" else None
     for start in range(0, n, BLOCK):
         size = min(BLOCK, n - start)
         if images is not None:
-            out = torch.empty(size, weight.shape[1], dtype=weight.dtype)
-            bias = linear.bias.detach().numpy()
-            _sparse_rows(images.starts, images.pixels, images.values, start, weight.numpy(), bias, out.numpy())
-            yield start, out
+            out = torch.empty(size, padded(width), dtype=weight.dtype)
+            rows_times_matrix(padded(width))(
+                images.starts, images.pixels, images.values, start, weight.numpy(), bias.numpy(), out.numpy()
+            )
+            yield start, out[:, :width]
         else:
             x = torch.from_numpy(split.images[start : start + size]).to(device).flatten(1).to(weight.dtype) / data.scale
-            yield start, torch.addmm(linear.bias.detach(), x, weight)
+            yield start, torch.addmm(bias, x, weight)[:, :width]
 
 
 def task_accuracy(

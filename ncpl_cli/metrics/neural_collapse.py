@@ -106,7 +106,8 @@ def evaluate(
     undefined: dict[str, str] = {}
 
     within_trace = float(read.distance.sum()) / n
-    moment = moments.second_moment(x, y, means, threads=threads) / n if d <= MOST_SQUARE else None
+    square = "vci" in names and d <= MOST_SQUARE
+    moment = moments.second_moment(x, y, means, threads=threads) / n if square else None
     total = None if moment is None else moment + means.centred.T @ means.centred / k
     if w is not None:
         _classifier(values, undefined, x, means, w, b, read.nearest)
@@ -123,16 +124,21 @@ def evaluate(
         values["nc1_ratio"] = within_trace / between_trace
         values["nc1_fraction"] = within_trace / (within_trace + between_trace)
         _geometry(values, undefined, means, read)
-        if total is None:
+        if total is None and "vci" in names:
             undefined["vci"] = f"needs a d x d matrix, and d is above {MOST_SQUARE}"
-        else:
+        elif total is not None:
             values["vci"] = _vci(total, means, len(s), x.dtype)
     if total is not None and np.trace(total) > 0:
         participation = float(np.trace(total)) ** 2 / float((total**2).sum())
         context["null_nc1"] = (k - 1) * context["harmonic_class_count"] / participation
     if train_means is not None:
         _test_variants(values, undefined, x, y, train_means, global_mean, threads)
-    return CollapseResult(values, undefined, context)
+    asked = set(names)
+    return CollapseResult(
+        {name: value for name, value in values.items() if name in asked},
+        {name: why for name, why in undefined.items() if name in asked},
+        context,
+    )
 
 
 def _vci(total: Array, means: Means, rank: int, precision: Any) -> float:
