@@ -86,7 +86,7 @@ def _show(found: dict[int, list[dict[str, list[float | None]]]], tasks: int, url
          "plasticity loss 1-10", "last 10", "r(accuracy, nc1)", "r of differences"),
         rows, title="Permuted digits, five seeds: means over seeds",
     )  # fmt: skip
-    for line in findings(rows):
+    for line in [*findings(rows), *longer_first_task(found, first)]:
         print(line)
     print(f"The store is {url}: look further with ncpl runs list --db {url}, ncpl export --db {url} -o epochs.csv")
 
@@ -115,15 +115,28 @@ def findings(rows: list[tuple[float, ...]]) -> list[str]:
                 f"  Plasticity loss of tasks 1-10 is negative ({pl_first:.3f}): task 0 starts from initialisation, "
                 "later tasks do not; small data show this head start, MNIST hides it."
             )
-    if len(rows) == 2:
-        short, long = rows
-        more_collapse, more_loss = long[4] < short[4], long[6] > short[6]
-        lines.append(
-            f"A longer first task leaves {'more' if more_collapse else 'less'} collapse after it (nc1 "
-            f"{short[4]:.3f} to {long[4]:.3f}) and {'more' if more_loss else 'less'} plasticity loss in tasks 1-10 "
-            f"({short[6]:+.3f} to {long[6]:+.3f}): {'as' if more_collapse and more_loss else 'unlike'} B24's finding 2."
-        )
     return lines
+
+
+def longer_first_task(found: dict[int, list[dict[str, list[float | None]]]], first: slice) -> list[str]:
+    """B24's finding 2, paired by seed: does a longer first task leave more collapse and more plasticity loss?"""
+    import numpy as np
+
+    short, long = found.values()
+    words = []
+    for key, part, more, less in (
+        ("nc1", slice(0, 1), "less collapse after it", "more collapse after it"),
+        ("plasticity_loss", first, "more plasticity loss in tasks 1-10", "less plasticity loss in tasks 1-10"),
+    ):
+        gaps = [
+            float(np.mean(_floats(b[key])[part]) - np.mean(_floats(a[key])[part]))
+            for a, b in zip(short, long, strict=True)
+        ]
+        centre, half = float(np.mean(gaps)), 2.776 * float(np.std(gaps, ddof=1)) / len(gaps) ** 0.5  # t, 4 degrees
+        verdict = (more if centre > 0 else less) if abs(centre) > half else "no difference that five seeds could show"
+        words.append(f"{verdict} (difference in {key} {centre:+.4f}, 95 % interval ±{half:.4f})")
+    agrees = words[0].startswith("more collapse") and words[1].startswith("more plasticity")
+    return [f"A longer first task: {words[0]}; {words[1]}: {'as' if agrees else 'unlike'} B24's finding 2."]
 
 
 def correlation(x: Any, y: Any) -> float:
