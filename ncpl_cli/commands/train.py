@@ -202,7 +202,7 @@ def _print_results(results: list[dict[str, Any]], url: str) -> None:
             for r in results
         ],
     )  # fmt: skip
-    _common.note(f"store: {url}   next: ncpl runs show {results[0]['id']}, ncpl correlate, ncpl export -o epochs.csv")
+    _common.note(f"store: {url}   next: ncpl runs show {results[0]['id']}, ncpl export -o epochs.csv")
 
 
 def _show_plan(specs: list[Any], data: Any, device: str, as_json: bool) -> None:
