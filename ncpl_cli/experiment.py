@@ -15,17 +15,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from ncpl_cli import checkpoints
 from ncpl_cli.data import Dataset
 from ncpl_cli.errors import DataError, NcplError, Stopped
+from ncpl_cli.metrics.catalogue import chosen
 from ncpl_cli.plan import Cohort, choose_engine, plan
 from ncpl_cli.provenance import provenance
 from ncpl_cli.records import EpochRecord, RunInfo
@@ -86,6 +87,7 @@ def run(
     """
     checkpoints.keeper(keep)
     todo: list[RunSpec] = []
+    again: list[RunSpec] = []
     tasks: dict[str, int] = {}
     statuses: dict[str, str] = {}
     for spec in specs:
@@ -96,10 +98,16 @@ def run(
         tasks[spec.id] = horizon
         if known.status in ("finished", "diverged") and resume:
             statuses[spec.id] = known.status
+            if known.status == "finished" and (lacking := _lacking(known.recorded, spec)):
+                again.append(spec)
+                observer.note(f"{spec.id} (seed {spec.seed}) is finished; its epochs are replayed for {lacking}.")
+                continue
             observer.note(f"{spec.id} (seed {spec.seed}) is {known.status} already: nothing to train.")
         else:
             todo.append(spec)
     together = [tuple(row.cohort) for row in (store.run(spec.id) for spec in todo) if row.cohort]
+    for cohort in plan(again, device, [tuple(store.run(spec.id).cohort) for spec in again]):
+        _replay(cohort, store, data, max(tasks[run] for run in cohort.ids), device, observer)
     cohorts = plan(todo, device, together)
     if not cohorts:
         return statuses
@@ -116,6 +124,40 @@ def run(
         stack.enter_context(_heartbeat(store, claimed))
         _drive(active, store, keep, workers, observer, statuses, claimed, stopper)
     return statuses
+
+
+def _lacking(recorded: Mapping[str, Any], spec: RunSpec) -> str:
+    """In words, what a finished run was not measured for and now shall be; empty when nothing."""
+    missing = sorted(chosen(spec.measure.metrics) - chosen(recorded["metrics"]))
+    layers = ["all layers"] if spec.measure.layers == "all" and recorded["layers"] == "last" else []
+    return ", ".join([*missing[:5], *(["..."] if len(missing) > 5 else []), *layers])
+
+
+def _replay(cohort: Cohort, store: Store, data: Dataset, tasks: int, device: str, observer: Observer) -> None:
+    """Train a finished cohort again from its beginning, to the same bits, and add what its epochs lack."""
+    torch.set_num_threads(1 if cohort.engine == "online" else os.cpu_count() or 1)
+    attempts = store.claim(cohort.ids, Owner.current(), provenance(device, cohort.engine), cohort=cohort.ids)
+    claimed = dict(attempts)
+    with _Stopper() as stopper, _heartbeat(store, claimed):
+        try:
+            for spec in cohort.specs:
+                observer.begin(spec.id, spec.seed, 0, store.last_epoch(spec.id))
+            for epoch in train(cohort, data, tasks):
+                for run, record in zip(cohort.ids, epoch.records, strict=True):
+                    if record is not None:
+                        store.supplement(run, attempts[run], record)
+                        observer.epoch(run, record)
+                if stopper.signal:
+                    raise stopper.stopped()
+            for spec in cohort.specs:
+                before = store.run(spec.id).recorded
+                metrics = sorted({*before["metrics"], *spec.measure.metrics})
+                layers = "all" if "all" in (before["layers"], spec.measure.layers) else "last"
+                store.remember(spec.id, attempts[spec.id], before | {"metrics": metrics, "layers": layers})
+        finally:
+            for run in cohort.ids:  # it was finished before, and still is
+                with contextlib.suppress(NcplError):
+                    store.finish(run, attempts[run], "finished")
 
 
 def _start(

@@ -99,6 +99,17 @@ def test_measuring_changes_nothing_and_neither_does_company(tmp_path: Path) -> N
     assert states[0][1] == states[1][1]
 
 
+@pytest.mark.parametrize("extra", [[], ["--batch-size", "32"]], ids=["online", "stacked"])
+def test_a_further_metric_is_replayed_not_retrained(tmp_path: Path, extra: list[str]) -> None:
+    common = ["train", *SMALL, *extra, "--tasks", "3", "--seeds", "0,1"]
+    ncpl(*common, "--metrics", "nc2", "--db", "a.db", cwd=tmp_path)
+    said = ncpl(*common, "--layers", "all", "--db", "a.db", cwd=tmp_path).stderr
+    assert "is finished; its epochs are replayed for" in said and "all layers" in said
+    ncpl(*common, "--layers", "all", "--db", "b.db", cwd=tmp_path)
+    assert contents(tmp_path / "a.db") == contents(tmp_path / "b.db")
+    assert "nothing to train" in ncpl(*common, "--layers", "all", "--db", "a.db", cwd=tmp_path).stderr
+
+
 @pytest.mark.parametrize("extra", [[], ["--batch-size", "32", "--optimizer", "adam"]], ids=["online", "stacked"])
 def test_a_longer_horizon_equals_one_long_run(tmp_path: Path, extra: list[str]) -> None:
     common = ["train", *SMALL, *extra, "--seeds", "0,1", "--first-task-epochs", "2"]

@@ -252,6 +252,42 @@ class Store:
         if any(kind == "metric" for kind, _ in missing):
             make_views(connection)
 
+    def supplement(self, run: str, attempt: int, record: EpochRecord) -> None:
+        """Add to a stored epoch what it lacks, when it is measured again; what stands already stays as it is.
+
+        Raises StoreError when the epoch was not reproduced: its online accuracy must be the same to the bit.
+        """
+        with self._write() as connection:
+            pk = _hold(connection, run, attempt, LEASE_SECONDS)
+            at = (epochs.c.run == pk) & (epochs.c.epoch == record.epoch)
+            row = connection.execute(sa.select(epochs).where(at)).mappings().one()
+            if row["online_accuracy"] != record.get("online_accuracy"):
+                raise StoreError(
+                    f"run {run} does not repeat itself here: epoch {record.epoch} has another online accuracy.",
+                    "measure it on the device and with the versions it was trained with (ncpl runs show), "
+                    "or train it anew with --no-resume",
+                )
+            wide = {name: v for name in WIDE if row[name] is None and (v := record.get(name)) is not None}
+            if wide:
+                connection.execute(epochs.update().where(at).values(wide))
+            long = [a for a in record.values if not (a.metric in WIDE and a.split == "train" and a.layer == "last")]
+            self._learn(connection, {*long, *record.undefined}, record.undefined.values())
+            key = {"run": pk, "epoch": record.epoch}
+            for address in long:
+                _ignore_insert(
+                    connection, measurements, {**key, **self._place(address), "value": float(record.values[address])}
+                )
+            for address, why in record.undefined.items():
+                _ignore_insert(
+                    connection, undefined, {**key, **self._place(address), "reason": self._terms["reason", why]}
+                )
+
+    def remember(self, run: str, attempt: int, recorded: Mapping[str, object]) -> None:
+        """Put down what a run's epochs have been measured for."""
+        with self._write() as connection:
+            pk = _hold(connection, run, attempt, LEASE_SECONDS)
+            connection.execute(runs.update().where(runs.c.pk == pk).values(recorded=_json(recorded)))
+
     def truncate(self, run: str, attempt: int, after: int) -> None:
         """Delete the epochs after `after` (-1 = all): they were not in the checkpoint and are trained again."""
         with self._write() as connection:
