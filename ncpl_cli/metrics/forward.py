@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,12 +35,19 @@ class View:
     @property
     def accuracy(self) -> float:
         """Share of samples whose largest logit is their label's."""
-        return float((self.logits.argmax(1).cpu().numpy() == self.labels).mean())
+        return float((self.predicted == self.labels).mean())
+
+    @functools.cached_property
+    def predicted(self) -> NDArray[np.int64]:
+        """The class of the largest logit, (n,)."""
+        found: NDArray[np.int64] = self.logits.argmax(1).cpu().numpy()
+        return found
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy."""
-        return float(F.cross_entropy(self.logits.double(), torch.from_numpy(self.labels).to(self.logits.device)))
+        """Mean cross-entropy: each sample's in the network's precision, their mean in float64."""
+        labels = torch.from_numpy(self.labels).to(self.logits.device)
+        return float(F.cross_entropy(self.logits, labels, reduction="none").mean(dtype=torch.float64))
 
 
 @contextlib.contextmanager

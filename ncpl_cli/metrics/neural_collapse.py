@@ -59,6 +59,7 @@ def collapse(
     classes: int | None = None,
     train_means: Means | None = None,
     means: Means | None = None,
+    predicted: NDArray[np.int64] | None = None,
     global_mean: str = "sample",
     threads: int = 1,
 ) -> CollapseResult:
@@ -66,8 +67,8 @@ def collapse(
 
     `weight` (C, d) and `bias` (C,) of the linear classifier give nc2, nc3, nc4 and their kin. `train_means` (the
     `means` of the training split, see `means_of`) make this a test split: ncc_error then uses them, and the test
-    variants of nc1 are given. `means` are these features' own, where they are
-    known already. Raises InputError for arrays that do not fit together.
+    variants of nc1 are given. `means` and `predicted` (the classifier's classes) are these features' own, where
+    they are known already. Raises InputError for arrays that do not fit together.
     """
     x, y, w, b = _arrays(features, labels, weight, bias)
     count = classes or max(int(y.max(initial=-1)) + 1, len(w) if w is not None else 0)
@@ -76,7 +77,18 @@ def collapse(
         return CollapseResult(dict.fromkeys(names, np.nan), dict.fromkeys(names, "features are not finite"))
     if means is None:
         means = moments.class_means(x, y, count, threads=threads, global_mean=global_mean)
-    return evaluate(x, y, means, w, b, names, train_means=train_means, global_mean=global_mean, threads=threads)
+    return evaluate(
+        x,
+        y,
+        means,
+        w,
+        b,
+        names,
+        train_means=train_means,
+        predicted=predicted,
+        global_mean=global_mean,
+        threads=threads,
+    )
 
 
 def means_of(features: Any, labels: Any, classes: int, *, global_mean: str = "sample", threads: int = 1) -> Means:
@@ -88,6 +100,7 @@ def means_of(features: Any, labels: Any, classes: int, *, global_mean: str = "sa
 def evaluate(
     x: NDArray[Any], y: NDArray[np.int64], means: Means, w: Array | None, b: Array | None, names: list[str], *,
     train_means: Means | None, global_mean: str, threads: int,
+    predicted: NDArray[np.int64] | None = None,
 ) -> CollapseResult:  # fmt: skip
     """The metrics, from checked arrays and their class means."""
     n, d = x.shape
@@ -110,7 +123,7 @@ def evaluate(
     moment = moments.second_moment(x, y, means, threads=threads) / n if square else None
     total = None if moment is None else moment + means.centred.T @ means.centred / k
     if w is not None:
-        _classifier(values, undefined, x, means, w, b, read.nearest)
+        _classifier(values, undefined, x, means, w, b, read.nearest, predicted)
     rule = read.nearest if train_means is None else moments.nearest_mean(x, train_means, threads=threads)
     values["ncc_error"] = float((rule != y).mean())
     if len(s) == 0:
@@ -143,7 +156,8 @@ def evaluate(
 
 def _vci(total: Array, means: Means, rank: int, precision: Any) -> float:
     """1 - tr(pinv(Sigma_T) Sigma_B) / rank(Sigma_B), in [0, 1]; 0 = collapsed, no linear map changes it, 2306.03440."""
-    eigenvalues, vectors = np.linalg.eigh(total)
+    found = torch.linalg.eigh(torch.from_numpy(total))  # torch keeps to its threads; numpy's BLAS takes every core
+    eigenvalues, vectors = found[0].numpy(), found[1].numpy()
     tolerance = len(total) * float(np.finfo(np.dtype(precision)).eps) * eigenvalues[-1]
     kept = eigenvalues > tolerance
     inside = means.centred @ vectors[:, kept]  # K x kept
@@ -180,14 +194,16 @@ def _geometry(values: dict[str, float], undefined: dict[str, str], means: Means,
 
 def _classifier(
     values: dict[str, float], undefined: dict[str, str], x: NDArray[Any], means: Means, w: Array, b: Array | None,
-    nearest: NDArray[np.int64],
+    nearest: NDArray[np.int64], predicted: NDArray[np.int64] | None,
 ) -> None:  # fmt: skip
     """What needs the classifier. W's rows of present classes count, except in nc4, whose predictions use all."""
     own, m, k = w[means.present], means.centred, len(means.present)
-    logits = torch.from_numpy(x) @ torch.from_numpy(w.astype(x.dtype)).T  # N x C; torch keeps to its one thread
-    if b is not None:
-        logits += torch.from_numpy(b.astype(x.dtype))
-    values["nc4"] = float((logits.argmax(1).numpy() == nearest).mean())
+    if predicted is None:
+        logits = torch.from_numpy(x) @ torch.from_numpy(w.astype(x.dtype)).T  # N x C; torch keeps to its one thread
+        if b is not None:
+            logits += torch.from_numpy(b.astype(x.dtype))
+        predicted = logits.argmax(1).numpy()
+    values["nc4"] = float((predicted == nearest).mean())
     if b is None:
         undefined["bias_collapse"] = "the classifier has no bias"
     else:

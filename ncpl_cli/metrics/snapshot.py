@@ -88,7 +88,7 @@ def _collapse(found: Measured, snapshot: Snapshot, views: Mapping[str, View], la
         reference = means if split != "train" else None
         result = collapse(
             seen.layers[layer], seen.labels, weight, bias, classes=classes, train_means=reference,
-            means=means if split == "train" else None,
+            means=means if split == "train" else None, predicted=seen.predicted if layer == "last" else None,
         )  # fmt: skip
         for name, value in result.values.items():
             if name not in result.undefined:
