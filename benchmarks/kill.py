@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.test_train import NCPL, contents
 
-STUDY = ["train", "permuted-digits", "--seeds", "0-1", "--tasks", "1500", "--task-accuracy", "current", "--quiet"]
+STUDY = ["train", "permuted-digits", "--seeds", "0-1", "--tasks", "1000", "--task-accuracy", "current", "--quiet"]
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     killed_early = 0
     for _ in range(kills):
         child = subprocess.Popen([*NCPL, *STUDY, "--db", "storm.db"], cwd=folder, stdout=subprocess.DEVNULL)
-        time.sleep(draw.uniform(1.0, 7.0))  # from before the store is open to well into training
+        time.sleep(draw.uniform(1.0, 6.0))  # from before the store is open to well into training
         killed_early += child.poll() is None
         child.send_signal(signal.SIGKILL)
         child.wait()
