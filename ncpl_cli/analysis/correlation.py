@@ -1,0 +1,89 @@
+"""`correlate`: pairs of metrics in groups of runs, within runs or across them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ncpl_cli.analysis import resampling, sentences
+from ncpl_cli.analysis.across_runs import correlate_over_runs
+from ncpl_cli.analysis.results import GroupCorrelation, Options, number
+from ncpl_cli.analysis.study import FIRST_TASK_SETTINGS, Group, Study, groups
+from ncpl_cli.analysis.within_runs import correlate_within_runs
+from ncpl_cli.errors import InputError
+
+
+def correlate(
+    study: Study,
+    pairs: Sequence[tuple[str, str]] = (),
+    options: Options | None = None,
+    *,
+    xs: Sequence[str] = ("nc1",),
+) -> tuple[GroupCorrelation, ...]:
+    """Correlate pairs of metrics in every group of a study; without pairs, each of `xs` with the group's default y.
+
+    Raises InputError when no group has points for any pair, with what is recorded.
+    """
+    options = options or Options()
+    over_runs = options.across == "runs"
+    estimate = correlate_over_runs if over_runs else correlate_within_runs
+    found: list[GroupCorrelation] = []
+    for group in groups(study, pool=options.pool, ignore=FIRST_TASK_SETTINGS if over_runs else ()):
+        chosen: list[tuple[str, str, tuple[str, ...]]] = [(x, y, ()) for x, y in pairs]
+        if not pairs:
+            y, notes = default_y(group)
+            chosen = [(x, y, notes) for x in xs]
+        results = [estimate(group, x, y, options, notes) for x, y, notes in chosen]
+        found += paid_for_pairs([result for result in results if result is not None])
+    if not found:
+        raise nothing_to_correlate(study, pairs)
+    return tuple(found)
+
+
+def default_y(group: Group) -> tuple[str, tuple[str, ...]]:
+    """Plasticity loss where tasks follow each other, the probes' test accuracy in warm starting; and a note."""
+    if any(s.tasks > 1 for s in group.series):
+        return "plasticity_loss", ()
+    if any(np.isfinite(s.column("probe_test_accuracy")).any() for s in group.series):
+        return "probe_test_accuracy", ()
+    return "test_accuracy", ("No probe_test_accuracy was recorded: y is test_accuracy.",)
+
+
+DEFAULT_ADDRESSES = ("nc1", "plasticity_loss", "plasticity_loss_b24", "probe_test_accuracy", "test_accuracy")
+"""What has to be loaded before a default can be chosen, and both plasticity losses be given side by side."""
+
+
+def all_pairs(study: Study) -> list[tuple[str, str]]:
+    """Every pair of metrics that vary in at least one run."""
+    varying = [
+        a
+        for a in study.addresses()
+        if any(len(v := s.column(a)[np.isfinite(s.column(a))]) and np.ptp(v) > 0 for s in study.series)
+    ]
+    return list(itertools.combinations(varying, 2))
+
+
+def paid_for_pairs(results: Sequence[GroupCorrelation]) -> list[GroupCorrelation]:
+    """Benjamini-Yekutieli over the pairs of one group."""
+    if len(results) < 2:
+        return list(results)
+    p = np.array([np.nan if g.overall.p_sign_flip is None else g.overall.p_sign_flip for g in results])
+    adjusted = resampling.benjamini_yekutieli(p)
+    return [
+        replace(g, overall=replace(g.overall, p_by=number(q)), notes=(*g.notes, *sentences.pairs(len(results), q)))
+        for g, q in zip(results, adjusted, strict=True)
+    ]
+
+
+def nothing_to_correlate(study: Study, pairs: Sequence[tuple[str, str]]) -> InputError:
+    """The error for a selection without a single point."""
+    if not study.series:
+        return InputError("no run fits this selection.", "ncpl runs list shows all runs and their names")
+    wanted = " or ".join(f"{x} and {y}" for x, y in pairs) or "the default pair (nc1 and a plasticity metric)"
+    return InputError(
+        f"no chosen run has a row where {wanted} are both defined.",
+        f"values were found of: {', '.join(study.addresses()) or 'nothing'}; ncpl export shows all",
+    )

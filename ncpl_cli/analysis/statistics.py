@@ -1,0 +1,358 @@
+"""Formulas of correlation, each in one place: arrays in, arrays out, one series per row, NaN where undefined.
+
+A correlation of fewer than four points, of a constant, or with |r| = 1 is undefined: it has no Fisher z, and a
+zero in its place would read as "no association". No function here knows of runs, stores or p-values
+(`resampling` has those).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+FEWEST_POINTS = 4
+"""Three points on a straight line happen by chance; Fisher's z has variance 1/(n - 3)."""
+
+_CERTAIN = 1 - 1e-12  # |r| above this is a straight line up to rounding
+_ROUNDING = 8 * np.finfo(np.float64).eps  # a standard deviation below this share of the mean is rounding
+_BLOCK = 1 << 20  # numbers held at once by the batched paths: fits the cache of a laptop core
+
+
+# correlation ---------------------------------------------------------------------------------------------------
+
+
+def pearson(x: Array, y: Array) -> Array:
+    """Pearson's r along the last axis: sum(dx dy) / sqrt(sum(dx^2) sum(dy^2)), d = deviation from the mean.
+
+    Centred before squaring and scaled by the largest deviation, so offsets and tiny units cost no digits.
+    """
+    x, y = np.broadcast_arrays(x, y)
+    n = x.shape[-1]
+    if n < FEWEST_POINTS:
+        return np.full(x.shape[:-1], np.nan)
+    dx, mean_x = _centred(x)
+    dy, mean_y = _centred(y)
+    scale_x, scale_y = _scale(dx), _scale(dy)
+    dx, dy = dx / scale_x, dy / scale_y
+    scatter_x, scatter_y = (dx * dx).sum(-1), (dy * dy).sum(-1)
+    flat = _flat(np.sqrt(scatter_x / n) * scale_x[..., 0], mean_x) | _flat(
+        np.sqrt(scatter_y / n) * scale_y[..., 0], mean_y
+    )
+    return _ratio((dx * dy).sum(-1), scatter_x, scatter_y, flat)
+
+
+def ranks(x: Array) -> Array:
+    """Ranks along the last axis, ties sharing their mean rank."""
+    from scipy.stats import rankdata
+
+    return np.asarray(rankdata(x, axis=-1), dtype=np.float64)
+
+
+def spearman(x: Array, y: Array) -> Array:
+    """Spearman's rho along the last axis: Pearson's r of the ranks."""
+    return pearson(ranks(x), ranks(y))
+
+
+METHODS: dict[str, Callable[[Array, Array], Array]] = {"pearson": pearson, "spearman": spearman}
+"""The correlations that may be asked for. The registry."""
+
+
+def _centred(x: Array) -> tuple[Array, Array]:
+    mean = x.mean(-1, keepdims=True)
+    return x - mean, mean[..., 0]
+
+
+def _scale(deviation: Array) -> Array:
+    largest = np.abs(deviation).max(-1, keepdims=True)
+    return np.where(largest > 0, largest, 1.0)
+
+
+def _flat(deviation: Array, mean: Array) -> NDArray[np.bool_]:
+    """Constant, or varying by no more than rounding."""
+    return np.asarray(deviation <= _ROUNDING * np.abs(mean))
+
+
+def _ratio(products: Array, scatter_x: Array, scatter_y: Array, flat: NDArray[np.bool_]) -> Array:
+    scatter = np.sqrt(scatter_x * scatter_y)
+    undefined = flat | ~(scatter > 0)
+    r = products / np.where(undefined, 1.0, scatter)
+    return np.where(undefined | ~(np.abs(r) < _CERTAIN), np.nan, r)
+
+
+def pearson_between(x: Array, y: Array) -> Array:
+    """Pearson's r of every row of x with every row of y: (rows, n), (others, n) -> (rows, others)."""
+    if x.shape[-1] < FEWEST_POINTS:
+        return np.full((len(x), len(y)), np.nan)
+    sides = []
+    for values in (x, y):
+        d, mean = _centred(values)
+        scale = _scale(d)
+        d = d / scale
+        size = np.sqrt((d * d).sum(-1))
+        flat = _flat(size / math.sqrt(d.shape[-1]) * scale[..., 0], mean)
+        sides.append(d / np.where(flat, np.nan, size)[:, None])
+    r = sides[0] @ sides[1].T
+    return np.where(np.abs(r) < _CERTAIN, r, np.nan)
+
+
+# sliding windows -----------------------------------------------------------------------------------------------
+
+
+def sliding_pearson(x: Array, y: Array, points: int) -> Array:
+    """Pearson's r of every window of `points` consecutive columns: (rows, n) -> (rows, n - points + 1).
+
+    A window is the end of one block of `points` columns and the beginning of the next (van Herk's two passes), so
+    it is never had by subtracting long sums, which cancels under offset and drift. Moments of the parts follow
+    Welford's recursion and are merged by Chan, Golub & LeVeque's formula, sums of like signs only: a constant
+    window has scatter exactly 0. The work is O(n), whatever the window.
+    """
+    rows, n = x.shape
+    found = np.full((rows, max(n - points + 1, 0)), np.nan)
+    if points < FEWEST_POINTS or n < points:
+        return found
+    step = max(1, _BLOCK // n)
+    for first in range(0, rows, step):
+        part = slice(first, first + step)
+        found[part] = _two_pass_windows(x[part], y[part], points)
+    return found
+
+
+def _two_pass_windows(x: Array, y: Array, w: int) -> Array:
+    rows, n = x.shape
+    blocks = -(-n // w)
+    ending: list[tuple[Array, ...]] = []  # moments of the last w - j columns of each block, j = w-1 .. 0
+    (xb, centre_x), (yb, centre_y) = (_in_blocks(a, blocks, w) for a in (x, y))  # w x rows x blocks, rows x blocks
+    step_x, step_y = _next_block(centre_x) - centre_x, _next_block(centre_y) - centre_y
+    moments = _Moments(xb.shape[1:])
+    for j in reversed(range(w)):
+        moments.add(xb[j], yb[j])
+        ending.append(moments.copy())
+    ending.reverse()
+    found = np.empty((w, rows, blocks))
+    moments = _Moments(xb.shape[1:])
+    for j in range(w):
+        mean_x, mean_y, sxx, syy, sxy = ending[j]
+        if j:
+            moments.add(xb[j - 1], yb[j - 1])
+            dx = _next_block(moments.mean_x) - mean_x + step_x
+            dy = _next_block(moments.mean_y) - mean_y + step_y
+            share = (w - j) * j / w
+            sxx = sxx + _next_block(moments.sxx) + dx * dx * share
+            syy = syy + _next_block(moments.syy) + dy * dy * share
+            sxy = sxy + _next_block(moments.sxy) + dx * dy * share
+            mean_x, mean_y = mean_x + dx * (j / w), mean_y + dy * (j / w)
+        flat = _flat(np.sqrt(sxx / w), mean_x + centre_x) | _flat(np.sqrt(syy / w), mean_y + centre_y)
+        found[j] = _ratio(sxy, sxx, syy, flat)
+    return found.transpose(1, 2, 0).reshape(rows, blocks * w)[:, : n - w + 1]
+
+
+class _Moments:
+    """Means and scatters of a growing set of points, by Welford's recursion."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.count = 0
+        self.mean_x, self.mean_y, self.sxx, self.syy, self.sxy = (np.zeros(shape) for _ in range(5))
+
+    def add(self, x: Array, y: Array) -> None:
+        self.count += 1
+        dx, dy = x - self.mean_x, y - self.mean_y
+        self.mean_x += dx / self.count
+        self.mean_y += dy / self.count
+        rest = y - self.mean_y
+        self.sxx += dx * (x - self.mean_x)
+        self.syy += dy * rest
+        self.sxy += dx * rest
+
+    def copy(self) -> tuple[Array, ...]:
+        return tuple(a.copy() for a in (self.mean_x, self.mean_y, self.sxx, self.syy, self.sxy))
+
+
+def _in_blocks(a: Array, blocks: int, w: int) -> tuple[Array, Array]:
+    """Columns as w x rows x blocks around each block's mean, and these means: an offset then costs no digits."""
+    rows, n = a.shape
+    # a power of two is exact: tiny or huge units then neither underflow nor overflow when squared
+    largest = np.abs(a).max(-1, keepdims=True)
+    a = np.ldexp(a, -np.frexp(largest)[1])
+    padded = np.concatenate([a, np.repeat(a[:, -1:], blocks * w - n, axis=1)], axis=1).reshape(rows, blocks, w)
+    centre = padded.mean(-1)
+    return np.ascontiguousarray((padded - centre[..., None]).transpose(2, 0, 1)), centre
+
+
+def _next_block(a: Array) -> Array:
+    return np.concatenate([a[:, 1:], a[:, -1:]], axis=1)
+
+
+def windows(x: Array, y: Array, first: NDArray[np.intp], last: NDArray[np.intp], method: str = "pearson") -> Array:
+    """r of the windows x[:, first_i : last_i + 1] of every row: (rows, n) -> (rows, windows).
+
+    For windows that do not all hold equally many points, and for ranks, which have to be taken anew in each.
+    """
+    rows = x.shape[0]
+    found = np.full((rows, len(first)), np.nan)
+    counts = last - first + 1
+    for points in np.unique(counts[counts >= FEWEST_POINTS]):
+        chosen = np.flatnonzero(counts == points)
+        if method == "pearson" and len(chosen) > points and np.all(np.diff(first[chosen]) == 1):
+            span = slice(first[chosen[0]], last[chosen[-1]] + 1)
+            found[:, chosen] = sliding_pearson(x[:, span], y[:, span], int(points))
+            continue
+        views = [sliding_window_view(a, int(points), axis=1) for a in (x, y)]  # rows x starts x points
+        step = max(1, _BLOCK // (int(points) * rows))
+        for begin in range(0, len(chosen), step):
+            part = chosen[begin : begin + step]
+            found[:, part] = METHODS[method](views[0][:, first[part]], views[1][:, first[part]])
+    return found
+
+
+# what a shared trend leaves ------------------------------------------------------------------------------------
+
+
+def residuals(values: Array, regressors: Array) -> Array:
+    """What a linear regression on `regressors` (k x n, or rows x k x n) and a constant leaves of each row of values.
+
+    By an orthonormal basis (QR) of the centred and scaled regressors: no normal equations, which square the condition.
+    Regressors that are constant or depend on the others add nothing.
+    """
+    centred, _ = _centred(regressors)
+    centred = centred / _scale(centred)
+    basis, upper = np.linalg.qr(np.swapaxes(centred, -1, -2))  # ... x n x k
+    sizes = np.abs(np.diagonal(upper, axis1=-2, axis2=-1))
+    basis = basis * (sizes > 1e-10 * math.sqrt(values.shape[-1]))[..., None, :]
+    left, _ = _centred(values)
+    for _ in range(2):  # twice is enough: the second projection removes what rounding left of the first
+        left = left - (basis @ (np.swapaxes(basis, -1, -2) @ left[..., None]))[..., 0]
+        left, _ = _centred(left)
+    # exact linear dependence leaves rounding, which must not be correlated
+    noise = np.abs(values).max(-1, keepdims=True) * 64 * _ROUNDING
+    return np.where(np.abs(left).max(-1, keepdims=True) <= noise, 0.0, left)
+
+
+def detrended(values: Array, axis: Array) -> Array:
+    """Residuals of a straight line in the axis, per row."""
+    return residuals(values, axis[None, :])
+
+
+def partial(x: Array, y: Array, controls: Array, *, method: str = "pearson") -> Array:
+    """Correlation of x and y given controls (rows x k x n): r of what a linear regression on them leaves of each.
+
+    Equals (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2)(1 - r_yz^2)) for one control z. `spearman`: of ranks throughout.
+    Undefined with fewer than four points more than controls, and where a control determines x or y.
+    """
+    if x.shape[-1] < FEWEST_POINTS + controls.shape[-2]:
+        return np.full(x.shape[:-1], np.nan)
+    if method == "spearman":
+        x, y, controls = ranks(x), ranks(y), ranks(controls)
+    return pearson(residuals(x, controls), residuals(y, controls))
+
+
+def autocorrelations(x: Array) -> Array:
+    """Autocorrelation of each row at lags 0 .. n-1: sum(d_t d_(t+k)) / sum(d_t^2) (by FFT)."""
+    n = x.shape[-1]
+    d, _ = _centred(x)
+    d = d / _scale(d)
+    spectrum = np.fft.rfft(d, 2 * n, axis=-1)
+    products = np.fft.irfft(spectrum * spectrum.conj(), 2 * n, axis=-1)[..., :n]
+    total = products[..., :1]
+    return products / np.where(total > 0, total, np.nan)
+
+
+def effective_n(x: Array, y: Array) -> Array:
+    """How many independent points a pair of autocorrelated rows is worth: n / (1 + 2 sum_k rho_x(k) rho_y(k)).
+
+    (Bayley & Hammersley 1946 with Bartlett's product.) The sum ends at the first product that is not positive: beyond
+    it sample autocorrelations are noise, and summed over all lags they cancel to nothing.
+    """
+    n = x.shape[-1]
+    if n < FEWEST_POINTS:
+        return np.full(x.shape[:-1], np.nan)
+    products = (autocorrelations(x) * autocorrelations(y))[..., 1:]
+    counted = np.cumprod(products > 0, axis=-1)
+    total = (np.where(counted == 1, products, 0.0)).sum(-1)
+    constant = np.isnan(products).all(-1)
+    return np.where(constant, np.nan, n / (1 + 2 * total))
+
+
+# runs put together ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A correlation over independent units (runs, or blocks of runs that share a seed).
+
+    mean_r          plain mean of the units' r, over all runs where it is defined
+    fisher_mean_r   tanh of the mean z, z = artanh r averaged within a block: the centre of ci95
+    ci95            tanh(mean z +- t(.975, n - 1) s / sqrt(n)); None below two units
+    spread_of_z     sample standard deviation of z over units
+    same_sign       (runs that have the sign of the mean, runs where r is defined)
+    leave_one_out   smallest and largest mean_r when one unit is left out; None below three
+    """
+
+    n: int
+    mean_r: float | None
+    fisher_mean_r: float | None
+    ci95: tuple[float, float] | None
+    spread_of_z: float | None
+    same_sign: tuple[int, int]
+    leave_one_out: tuple[float, float] | None
+
+
+def in_blocks(values: Array, blocks: Sequence[object]) -> Array:
+    """Mean over the rows of each block, blocks in order of appearance; NaN rows do not count."""
+    names = list(dict.fromkeys(blocks))
+    if len(names) == len(blocks):
+        return values
+    rows = np.array([names.index(b) for b in blocks])
+    found = np.full((len(names), *values.shape[1:]), np.nan)
+    for i in range(len(names)):
+        part = values[rows == i]
+        count = np.isfinite(part).sum(0)
+        found[i] = np.where(count > 0, np.nansum(part, axis=0) / np.maximum(count, 1), np.nan)
+    return found
+
+
+def summary(r: Array, blocks: Sequence[object] | None = None) -> Summary:
+    """Mean correlation over runs with the interval that a t distribution over the runs' Fisher z gives."""
+    blocks = list(range(len(r))) if blocks is None else blocks
+    kept = np.isfinite(r)
+    r, blocks = r[kept], [b for b, keep in zip(blocks, kept, strict=True) if keep]
+    if not len(r):
+        return Summary(0, None, None, None, None, (0, 0), None)
+    mean_r = float(r.mean())
+    z = in_blocks(np.arctanh(r), blocks)
+    units = in_blocks(r, blocks)
+    n = len(z)
+    centre = float(z.mean())
+    interval = t_interval(z)
+    return Summary(
+        n=n,
+        mean_r=mean_r,
+        fisher_mean_r=math.tanh(centre),
+        ci95=None if interval is None else (math.tanh(interval[0]), math.tanh(interval[1])),
+        spread_of_z=float(z.std(ddof=1)) if n > 1 else None,
+        same_sign=(int((np.sign(r) == np.sign(mean_r)).sum()), len(r)),
+        leave_one_out=_leave_one_out(units) if n > 2 else None,
+    )
+
+
+def t_interval(values: Array) -> tuple[float, float] | None:
+    """95 % interval of a mean: mean +- t(.975, n - 1) s / sqrt(n); None below two values."""
+    n = len(values)
+    if n < 2:
+        return None
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(n - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(n)
+    centre = float(values.mean())
+    return centre - half, centre + half
+
+
+def _leave_one_out(values: Array) -> tuple[float, float]:
+    means = (values.sum() - values) / (len(values) - 1)
+    return float(means.min()), float(means.max())

@@ -1,0 +1,248 @@
+"""Correlation of two metrics within runs: the published statistic first, its controls beside it.
+
+Everything is computed within each run separately and then summarised over runs, because the independent unit is the
+run (seed), never the epoch: two series that both drift with training correlate for that reason alone, and a naive p
+from the epochs of one run rejects a true zero in 49 to 73 % of cases (SCIENCE 6). `across_runs` has the other
+estimand, one r over runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ncpl_cli.analysis import resampling, sentences, statistics
+from ncpl_cli.analysis.directions import direction
+from ncpl_cli.analysis.results import (
+    DEFAULT_CONTROL,
+    Control,
+    Excluded,
+    GroupCorrelation,
+    Lag,
+    Options,
+    Overall,
+    Resampling,
+    Windows,
+    number,
+)
+from ncpl_cli.analysis.study import Group
+from ncpl_cli.analysis.tracks import Correlation, Track, lagged, per_run, sliding, track
+from ncpl_cli.errors import InputError
+
+Array = NDArray[np.float64]
+
+
+def correlate_within_runs(
+    group: Group, x: str, y: str, options: Options, notes: Sequence[str] = ()
+) -> GroupCorrelation | None:
+    """One pair of metrics in one group; None where no run has a row with both."""
+    several = any(s.tasks > 1 for s in group.series)
+    across = options.across or ("tasks" if several else "epochs")
+    unit = "task" if across == "tasks" else "epoch"
+    asked = tuple(dict.fromkeys(options.controls))
+    if {x, y} & set(asked):
+        raise InputError(f"--control {next(c for c in asked if c in (x, y))} is one of the correlated metrics.")
+    candidates = asked or (() if DEFAULT_CONTROL in (x, y) else (DEFAULT_CONTROL,))
+    tracks = [track(s, x, y, across, candidates) for s in group.series]
+    excluded = [Excluded(s.run.id, s.run.seed, s.run.status) for s in group.left_out]
+    excluded += [
+        Excluded(t.series.run.id, t.series.run.seed, f"no {unit} where {x} and {y} are both defined")
+        for t in tracks
+        if not t.both.any()
+    ]
+    tracks = [t for t in tracks if t.both.any()]
+    if not tracks:
+        return None
+    blocks: list[object] = [t.series.run.seed if group.pooled > 1 else i for i, t in enumerate(tracks)]
+
+    # the published statistic
+    correlation = statistics.METHODS[options.method]
+    r = per_run(tracks, lambda x, y, held, axis: correlation(x, y))
+    ends, r_windows, counts = sliding(tracks, options.window, options.method)
+    shifts, r_lags = lagged(tracks, options.lags, options.method) if options.lags else ([], np.empty((len(tracks), 0)))
+
+    # windows and lags are one family of looks
+    family = _flips(np.concatenate([r_windows, r_lags], axis=1), blocks, options.family_flips, options.seed)
+    mean, std = _moments(r_windows)
+    n_windows = len(ends)
+    windows = Windows(
+        runs=tuple(t.series.run.id for t in tracks), end=ends, points=counts.max(0, initial=0),
+        fewest=np.where(counts > 0, counts, np.iinfo(np.intp).max).min(0, initial=np.iinfo(np.intp).max),
+        r=r_windows, mean=mean, std=std, p=family.p[:n_windows], p_family=family.p_family[:n_windows],
+        undefined=np.asarray(np.isnan(r_windows).sum(0), dtype=np.intp),
+    )  # fmt: skip
+    means = _moments(r_lags)[0]
+    lags = tuple(
+        Lag(lag, number(means[i]), number(family.p[n_windows + i]), number(family.p_family[n_windows + i]))
+        for i, lag in enumerate(shifts)
+    )
+
+    # what is left of it under each control
+    left: dict[str, Array] = {
+        "spearman": per_run(tracks, lambda x, y, held, axis: statistics.spearman(x, y)),
+        "first_difference": per_run(tracks, lambda x, y, held, axis: correlation(np.diff(x), np.diff(y))),
+        "detrended": per_run(
+            tracks,
+            lambda x, y, held, axis: correlation(statistics.detrended(x, axis), statistics.detrended(y, axis)),
+        ),
+    }
+    held = _usable_controls(tracks, asked, candidates, unit, group)
+    for label, with_axis, chosen in _control_sets(unit, held):
+        left[f"partial:{label}"] = per_run(tracks, _partial("pearson", with_axis), chosen)
+        left[f"partial_ranks:{label}"] = per_run(tracks, _partial("spearman", with_axis), chosen)
+    whole = _flips(np.stack([r, *left.values()], axis=1), blocks, options.flips, options.seed)
+    controls = {
+        name: Control(statistics.summary(values, blocks), number(p))
+        for (name, values), p in zip(left.items(), whole.p[1:], strict=True)
+    }
+
+    common, x_common, y_common = _common(tracks)
+    total = statistics.summary(r, blocks)
+    overall = Overall(
+        summary=total,
+        std=number(_moments(r[:, None])[1][0]),
+        per_run={t.series.run.id: number(v) for t, v in zip(tracks, r, strict=True)},
+        p_sign_flip=number(whole.p[0]),
+        p_family=number(np.nanmin(family.p_family)) if np.isfinite(family.p_family).any() else None,
+        r_of_means=number(correlation(x_common.mean(0), y_common.mean(0))) if len(common) else None,
+        controls={name: c for name, c in controls.items() if ":" not in name},
+        partial=_labelled(controls, "partial:"),
+        partial_ranks=_labelled(controls, "partial_ranks:"),
+        seed_swap=_seed_swap(x_common, y_common, options),
+        best_lag=_best_lag(lags),
+        points=max(int(t.both.sum()) for t in tracks),
+        effective_n=_median(per_run(tracks, lambda x, y, held, axis: statistics.effective_n(x, y))),
+        direction=sentences.with_doubt(
+            None if total.mean_r is None else direction(x, y, total.mean_r, options.directions), total
+        ),
+        excluded=tuple(excluded),
+    )
+    result = GroupCorrelation(
+        scenario=group.scenario, name=group.name, settings=group.settings, x=x, y=y, method=options.method,
+        across=across, unit=unit, window=options.window,
+        seeds={t.series.run.id: t.series.run.seed for t in tracks}, windows=windows, overall=overall, lags=lags,
+        resampling=Resampling(options.seed, whole.flips, whole.exact, n_windows + len(lags), family.flips,
+                              overall.seed_swap.permutations),
+        estimand=sentences.estimand(options.method, across), notes=(),
+    )  # fmt: skip
+    facts = sentences.Facts(
+        pooled=group.pooled,
+        blocks=len(set(blocks)),
+        points={t.series.run.id: int(t.both.sum()) for t in tracks},
+        missing=sum(int((~t.both[_from_first(t.both)]).sum()) for t in tracks),
+        longest_task=_longest_task(group),
+        head_start=_head_start(group) if "plasticity_loss" in (x, y) else None,
+        unfinished=tuple(t.series.run.id for t in tracks if t.series.run.status != "finished"),
+        dropped_tasks=sum(s.unfinished_task() for s in group.series) if across == "tasks" else 0,
+    )
+    return replace(result, notes=(*notes, *sentences.within_runs(result, facts)))
+
+
+def _flips(r: Array, blocks: Sequence[object], flips: int, seed: int) -> resampling.SignFlips:
+    return resampling.sign_flips(statistics.in_blocks(np.arctanh(r), blocks), flips=flips, seed=seed)
+
+
+def _moments(r: Array) -> tuple[Array, Array]:
+    """Mean and sample standard deviation over runs of each column, without those that are undefined."""
+    n = np.isfinite(r).sum(0)
+    mean = np.where(n > 0, np.nansum(r, axis=0) / np.maximum(n, 1), np.nan)
+    squares = np.nansum((r - mean) ** 2, axis=0)
+    return mean, np.where(n > 1, np.sqrt(squares / np.maximum(n - 1, 1)), np.nan)
+
+
+def _labelled(controls: Mapping[str, Control], prefix: str) -> dict[str, Control]:
+    return {name.removeprefix(prefix): c for name, c in controls.items() if name.startswith(prefix)}
+
+
+def _usable_controls(
+    tracks: Sequence[Track], asked: Sequence[str], names: Sequence[str], unit: str, group: Group
+) -> list[str]:
+    """Controls that vary within runs; one that was asked for and does not is the user's error."""
+    usable = []
+    for name in names:
+        values = [t.points([name])[3][0] for t in tracks]
+        varies = any(len(v) > statistics.FEWEST_POINTS and np.ptp(v) > 0 for v in values)
+        if varies:
+            usable.append(name)
+        elif name in asked:
+            if not any(len(v) for v in values):
+                raise InputError(
+                    f"--control {name} has no value in any {unit} of group {group.name or group.scenario!r}.",
+                    "ncpl export shows what is recorded",
+                )
+            raise InputError(
+                f"--control {name} is constant within runs, so it cannot explain what varies within them.",
+                "compare runs with each other instead: add --across runs",
+            )
+    return usable
+
+
+def _control_sets(unit: str, held: Sequence[str]) -> list[tuple[str, bool, tuple[str, ...]]]:
+    """(label, with the axis, controls): the training amount, each control, and all of them."""
+    sets: list[tuple[str, bool, tuple[str, ...]]] = [(unit, True, ())]
+    sets += [(name, False, (name,)) for name in held]
+    if held:
+        sets.append(("+".join((unit, *held)), True, tuple(held)))
+    return sets
+
+
+def _partial(method: str, with_axis: bool) -> Correlation:
+    def f(x: Array, y: Array, held: Array, axis: Array) -> Array:
+        if with_axis:
+            held = np.concatenate([held, np.broadcast_to(axis, (len(x), 1, len(axis)))], axis=1)
+        return statistics.partial(x, y, held, method=method)
+
+    return f
+
+
+def _common(tracks: Sequence[Track]) -> tuple[Array, Array, Array]:
+    """The axis, x and y (runs x n) on rows common to all runs."""
+    points = [t.points() for t in tracks]
+    axes = {axis.tobytes(): axis for axis, *_ in points}
+    if len(axes) == 1:  # as is usual
+        return points[0][0], np.array([p[1] for p in points]), np.array([p[2] for p in points])
+    common = points[0][0]
+    for axis in axes.values():
+        common = common[np.isin(common, axis)]
+    x, y = (np.array([p[part][np.isin(p[0], common)] for p in points]) for part in (1, 2))
+    return common, x, y
+
+
+def _seed_swap(x: Array, y: Array, options: Options) -> resampling.SeedSwap:
+    if options.method == "spearman" and x.shape[1]:
+        x, y = statistics.ranks(x), statistics.ranks(y)
+    return resampling.seed_swap(statistics.pearson_between(x, y), permutations=options.family_flips, seed=options.seed)
+
+
+def _best_lag(lags: Sequence[Lag]) -> int | None:
+    defined = [g for g in lags if g.mean_r is not None]
+    # of equal ones the smallest shift
+    return max(defined, key=lambda g: (abs(g.mean_r or 0.0), -abs(g.lag))).lag if defined else None
+
+
+def _from_first(both: NDArray[np.bool_]) -> slice:
+    places = np.flatnonzero(both)
+    return slice(int(places[0]), int(places[-1]) + 1)
+
+
+def _longest_task(group: Group) -> tuple[int, int] | None:
+    """Most epochs of one task and the median over tasks, where they differ."""
+    lengths = np.concatenate([np.unique(s.task, return_counts=True)[1] for s in group.series])
+    longest, usual = int(lengths.max(initial=0)), int(np.median(lengths)) if len(lengths) else 0
+    return (longest, usual) if longest > usual else None
+
+
+def _head_start(group: Group) -> float | None:
+    """Mean plasticity loss over the first ten tasks after the first one."""
+    found = [s.per_task("plasticity_loss")[1:11] for s in group.series]
+    values = np.concatenate(found) if found else np.array([])
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else None
+
+
+def _median(values: Array) -> float | None:
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if len(values) else None

@@ -1,0 +1,207 @@
+"""`ncpl correlate`: does collapse go with plasticity, within runs or across them?"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ncpl_cli.commands import _common
+from ncpl_cli.commands._common import Db, Json
+from ncpl_cli.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from ncpl_cli.analysis import GroupCorrelation, Study
+    from ncpl_cli.store import Store
+
+SHOWN_WINDOWS = 8
+"""Windows shown on a terminal, spread evenly; all of them where stdout is a pipe, and in --json."""
+
+MANY_PAIRS = 10
+"""From so many pairs on, windows' family-wise p-values rest on a tenth of the drawn flips (the output says so)."""
+
+
+def correlate(
+    x: Annotated[str, typer.Option("--x", help="metric[@split[/layer]]; several with commas.")] = "nc1",
+    y: Annotated[
+        str | None,
+        typer.Option("--y", help="Likewise; default plasticity_loss with several tasks, else probe_test_accuracy."),
+    ] = None,
+    window: Annotated[int, typer.Option(help="Length of the sliding window, in epochs or tasks.")] = 100,
+    scenario: Annotated[str | None, typer.Option(help="Only this scenario.")] = None,
+    runs: Annotated[str | None, typer.Option(help="Only these runs: ids or labels with commas.")] = None,
+    name: Annotated[list[str] | None, typer.Option(help="Only runs with this label; repeatable.")] = None,
+    method: Annotated[str, typer.Option(help="pearson or spearman.")] = "pearson",
+    across: Annotated[
+        str | None, typer.Option(help="epochs, tasks or runs; default tasks where a run has several, else epochs.")
+    ] = None,
+    control: Annotated[
+        list[str] | None, typer.Option(help="Hold this metric fixed; repeatable. Default train_accuracy.")
+    ] = None,
+    lags: Annotated[str | None, typer.Option(help="Also shift y by these many rows, e.g. -20:20.")] = None,
+    pairs: Annotated[str | None, typer.Option(help="all: every pair of recorded metrics.")] = None,
+    pool: Annotated[bool, typer.Option("--pool", help="Merge groups; runs of one seed then count as one.")] = False,
+    split: Annotated[str, typer.Option(help="Split of metrics that name none.")] = "train",
+    layer: Annotated[str, typer.Option(help="Layer of metrics that name none.")] = "last",
+    resampling_seed: Annotated[int, typer.Option(help="Seed of all resampling.")] = 0,
+    plot: Annotated[str | None, typer.Option(help="Draw the windows into this file: .svg, .png or .pdf.")] = None,
+    db: Db = None,
+    json_: Json = False,
+) -> None:
+    """Correlate two metrics: the published statistic, and beside it what a statistician would ask for.
+
+    Example: ncpl correlate --x nc1 --y test_accuracy --scenario warm-start --window 100
+    """
+    from ncpl_cli.analysis import Options, all_pairs
+    from ncpl_cli.analysis import correlate as correlation_of
+    from ncpl_cli.metrics.catalogue import METRICS
+    from ncpl_cli.store import open_store
+
+    if pairs not in (None, "all"):
+        raise unknown("choice of --pairs", pairs, ("all",))
+    if pairs and (y is not None or x != "nc1"):
+        raise InputError("--pairs all takes every pair: leave out --x and --y.")
+    xs = [_address(part, split, layer) for part in x.split(",")]
+    ys = [_address(part, split, layer) for part in y.split(",")] if y else []
+    controls = tuple(_address(part, split, layer) for one in control or [] for part in one.split(","))
+    options = Options(
+        window=window, method=method, across=across, controls=controls, lags=_lags(lags), pool=pool,
+        seed=resampling_seed, directions={m.id: m.direction for m in METRICS.values()},
+    )  # fmt: skip
+    with open_store(_common.store_url(db), create=False) as store:
+        study = _study(store, [*xs, *ys, *controls], runs, scenario, name or (), everything=bool(pairs))
+    chosen = all_pairs(study) if pairs else [(a, b) for a in xs for b in ys if a != b]
+    if pairs and not chosen:
+        raise InputError("no two metrics that vary are recorded.", "ncpl export shows what is recorded")
+    if len(chosen) >= MANY_PAIRS:
+        from dataclasses import replace
+
+        options = replace(options, family_flips=options.family_flips // 10)
+    results = correlation_of(study, chosen, options, xs=xs)
+    if plot:
+        from ncpl_cli.report.correlation_figure import save_windows
+
+        save_windows(results, plot)
+        _common.note(f"drawn into {plot}.")
+    if json_:
+        _common.print_json({"groups": [result.to_json() for result in results]})
+        return
+    for result in results:
+        show(result)
+
+
+def _study(
+    store: Store, addresses: list[str], runs: str | None, scenario: str | None, names: list[str] | tuple[()],
+    *, everything: bool,
+) -> Study:  # fmt: skip
+    from ncpl_cli.analysis import load
+    from ncpl_cli.analysis.correlation import DEFAULT_ADDRESSES
+    from ncpl_cli.analysis.results import DEFAULT_CONTROL
+    from ncpl_cli.analysis.study import recorded
+
+    ids = [part.strip() for part in runs.split(",")] if runs else None
+    wanted = [*addresses, *DEFAULT_ADDRESSES, DEFAULT_CONTROL]
+    if everything:
+        wanted = [*recorded(store, [row.id for row in store.runs(ids, scenario=scenario)])]
+    study = load(store, wanted, ids=ids, scenario=scenario, names=names)
+    known = set(study.addresses())
+    for address in addresses:
+        if study.series and address not in known and not everything and address not in DEFAULT_ADDRESSES:
+            raise unknown("metric of these runs", address, recorded(store, [s.run.id for s in study.series]))
+    return study
+
+
+def _address(text: str, split: str, layer: str) -> str:
+    """An address with the defaults of --split and --layer, where its metric has splits and layers."""
+    from ncpl_cli.metrics.catalogue import METRICS
+    from ncpl_cli.records import Address
+
+    metric = METRICS.get(Address.parse(text).metric)
+    if metric is not None and metric.family in ("collapse", "units"):
+        return str(Address.parse(text, split, layer))
+    return str(Address.parse(text))
+
+
+def _lags(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*([+-]?\d+)\s*:\s*([+-]?\d+)\s*", text)
+    if not found:
+        raise InputError(f"--lags {text!r} is not a range.", "write it as --lags -20:20")
+    return int(found[1]), int(found[2])
+
+
+def show(result: GroupCorrelation) -> None:
+    """A group for a person: what was estimated, the numbers, the words."""
+    overall, s = result.overall, result.overall.summary
+    settings = ", ".join(f"{k}={v}" for k, v in result.settings.items())
+    about = [result.scenario, *([f"name {result.name}"] if result.name else []), *([settings] if settings else [])]
+    seeds = ", ".join(str(seed) for seed in sorted(set(result.seeds.values())))
+    print(f"{result.x} and {result.y}: {'; '.join(about)}")
+    print(f"{result.estimand}; {result.n_runs} run{'s' if result.n_runs != 1 else ''} (seed {seeds}); "
+          f"window {result.window} {result.unit}s; {overall.points} points")  # fmt: skip
+    over_runs = result.across == "runs"
+    interval = "Fisher z over runs, 95 %" if over_runs else f"per-run Fisher z, t, df {max(s.n - 1, 0)}, 95 %"
+    p = result.more.get("p_permutation") if over_runs else overall.p_sign_flip
+    rows: list[tuple[str, object, object, object]] = [
+        (
+            "mean r" if not over_runs else "mean r over tasks",
+            s.mean_r,
+            None,
+            f"same sign {s.same_sign[0]}/{s.same_sign[1]}",
+        ),
+        ("r with its interval", s.fisher_mean_r, _range(s.ci95), interval),
+        ("p", p, None, "permutation within seeds" if over_runs else "two-sided sign flip of runs"),
+        ("family-wise p", overall.p_family, None, "all tasks" if over_runs else "all windows and lags, max |t|"),
+        ("p over pairs", overall.p_by, None, "Benjamini-Yekutieli"),
+        ("r of the averaged series", None if over_runs else overall.r_of_means, None, "averaging raises r by itself"),
+        ("leaving one out", None, _range(s.leave_one_out), "smallest and largest mean r"),
+    ]
+    names = {
+        "spearman": "Spearman",
+        "first_difference": "first differences",
+        "detrended": f"without a line in {result.unit}",
+    }
+    for key, control in overall.controls.items():
+        rows.append((names[key], control.summary.mean_r, _range(control.summary.ci95), _p(control.p)))
+    for key, control in overall.partial.items():
+        rows.append(
+            (f"given {key.replace('+', ' and ')}", control.summary.mean_r, _range(control.summary.ci95), _p(control.p))
+        )
+    rows += [
+        ("x with y of another run", overall.seed_swap.swapped_r, None, _p(overall.seed_swap.p)),
+        ("independent points in a run", overall.effective_n, None, f"of {overall.points}"),
+        ("best lag", overall.best_lag, None, "positive: x leads y"),
+    ]
+    kept = [row for row in rows if row[1] is not None or row[2] is not None or row[0] == "p"]
+    _common.print_table(("statistic", "value", "interval", "what"), kept)
+    _show_windows(result)
+    print(f"In words: {overall.direction} (associated, not caused).")
+    for line in result.notes:
+        print(f"- {line}")
+    print()
+
+
+def _show_windows(result: GroupCorrelation) -> None:
+    import sys
+
+    windows = result.windows.to_json()
+    if not windows:
+        return
+    if sys.stdout.isatty() and len(windows) > SHOWN_WINDOWS:
+        last = len(windows) - 1
+        windows = [windows[round(i * last / (SHOWN_WINDOWS - 1))] for i in range(SHOWN_WINDOWS)]
+    columns = ("end", "points", "mean", "std", "p", "p_family", "undefined")
+    what = "r over runs, by task" if result.across == "runs" else "Sliding windows: mean and sd of r over runs"
+    _common.print_table(columns, [[w[c] for c in columns] for w in windows], title=what)
+
+
+def _range(values: tuple[float, float] | None) -> str | None:
+    if values is None:
+        return None
+    return f"{_common.cell_text(float(values[0]))} to {_common.cell_text(float(values[1]))}"
+
+
+def _p(p: float | None) -> str:
+    return "" if p is None else f"p = {_common.cell_text(p)}"

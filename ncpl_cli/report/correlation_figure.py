@@ -1,0 +1,84 @@
+"""Sliding-window correlations as a figure: first the frame, then the drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ncpl_cli.errors import InputError, StoreError, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ncpl_cli.analysis import GroupCorrelation
+
+FORMATS = (".svg", ".png", ".pdf")
+
+
+def window_frames(results: Sequence[GroupCorrelation]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Two frames with a row a window: over runs (group, end, mean, low, high = mean -+ sd), and (group, run, end, r)."""
+    import pandas as pd
+
+    over, single = [], []
+    for i, result in enumerate(results):
+        settings = ", ".join(f"{k}={v}" for k, v in result.settings.items())
+        title = "; ".join(part for part in (result.scenario, result.name or "", settings) if part)
+        group = f"{title}\n{result.x} and {result.y}, {result.n_runs} runs"
+        group += f" ({i + 1})" if any(row["group"].iloc[0] == group for row in over) else ""
+        w = result.windows
+        spread = np.where(np.isfinite(w.std), w.std, 0.0)
+        over.append(
+            pd.DataFrame(
+                {"group": group, "end": w.end, "mean": w.mean, "low": w.mean - spread, "high": w.mean + spread}
+            )
+        )
+        single += [
+            pd.DataFrame({"group": group, "run": run, "end": w.end, "r": r})
+            for run, r in zip(w.runs, w.r, strict=False)
+        ]
+    empty = pd.DataFrame({"group": [], "run": [], "end": [], "r": []})
+    return pd.concat(over, ignore_index=True), pd.concat(single, ignore_index=True) if single else empty
+
+
+def draw_windows(results: Sequence[GroupCorrelation]) -> Any:
+    """The plotnine figure: r of each run in grey, mean and one standard deviation over runs in colour."""
+    import plotnine as p9
+
+    over, single = window_frames(results)
+    first = results[0]
+    unit = first.unit
+    label = f"{unit} (end of a window of {first.window})" if first.across != "runs" else "task"
+    figure = p9.ggplot(over, p9.aes("end")) + p9.geom_hline(yintercept=0, linetype="dashed", colour="#888888")
+    if len(single):
+        figure += p9.geom_line(
+            p9.aes("end", "r", group="run"), data=single.dropna(), colour="#999999", alpha=0.6, size=0.4
+        )
+    shown = over.dropna()
+    figure += p9.geom_ribbon(p9.aes(ymin="low", ymax="high"), data=shown, fill="#2166ac", alpha=0.2)
+    figure += p9.geom_line(p9.aes(y="mean"), data=shown, colour="#2166ac", size=1.0)
+    return (
+        figure
+        + p9.facet_wrap("group")
+        + p9.coord_cartesian(ylim=(-1, 1))
+        + p9.labs(x=label, y=f"{first.method.capitalize()} r: mean and sd over runs")
+        + p9.theme_minimal()
+        + p9.theme(figure_size=(4.5 * min(len(results), 2) + 1.5, 3.2 * ((len(results) + 1) // 2) + 0.8))
+    )
+
+
+def save_windows(results: Sequence[GroupCorrelation], path: str) -> None:
+    """Draw into a file; its ending names the format. Raises InputError when there is no window to draw."""
+    target = Path(path)
+    if target.suffix.lower() not in FORMATS:
+        raise unknown("figure format", target.suffix or path, FORMATS)
+    drawable = [r for r in results if len(r.windows.end)]
+    if not drawable:
+        raise InputError("there is no full window to draw.", "choose a smaller --window")
+    figure = draw_windows(drawable)
+    try:
+        figure.save(target, verbose=False, limitsize=False)
+    except OSError as error:
+        raise StoreError(f"{target} cannot be written ({error.strerror}).", "name another file with --plot") from error
