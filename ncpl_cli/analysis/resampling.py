@@ -73,7 +73,7 @@ def sign_flips(z: Array, *, flips: int = FLIPS, seed: int = 0) -> SignFlips:
     top = observed if equal else _t(observed, n)
     larger = np.zeros(len(tested), dtype=np.int64)
     largest = np.zeros(len(signs))
-    width = min(len(tested), max(16, _PRODUCT // (255 * runs)))
+    width = min(len(tested), max(16, _PRODUCT // (64 * runs)))
     step = max(1, _PRODUCT // (width * runs))
     if len(tested) > width:
         step = min(step, 255)  # then hits are counted in bytes, which adds eight times as many at once
@@ -105,7 +105,7 @@ def _t(q: Array, n: Array) -> Array:
 
 @lru_cache(maxsize=8)
 def _signs(runs: int, flips: int | None, seed: int) -> Array:
-    """Rows of +1 and -1: all that differ (the first run's sign is held, since a mirror image has the same |sum|)."""
+    """Rows of +1 and -1: all that differ (the last run's sign is held, since a mirror image has the same |sum|)."""
     if flips is None:
         bits = np.arange(1 << (runs - 1))[:, None] >> np.arange(runs)[None, :] & 1
     else:

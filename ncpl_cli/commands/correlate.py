@@ -158,17 +158,12 @@ def show(result: GroupCorrelation) -> None:
         ("r of the averaged series", None if over_runs else overall.r_of_means, None, "averaging raises r by itself"),
         ("leaving one out", None, _range(s.leave_one_out), "smallest and largest mean r"),
     ]
-    names = {
-        "spearman": "Spearman",
-        "first_difference": "first differences",
-        "detrended": f"without a line in {result.unit}",
-    }
-    for key, control in overall.controls.items():
-        rows.append((names[key], control.summary.mean_r, _range(control.summary.ci95), _p(control.p)))
-    for key, control in overall.partial.items():
-        rows.append(
-            (f"given {key.replace('+', ' and ')}", control.summary.mean_r, _range(control.summary.ci95), _p(control.p))
-        )
+    line = f"without a line in {result.unit}"
+    names = {"spearman": "Spearman", "first_difference": "first differences", "detrended": line}
+    controls = {names[key]: control for key, control in overall.controls.items()}
+    controls |= {f"given {key.replace('+', ' and ')}": control for key, control in overall.partial.items()}
+    for label, control in controls.items():
+        rows.append((label, control.summary.mean_r, _range(control.summary.ci95), _p(control.p)))
     rows += [
         ("x with y of another run", overall.seed_swap.swapped_r, None, _p(overall.seed_swap.p)),
         ("independent points in a run", overall.effective_n, None, f"of {overall.points}"),

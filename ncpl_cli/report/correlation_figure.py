@@ -19,10 +19,11 @@ FORMATS = (".svg", ".png", ".pdf")
 
 
 def window_frames(results: Sequence[GroupCorrelation]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Two frames with a row a window: over runs (group, end, mean, low, high = mean -+ sd), and (group, run, end, r)."""
+    """Two frames with a row a window: over runs (group, end, mean, low, high = mean -+ sd); (group, run, end, r)."""
     import pandas as pd
 
-    over, single = [], []
+    over: list[pd.DataFrame] = []
+    single: list[pd.DataFrame] = []
     for i, result in enumerate(results):
         settings = ", ".join(f"{k}={v}" for k, v in result.settings.items())
         title = "; ".join(part for part in (result.scenario, result.name or "", settings) if part)
@@ -30,22 +31,19 @@ def window_frames(results: Sequence[GroupCorrelation]) -> tuple[pd.DataFrame, pd
         group += f" ({i + 1})" if any(row["group"].iloc[0] == group for row in over) else ""
         w = result.windows
         spread = np.where(np.isfinite(w.std), w.std, 0.0)
-        over.append(
-            pd.DataFrame(
-                {"group": group, "end": w.end, "mean": w.mean, "low": w.mean - spread, "high": w.mean + spread}
-            )
-        )
-        single += [
-            pd.DataFrame({"group": group, "run": run, "end": w.end, "r": r})
-            for run, r in zip(w.runs, w.r, strict=False)
-        ]
+        columns = {"end": w.end, "mean": w.mean, "low": w.mean - spread, "high": w.mean + spread}
+        over.append(pd.DataFrame({"group": group, **columns}))
+        for run, r in zip(w.runs, w.r, strict=True):
+            single.append(pd.DataFrame({"group": group, "run": run, "end": w.end, "r": r}))
     empty = pd.DataFrame({"group": [], "run": [], "end": [], "r": []})
     return pd.concat(over, ignore_index=True), pd.concat(single, ignore_index=True) if single else empty
 
 
 def draw_windows(results: Sequence[GroupCorrelation]) -> Any:
     """The plotnine figure: r of each run in grey, mean and one standard deviation over runs in colour."""
-    import plotnine as p9
+    import plotnine
+
+    p9: Any = plotnine  # only partly typed
 
     over, single = window_frames(results)
     first = results[0]
