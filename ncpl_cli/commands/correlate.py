@@ -23,7 +23,7 @@ MANY_PAIRS = 10
 
 
 def correlate(
-    x: Annotated[str, typer.Option("--x", help="metric, metric@split or metric@split/layer; several with commas.")] = "nc1",
+    x: Annotated[str, typer.Option("--x", help="metric, metric@split, metric@split/layer; with commas.")] = "nc1",
     y: Annotated[
         str | None,
         typer.Option("--y", help="Likewise; default plasticity_loss with several tasks, else probe_test_accuracy."),
