@@ -282,6 +282,32 @@ class Store:
                     connection, undefined, {**key, **self._place(address), "reason": self._terms["reason", why]}
                 )
 
+    def annotate(
+        self, run: str, values: Mapping[int, Mapping[str, float]], undefined_: Mapping[int, Mapping[str, str]]
+    ) -> None:
+        """Put down what is known of a run's epochs from elsewhere (its probes), by epoch and metric, at train/last.
+
+        What stood there before is replaced; epochs that are not stored are left out.
+        """
+        with self._write() as connection:
+            pk = int(_one(connection, runs.c.id == run, run)["pk"])
+            stored = set(connection.execute(sa.select(epochs.c.epoch).where(epochs.c.run == pk)).scalars())
+            addresses = {Address(name) for of in (*values.values(), *undefined_.values()) for name in of}
+            self._learn(connection, addresses, {why for of in undefined_.values() for why in of.values()})
+            for epoch in sorted(stored & (values.keys() | undefined_.keys())):
+                key = {"run": pk, "epoch": epoch}
+                given, lacking = values.get(epoch, {}), undefined_.get(epoch, {})
+                for name in (*given, *lacking):
+                    place = self._place(Address(name))
+                    for table in (measurements, undefined):
+                        here = [table.c[column] == value for column, value in {**key, **place}.items()]
+                        connection.execute(table.delete().where(*here))
+                    if name in given:
+                        connection.execute(measurements.insert().values(**key, **place, value=float(given[name])))
+                    else:
+                        why = self._terms["reason", lacking[name]]
+                        connection.execute(undefined.insert().values(**key, **place, reason=why))
+
     def remember(self, run: str, attempt: int, recorded: Mapping[str, object]) -> None:
         """Put down what a run's epochs have been measured for."""
         with self._write() as connection:
@@ -353,8 +379,9 @@ class Store:
         scenario: str | None = None,
         name: str | None = None,
         status: str | None = None,
+        parent: str | None = None,
     ) -> list[RunRow]:
-        """All runs that fit, in the order they were made."""
+        """All runs that fit, in the order they were made; `parent`: probes of that run."""
         query = _runs_query().order_by(runs.c.pk)
         if ids is not None:
             query = query.where(runs.c.id.in_([self.run(key).id for key in ids]))
@@ -362,6 +389,8 @@ class Store:
             query = query.where(runs.c.scenario == scenario)
         if status is not None:
             query = query.where(runs.c.status == status)
+        if parent is not None:
+            query = query.where(runs.c.parent == parent)
         if name is not None:
             query = query.where(runs.c.pk.in_(sa.select(labels.c.run).where(labels.c.name == name)))
         with self._read() as connection:
