@@ -1,4 +1,4 @@
-"""The formulas of correlation: against scipy, statsmodels and pingouin to 1e-10, against closed forms, and undefined."""
+"""Formulas of correlation: against scipy, statsmodels and pingouin to 1e-10, closed forms, and what is undefined."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_residuals_are_statsmodels_ols() -> None:
 
     y, z = draw(2, 80), draw(3, 80, seed=1) * np.array([[1e-6], [1.0], [1e6]]) + 1e3
     for i in range(2):
-        expected = sm.OLS(y[i], sm.add_constant(((z.T - z.mean(1)) / z.std(1)))).fit().resid
+        expected = sm.OLS(y[i], sm.add_constant((z.T - z.mean(1)) / z.std(1))).fit().resid
         assert statistics.residuals(y, z)[i] == near(expected)
 
 

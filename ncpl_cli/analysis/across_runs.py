@@ -200,6 +200,9 @@ def _overall(
     partial = {name: _control(_one(table.x, mean_y, "pearson", v), n) for name, v in sets.items()}
     ranked = {name: _control(_one(table.x, mean_y, "spearman", v), n) for name, v in sets.items()}
     undefined = _control(None, n)
+    for name in (AMOUNT, *table.controls):  # what does not vary cannot be held fixed: undefined, not left out
+        partial.setdefault(name, undefined)
+        ranked.setdefault(name, undefined)
     return Overall(
         summary=summary,
         std=number(defined.std(ddof=1)) if len(defined) > 1 else None,

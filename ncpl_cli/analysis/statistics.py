@@ -69,6 +69,12 @@ METHODS: dict[str, Callable[[Array, Array], Array]] = {"pearson": pearson, "spea
 """The correlations that may be asked for. The registry."""
 
 
+def constant(x: Array) -> bool:
+    """Whether a series is constant, or varies by no more than rounding."""
+    d, mean = _centred(x)
+    return bool(_flat(np.abs(d).max(-1), mean))
+
+
 def _centred(x: Array) -> tuple[Array, Array]:
     mean = x.mean(-1, keepdims=True)
     return x - mean, mean[..., 0]
