@@ -185,13 +185,16 @@ def _plain_of(arm: Group, everything: Sequence[Group], plain: str | None) -> Gro
         known = [g for g in here if g.name is not None and g.name.lower() in PLAIN_NAMES]
         return known[0] if len(known) == 1 else None
     rest = _untreated(arm)
-    same = [g for g in here if not _treated(g) and _untreated(g) == rest and not g.series[0].run.imported]
-    return same[0] if len(same) == 1 else None
+    same = [g for g in here if _untreated(g) == rest and not g.series[0].run.imported]
+    bare = [g for g in same if not any(_setting(g, name) for name in TREATMENTS)]
+    # a study in which every arm has weight decay is compared under it
+    alike = [g for g in same if not _setting(g, "interventions")
+             and _setting(g, "weight_decay") == _setting(arm, "weight_decay")]  # fmt: skip
+    return bare[0] if len(bare) == 1 else alike[0] if len(alike) == 1 else None
 
 
-def _treated(group: Group) -> bool:
-    settings = group.series[0].run.settings
-    return any(settings.get(name) for name in TREATMENTS)
+def _setting(group: Group, name: str) -> object:
+    return group.series[0].run.settings.get(name)
 
 
 def _untreated(group: Group) -> dict[str, str]:
