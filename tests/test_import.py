@@ -117,6 +117,7 @@ MALFORMED = {
     "run,seed,nc1\na,0,0.5\n": r"line 1: the columns epoch are missing",
     "run,seed,epoch,nc1,nc1\na,0,1,1,1\n": r"line 1, column 'nc1': this column is there twice",
     "run,seed,epoch,nc1,nc1@train\na,0,1,1,1\n": r"column 'nc1@train': this is the same metric as column 'nc1'",
+    "run,seed,epoch,split,nc1@test\na,0,1,test,1\n": r"column 'nc1@test': a column may name its split",
     "run,seed,epoch,@test\na,0,1,1\n": r"column '@test': this is no metric",
     ",run,seed,epoch\n0,a,0,1\n": r"line 1: column 1 has no name",
     "run;seed;epoch;nc1\na;0;1;1\n": r"not separated by commas",

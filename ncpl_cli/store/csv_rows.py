@@ -80,6 +80,12 @@ class Source:
             raise InputError(f"--skip {absent[0]}: {self.path} has no such column.", f"its columns: {', '.join(names)}")
         self.ignored = [n for n in names if n in EXPORTED or n in self.skip]
         self.metrics = [(i, n, Address.parse(n)) for n, i in place.items() if n not in (*HEAD, *self.ignored)]
+        addressed = [n for _, n, _ in self.metrics if "@" in n]
+        if addressed and ("split" in place or "layer" in place):
+            raise self.error(
+                1, "a column may name its split and layer (metric@split/layer) only where no columns split and layer "
+                "say the same of each row.", column=addressed[0],
+            )  # fmt: skip
         twice: dict[Address, str] = {}
         for _, one, address in self.metrics:
             if not all(address):

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+FACTS = ("task", "task_epoch", "samples_seen", "seconds")
+
+Facts = tuple[int, int | None, int | None, float | None]
+
 BATCH = 4096
 _PLAIN_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -119,7 +123,7 @@ class _Epoch:
     """What a batch says of one epoch of one run, over the rows of all its splits and layers."""
 
     line: int
-    facts: tuple[int, int | None, int | None, float | None]
+    facts: Facts
     values: dict[Address, float | None] = field(default_factory=dict)
     places: set[tuple[str, str]] = field(default_factory=set)
 
@@ -289,17 +293,25 @@ class _Import:
             self._texts = {number: text for (_, text), number in self.store._terms.items()}
         return found
 
-    def _there(self, known: _Known, of_run: Mapping[int, _Epoch]) -> dict[int, tuple[Any, dict[Address, float]]]:
+    def _wide(self) -> list[Address]:
+        """The file's metrics that have a column of their own."""
+        return list(dict.fromkeys(a for columns in self._addresses.values() for a in columns if _is_wide(a)))
+
+    def _there(self, known: _Known, of_run: Mapping[int, _Epoch]) -> dict[int, tuple[Facts, dict[Address, float]]]:
         """What the store holds of these epochs; nothing is looked up for epochs beyond the run's last one."""
         wanted = [number for number in of_run if number <= known.last]
         if not wanted:
             return {}
         low, high = min(wanted), max(wanted)
         here = (epochs.c.run == known.pk) & epochs.c.epoch.between(low, high)
-        found: dict[int, tuple[Any, dict[Address, float]]] = {}
-        for row in self.connection.execute(sa.select(epochs).where(here)).mappings():
-            values = {Address(m): float(row[m]) for m in WIDE if row[m] is not None}
-            found[int(row["epoch"])] = (row, values)
+        found: dict[int, tuple[Facts, dict[Address, float]]] = {}
+        wide = self._wide()
+        chosen = [epochs.c[name] for name in ("epoch", *FACTS, *(a.metric for a in wide))]
+        for number, task, task_epoch, samples, seconds, *numbers in self.connection.execute(
+            sa.select(*chosen).where(here)
+        ):
+            values = {a: value for a, value in zip(wide, numbers, strict=True) if value is not None}
+            found[number] = ((task, task_epoch, samples, seconds), values)
         if any(not _is_wide(a) for columns in self._addresses.values() for a in columns):
             query = sa.select(
                 measurements.c.epoch, measurements.c.metric, measurements.c.split, measurements.c.layer,
@@ -318,26 +330,25 @@ class _Import:
         place = int(known.stored.searchsorted(number))
         return place < len(known.stored) and int(known.stored[place]) == number
 
-    def _compare(self, label: str, number: int, epoch: _Epoch, stored: tuple[Any, dict[Address, float]]) -> None:
-        row, values = stored
-        given = dict(zip(("task", "task_epoch", "samples_seen", "seconds"), epoch.facts, strict=True))
-        for column, value in given.items():
-            if value is not None and row[column] != value:
-                raise self._conflict(epoch.line, column, label, number, row[column], value)
+    def _compare(self, label: str, number: int, epoch: _Epoch, stored: tuple[Facts, dict[Address, float]]) -> None:
+        facts, values = stored
+        for column, value, there in zip(FACTS, epoch.facts, facts, strict=True):
+            if value is not None and there != value:
+                raise self._conflict(epoch.line, column, label, number, there, value)
         for address, value in epoch.values.items():
             if values.get(address) != value:
                 raise self._conflict(epoch.line, str(address), label, number, values.get(address), value)
 
     def _merge(
-        self, known: _Known, label: str, number: int, epoch: _Epoch, stored: tuple[Any, dict[Address, float]]
+        self, known: _Known, label: str, number: int, epoch: _Epoch, stored: tuple[Facts, dict[Address, float]]
     ) -> None:
         """A further split or layer of an epoch that an earlier batch of this import has stored."""
-        row, values = stored
+        facts, values = stored
         if epoch.places & {(a.split, a.layer) for a in values} or not any(
             value is not None for value in epoch.values.values()
         ):
             raise self._twice(epoch.line, label, number)
-        if row["task"] != epoch.facts[0]:
+        if facts[0] != epoch.facts[0]:
             raise self.source.error(epoch.line, f"run {label!r}, epoch {number}: task differs from an earlier line.")
         wide = {a.metric: v for a, v in epoch.values.items() if v is not None and _is_wide(a)}
         if wide:
@@ -348,6 +359,7 @@ class _Import:
     def _insert(self, new: Sequence[tuple[_Known, int, _Epoch]]) -> None:
         if not new:
             return
+        wide = self._wide()
         rows = []
         for known, number, epoch in new:
             task, task_epoch, samples, seconds = epoch.facts
@@ -364,24 +376,28 @@ class _Import:
             known.added += 1
             known.seconds += seconds or 0.0
             values = epoch.values
-            row: dict[str, Any] = {m: values.get(a) for m, a in _WIDE_ADDRESSES}
-            row.update(
-                run=known.pk, epoch=number, task=task, samples_seen=samples or 0, seconds=seconds or 0.0,
-                measure_seconds=0.0, task_epoch=number - known.before_task if task_epoch is None else task_epoch,
-            )  # fmt: skip
-            rows.append(row)
-        self.connection.execute(epochs.insert(), rows)
+            rows.append((
+                known.pk, number, task, number - known.before_task if task_epoch is None else task_epoch,
+                samples or 0, seconds or 0.0, 0.0, *[values.get(a) for a in wide],
+            ))  # fmt: skip
+        columns = ("run", "epoch", "task", "task_epoch", "samples_seen", "seconds", "measure_seconds")
+        _insert_many(self.connection, epochs, (*columns, *(a.metric for a in wide)), rows)
         self._insert_long(new)
 
     def _insert_long(self, new: Sequence[tuple[_Known, int, _Epoch]]) -> None:
+        place = {
+            a: tuple(self.store._place(a).values())
+            for columns in self._addresses.values()
+            for a in columns
+            if not _is_wide(a)
+        }
         rows = [
-            {"run": known.pk, "epoch": number, **self.store._place(a), "value": value}
+            (known.pk, number, *place[a], value)
             for known, number, epoch in new
             for a, value in epoch.values.items()
-            if value is not None and not _is_wide(a)
+            if value is not None and a in place
         ]
-        if rows:
-            self.connection.execute(measurements.insert(), rows)
+        _insert_many(self.connection, measurements, ("run", "epoch", "metric", "split", "layer", "value"), rows)
 
     def _order_tasks(self, known: _Known) -> None:
         """Check the tasks of a run whose rows did not come in order, and find its task_epochs where none are given:
@@ -424,8 +440,20 @@ class _Import:
         )  # fmt: skip
 
 
-_WIDE_ADDRESSES = [(m, Address(m)) for m in WIDE]
 _WIDE_SET = frozenset(WIDE)
+
+
+def _insert_many(
+    connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Insert rows; where the driver takes them as they are, without a dictionary for each, in half the time."""
+    if not rows:
+        return
+    if connection.dialect.paramstyle == "qmark":
+        holes = ", ".join("?" * len(columns))
+        connection.exec_driver_sql(f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({holes})", list(rows))
+    else:
+        connection.execute(table.insert(), [dict(zip(columns, row, strict=True)) for row in rows])
 
 
 def _is_wide(address: Address) -> bool:
