@@ -227,13 +227,15 @@ def load(
 ) -> Study:
     """The study in a store: chosen runs, chosen addresses. Probes (runs with a parent) are read on their parent's rows.
 
-    The online accuracy is always read along: plasticity losses that were not recorded follow from it.
+    The online accuracy is read along where plasticity losses are wanted: those not recorded follow from it.
     """
     rows = store.runs(ids, scenario=scenario)
     if names:
         rows = [row for row in rows if set(row.names) & set(names)]
     rows = [row for row in rows if row.parent is None]
-    wanted = list(dict.fromkeys([*addresses, "online_accuracy"]))
+    wanted = list(dict.fromkeys(addresses))
+    if {"plasticity_loss", "plasticity_loss_b24"} & set(wanted):
+        wanted = list(dict.fromkeys([*wanted, "online_accuracy"]))
     columns = store.series([Address.parse(a) for a in wanted], [row.id for row in rows])
     series = []
     for row in rows:

@@ -70,7 +70,9 @@ def correlate(
         seed=resampling_seed, directions={m.id: m.direction for m in METRICS.values()},
     )  # fmt: skip
     with open_store(_common.store_url(db), create=False) as store:
-        study = _study(store, [*xs, *ys, *controls], runs, scenario, name or (), everything=bool(pairs))
+        study = _study(
+            store, [*xs, *ys, *controls], runs, scenario, name or (), everything=bool(pairs), choose_y=not ys
+        )
     chosen = all_pairs(study) if pairs else [(a, b) for a in xs for b in ys if a != b]
     if pairs and not chosen:
         raise InputError("no two metrics that vary are recorded.", "ncpl export shows what is recorded")
@@ -93,7 +95,7 @@ def correlate(
 
 def _study(
     store: Store, addresses: list[str], runs: str | None, scenario: str | None, names: list[str] | tuple[()],
-    *, everything: bool,
+    *, everything: bool, choose_y: bool,
 ) -> Study:  # fmt: skip
     from ncpl_cli.analysis import load
     from ncpl_cli.analysis.correlation import DEFAULT_ADDRESSES
@@ -101,7 +103,10 @@ def _study(
     from ncpl_cli.analysis.study import recorded
 
     ids = [part.strip() for part in runs.split(",")] if runs else None
-    wanted = [*addresses, *DEFAULT_ADDRESSES, DEFAULT_CONTROL]
+    # a default y is chosen by what is there; both plasticity losses stand side by side over runs
+    wanted = [*addresses, DEFAULT_CONTROL]
+    if choose_y or any(a.startswith("plasticity_loss") for a in addresses):
+        wanted += DEFAULT_ADDRESSES
     if everything:
         wanted = [*recorded(store, [row.id for row in store.runs(ids, scenario=scenario)])]
     study = load(store, wanted, ids=ids, scenario=scenario, names=names)
