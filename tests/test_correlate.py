@@ -459,6 +459,15 @@ def test_both_definitions_of_plasticity_loss_stand_side_by_side() -> None:
     assert noted(turned, "The sign depends on the definition of plasticity loss")
 
 
+def test_a_sign_that_rests_on_one_run_is_said() -> None:
+    study = noise_study(runs=4)
+    for i, s in enumerate(study.series):
+        s.columns["test_accuracy"][:] += (1.5 if i == 0 else -0.15) * s.columns["nc1"]
+    result = one(study)
+    assert result.overall.summary.leave_one_out is not None and result.overall.summary.leave_one_out[0] < 0
+    assert noted(result, "the sign rests on single runs")
+
+
 def test_seeds_shared_by_arms_are_blocks() -> None:
     (result,) = correlate(first_task_study(seeds=3), [("nc1", "online_accuracy")], Options(across="runs"))
     assert result.n_runs == 24 and result.to_json()["seeds_as_blocks"] == 3
@@ -646,7 +655,7 @@ def test_tables_notes_and_figures(store_path: str, tmp_path: Path, capsys: pytes
     assert call(["correlate", "--db", store_path, "--plot", str(tmp_path / "a.png")]) == 0
     out = capsys.readouterr().out
     assert "mean over runs of Pearson's r within a run, one point a recorded epoch" in out and "6 runs" in out
-    assert "more collapse goes with higher probe test accuracy" in out and "window 100 epochs" in out
+    assert "\nMore collapse goes with higher probe test accuracy: mean r = -0." in out and "window 100 epochs" in out
     windows = [line for line in out.splitlines() if line.split("\t")[0].isdigit()]
     assert len(windows) == 21  # all of them where stdout is a pipe
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
@@ -672,6 +681,17 @@ def test_addresses_follow_split_and_layer(store_path: str, capsys: pytest.Captur
         (["--pairs", "some"], "unknown choice of --pairs"),
         (["--pairs", "all", "--y", "nc1"], "leave out --x and --y"),
         (["--plot", "a.doc"], "unknown figure format"),
+        (
+            [
+                "--x",
+                "nc1,nc1@test,train_accuracy,probe_test_accuracy,test_accuracy",
+                "--y",
+                "nc1,nc1@test,train_accuracy,probe_test_accuracy,nc1,nc1@test,train_accuracy",
+                "--plot",
+                "a.png",
+            ],
+            "do not fit into one figure",
+        ),
         (["--scenario", "none"], "no run fits this selection"),
         (["--window", "0"], "impossible"),
         (["--control", "nc1"], "one of the correlated metrics"),

@@ -10,7 +10,7 @@ import numpy as np
 
 from ncpl_cli.analysis import resampling, sentences
 from ncpl_cli.analysis.across_runs import correlate_over_runs
-from ncpl_cli.analysis.results import GroupCorrelation, Options, number
+from ncpl_cli.analysis.results import GroupCorrelation, Options, flips_for, number
 from ncpl_cli.analysis.study import FIRST_TASK_SETTINGS, Group, Study, groups
 from ncpl_cli.analysis.within_runs import correlate_within_runs
 from ncpl_cli.errors import InputError
@@ -34,6 +34,8 @@ def correlate(
     pairs = [(str(Address.parse(x)), str(Address.parse(y))) for x, y in pairs]
     xs = [str(Address.parse(x)) for x in xs]
     options = replace(options, controls=tuple(str(Address.parse(c)) for c in options.controls))
+    if options.family_flips is None:
+        options = replace(options, family_flips=flips_for(max(len(pairs), len(xs))))
     found: list[GroupCorrelation] = []
     without: list[str] = []
     for group in groups(study, pool=options.pool, ignore=FIRST_TASK_SETTINGS if over_runs else ()):

@@ -55,12 +55,12 @@ def estimand(method: str, across: str) -> str:
     return f"{name} over runs: x after the first task, y at each later task"
 
 
-def with_doubt(words: str | None, summary: Summary) -> str:
-    """The direction, with what stands against it."""
+def with_doubt(words: str | None, summary: Summary, p: float | None = None) -> str:
+    """The direction, with what stands against it: its interval or, where there is none, its p."""
     if words is None:
         return "undefined"
     if summary.ci95 is None:
-        return words
+        return words if p is None or p < 0.05 else f"{words}, but no more than chance would have it (p = {p_text(p)})"
     low, high = summary.ci95
     if low <= 0 <= high:
         return f"{words}, but the 95 % interval includes 0"
@@ -79,6 +79,14 @@ def pairs(count: int, adjusted: float) -> list[str]:
     if not math.isfinite(adjusted):
         return []
     return [f"{count} pairs were looked at: adjusted for that (Benjamini-Yekutieli), p = {p_text(adjusted)}."]
+
+
+def one_left_out(summary: Summary, what: str) -> list[str]:
+    """Whether the sign rests on a single unit."""
+    if summary.leave_one_out is None or summary.leave_one_out[0] * summary.leave_one_out[1] >= 0:
+        return []
+    low, high = summary.leave_one_out
+    return [f"Without one {what} r lies anywhere from {low:+.2f} to {high:+.2f}: the sign rests on single {what}s."]
 
 
 def no_p(units: int, what: str = "runs") -> str:
@@ -109,6 +117,7 @@ def _runs(result: GroupCorrelation, facts: Facts) -> list[str]:
     if facts.undefined and units:
         listed = "; ".join(f"{run}: {why}" for run, why in facts.undefined.items())
         found.append(f"r is undefined in {len(facts.undefined)} of {count(result.n_runs, 'run')} ({listed}).")
+    found += one_left_out(result.overall.summary, what.removesuffix("s"))
     if units == 1:
         found.append("One run says nothing about other seeds: no interval.")
     return found
@@ -164,8 +173,8 @@ def _clock(result: GroupCorrelation) -> list[str]:
         return []
     p = "" if swap.p is None else f" (seed-swap p = {p_text(swap.p)})"
     return [
-        f"x of one run goes with y of another run nearly as well (r = {swap.swapped_r:+.2f} against "
-        f"{swap.matched_r:+.2f} within a run){p}: to that extent both merely follow the training clock."
+        f"x of one run goes with y of another run too (r = {swap.swapped_r:+.2f} against {swap.matched_r:+.2f} within "
+        f"a run){p}: to that extent both merely follow the training clock."
     ]
 
 

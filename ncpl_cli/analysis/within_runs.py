@@ -65,7 +65,9 @@ def correlate_within_runs(
     shifts, r_lags = lagged(tracks, options.lags, options.method) if options.lags else ([], np.empty((len(tracks), 0)))
 
     # windows and lags are one family of looks
-    family = _flips(np.concatenate([r_windows, r_lags], axis=1), blocks, options.family_flips, options.seed)
+    family = _flips(
+        np.concatenate([r_windows, r_lags], axis=1), blocks, options.family_flips or resampling.FLIPS, options.seed
+    )
     mean, std = _moments(r_windows)
     n_windows = len(ends)
     windows = Windows(
@@ -227,7 +229,8 @@ def _common(tracks: Sequence[Track]) -> tuple[Array, Array, Array]:
 def _seed_swap(x: Array, y: Array, options: Options) -> resampling.SeedSwap:
     if options.method == "spearman" and x.shape[1]:
         x, y = statistics.ranks(x), statistics.ranks(y)
-    return resampling.seed_swap(statistics.pearson_between(x, y), permutations=options.family_flips, seed=options.seed)
+    permutations = options.family_flips or resampling.FLIPS
+    return resampling.seed_swap(statistics.pearson_between(x, y), permutations=permutations, seed=options.seed)
 
 
 def _best_lag(lags: Sequence[Lag]) -> int | None:

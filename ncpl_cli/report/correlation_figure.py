@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 
 FORMATS = (".svg", ".png", ".pdf")
 
+MOST_PANELS = 24
+"""Groups and pairs in one figure; more can neither be read nor be drawn in a minute."""
+
+
+def check_figure(path: str, panels: int) -> None:
+    """Raise InputError for a file or a number of panels that cannot be drawn, before anything is computed."""
+    target = Path(path)
+    if target.suffix.lower() not in FORMATS:
+        raise unknown("figure format", target.suffix or path, FORMATS)
+    if panels > MOST_PANELS:
+        raise InputError(
+            f"{panels} pairs do not fit into one figure (at most {MOST_PANELS}).", "draw one pair: --x X --y Y"
+        )
+
 
 def window_frames(results: Sequence[GroupCorrelation]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Two frames with a row a window: over runs (group, end, mean, low, high = mean -+ sd); (group, run, end, r)."""
@@ -70,11 +84,10 @@ def draw_windows(results: Sequence[GroupCorrelation]) -> Any:
 def save_windows(results: Sequence[GroupCorrelation], path: str) -> None:
     """Draw into a file; its ending names the format. Raises InputError when there is no window to draw."""
     target = Path(path)
-    if target.suffix.lower() not in FORMATS:
-        raise unknown("figure format", target.suffix or path, FORMATS)
     drawable = [r for r in results if len(r.windows.end)]
     if not drawable:
         raise InputError("there is no full window to draw.", "choose a smaller --window")
+    check_figure(path, len(drawable))
     figure = draw_windows(drawable)
     try:
         figure.save(target, verbose=False, limitsize=False)
