@@ -664,6 +664,22 @@ def test_tables_notes_and_figures(store_path: str, tmp_path: Path, capsys: pytes
     assert "nc1@test" in out and "Benjamini-Yekutieli" in out
 
 
+def test_the_figure_draws_the_numbers_of_the_windows(store_path: str, tmp_path: Path) -> None:
+    from ncpl_cli.report.correlation_figure import save_windows, window_frames
+
+    with open_store(store_path) as store:
+        (result,) = correlate(load(store, ["nc1", "probe_test_accuracy"]), options=Options(window=50))
+    over, single = window_frames([result])
+    assert over["mean"].tolist() == result.windows.mean.tolist() and over["end"].tolist() == result.windows.end.tolist()
+    assert (over["high"] - over["mean"]).tolist() == near(result.windows.std.tolist())
+    assert len(single) == result.windows.r.size and set(single["run"]) == set(result.seeds)
+    for kind in ("svg", "png", "pdf"):
+        first, second = tmp_path / f"1.{kind}", tmp_path / f"2.{kind}"
+        save_windows([result], str(first))
+        save_windows([result], str(second))
+        assert first.read_bytes() == second.read_bytes() and len(first.read_bytes()) > 1000
+
+
 def test_addresses_follow_split_and_layer(store_path: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["correlate", "--db", store_path, "--split", "test", "--y", "train_accuracy", "--json"]) == 0
     (group,) = json.loads(capsys.readouterr().out)["groups"]
