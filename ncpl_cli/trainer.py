@@ -115,9 +115,9 @@ def train(
         histories = [list(history) for history in start.histories]
         position, diverged, finished = start.position, start.diverged, start.finished
         held = {r: dict(start.states[r]) for r in finished}
-        if scenario.fixed_length and position.next_task == scenario.tasks == 1:
-            if position.epoch < scenario.task_epochs(0):  # its only task has become longer
-                position = replace(position, next_task=0, next_task_epoch=position.epoch + 1)
+        only = scenario.fixed_length and position.next_task == scenario.tasks == 1
+        if only and position.epoch < scenario.task_epochs(0):  # its only task has become longer
+            position = replace(position, next_task=0, next_task_epoch=position.epoch + 1)
 
     seen = [[scenario.task(i, data, spec.seed) for i in range(position.next_task)] for spec in specs]
     if start is None:

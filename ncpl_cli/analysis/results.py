@@ -238,7 +238,8 @@ class Options:
     """How to correlate. `across` None: one point a task where a run has several, else one a recorded epoch.
 
     flips         drawn sign flips for the whole series, beyond 16 runs (up to there all are done)
-    family_flips  the same for the family of windows and lags, and drawn pairings for the seed swap
+    family_flips  the same for the family of windows and lags, and drawn pairings for the seed swap; None: fewer the
+                  more pairs there are (`flips_for`), since any number of drawn flips holds its size
     seed          of all resampling
     directions    what low or high values of further metrics mean: {"dead_units": "higher = more dead units"}
     """
@@ -250,7 +251,7 @@ class Options:
     lags: tuple[int, int] | None = None
     pool: bool = False
     flips: int = resampling.FLIPS
-    family_flips: int = resampling.FLIPS
+    family_flips: int | None = None
     seed: int = 0
     directions: Mapping[str, str] = field(default_factory=dict)
 
@@ -263,6 +264,11 @@ class Options:
             raise InputError(f"--window {self.window} is impossible: it is a positive number of epochs or tasks.")
         if self.lags is not None and self.lags[0] > self.lags[1]:
             raise InputError(f"--lags {self.lags[0]}:{self.lags[1]} is empty.", "write it as --lags -20:20")
+
+
+def flips_for(pairs: int) -> int:
+    """Drawn flips of a pair's windows and lags: 99 999; 9 999 from ten pairs on, 1 999 from a hundred on."""
+    return resampling.FLIPS if pairs < 10 else 9_999 if pairs < 100 else 1_999
 
 
 def number(value: Any) -> float | None:

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from ncpl_cli.errors import InputError, LeaseLost, NcplError, StoreError, unknown
 from ncpl_cli.records import Address, EpochRecord, RunInfo
 from ncpl_cli.store import schema
-from ncpl_cli.store.connection import connect, sqlite_path, translated
+from ncpl_cli.store.connection import connect, plain_rows, sqlite_path, translated
 from ncpl_cli.store.migrate import ensure_head
 from ncpl_cli.store.owner import Owner
 from ncpl_cli.store.schema import WIDE, attempts, epochs, labels, measurements, runs, task_accuracy, terms, undefined
@@ -500,31 +500,32 @@ class Store:
             numbers = {(k, t): n for k, t, n in connection.execute(sa.select(terms.c.kind, terms.c.text, terms.c.id))}
             for run in ids:
                 query = sa.select(*chosen).where(epochs.c.run == keys[run]).order_by(epochs.c.epoch)
-                rows = connection.execute(query).all()
-                table = np.array([tuple(row) for row in rows], dtype=np.float64).reshape(len(rows), len(chosen))
+                table = np.array(plain_rows(connection, query), dtype=np.float64).reshape(-1, len(chosen))
                 columns = {"epoch": table[:, 0], "task": table[:, 1], "task_epoch": table[:, 2]}
                 columns |= {str(a): table[:, 3 + i] for i, a in enumerate(wide)}
-                for address in addresses:
-                    if address not in wide:
-                        place = [numbers.get(k) for k in zip(("metric", "split", "layer"), address, strict=True)]
-                        columns[str(address)] = self._long(connection, keys[run], place, columns["epoch"])
-                found[run] = columns
+                long = {
+                    a: [numbers.get(k, -1) for k in zip(("metric", "split", "layer"), a, strict=True)]
+                    for a in addresses
+                    if a not in wide
+                }
+                found[run] = columns | self._long(connection, keys[run], long, columns["epoch"])
         return found
 
     def _long(
-        self, connection: sa.Connection, pk: int, place: Sequence[int | None], axis: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+        self, connection: sa.Connection, pk: int, places: Mapping[Address, Sequence[int]], axis: NDArray[np.float64]
+    ) -> dict[str, NDArray[np.float64]]:
         import numpy as np
 
-        column = np.full(len(axis), np.nan)
-        if None not in place:
-            query = sa.select(measurements.c.epoch, measurements.c.value).where(
-                measurements.c.run == pk, measurements.c.metric == place[0], measurements.c.split == place[1],
-                measurements.c.layer == place[2],
-            )  # fmt: skip
-            rows = np.array([tuple(row) for row in connection.execute(query)], dtype=np.float64).reshape(-1, 2)
-            column[np.searchsorted(axis, rows[:, 0])] = rows[:, 1]
-        return column
+        columns = {str(address): np.full(len(axis), np.nan) for address in places}
+        metrics = sorted({place[0] for place in places.values() if -1 not in place})
+        if metrics:  # one pass over the run's rows for all addresses together
+            m = measurements.c
+            query = sa.select(m.epoch, m.metric, m.split, m.layer, m.value).where(m.run == pk, m.metric.in_(metrics))
+            rows = np.array(plain_rows(connection, query), dtype=np.float64).reshape(-1, 5)
+            for address, place in places.items():
+                here = rows[(rows[:, 1:4] == place).all(1)]
+                columns[str(address)][np.searchsorted(axis, here[:, 0])] = here[:, 4]
+        return columns
 
     def frame(self, ids: Sequence[str] | None = None, **filters: str | None) -> pd.DataFrame:
         """Every recorded epoch as a row, a column per metric; further rows for other splits and layers.
