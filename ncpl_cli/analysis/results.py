@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ncpl_cli.analysis import resampling, statistics
 from ncpl_cli.analysis.statistics import Summary
+from ncpl_cli.analysis.study import titled
 from ncpl_cli.errors import InputError, unknown
 
 Array = NDArray[np.float64]
@@ -203,6 +204,16 @@ class GroupCorrelation:
     estimand: str
     notes: tuple[str, ...]
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Scenario, name and distinguishing settings in one line."""
+        return titled(self.scenario, self.name, self.settings)
+
+    @property
+    def held_fixed(self) -> Mapping[str, Control]:
+        """The partial correlations of this method: on ranks where ranks are correlated."""
+        return self.overall.partial_ranks if self.method == "spearman" else self.overall.partial
 
     @property
     def n_runs(self) -> int:

@@ -150,7 +150,7 @@ def _controls(result: GroupCorrelation) -> list[str]:
     if raw is None or abs(raw) < SMALL:
         return []
     found = []
-    for name, control in overall.partial.items():
+    for name, control in result.held_fixed.items():
         left = control.summary.mean_r
         if left is None or name == result.unit:  # the axis alone is the detrended r, said above
             continue

@@ -164,8 +164,17 @@ class Group:
     @property
     def title(self) -> str:
         """Scenario, name and distinguishing settings in one line."""
-        settings = ", ".join(f"{name}={value}" for name, value in self.settings.items())
-        return "; ".join(part for part in (self.scenario, self.name or "", settings) if part)
+        return titled(self.scenario, self.name, self.settings)
+
+
+def titled(scenario: str, name: str | None, settings: Mapping[str, object]) -> str:
+    """A group in one line: `warm-start; theirs; lr=0.1, interventions=none`."""
+
+    def said(value: object) -> str:
+        return " + ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
+
+    listed = ", ".join(f"{key}={said(value)}" for key, value in settings.items())
+    return "; ".join(part for part in (scenario, name or "", listed) if part)
 
 
 def groups(study: Study, *, pool: bool = False, ignore: Iterable[str] = ()) -> list[Group]:

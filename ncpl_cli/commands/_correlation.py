@@ -5,9 +5,7 @@ On a terminal tables are cut to what can be read at a glance; in a pipe they are
 
 from __future__ import annotations
 
-import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +28,7 @@ def show(results: Sequence[GroupCorrelation]) -> None:
     """Groups one after the other; a group of many pairs as one table."""
     groups: dict[str, list[GroupCorrelation]] = {}
     for result in results:
-        groups.setdefault(_title(result), []).append(result)
+        groups.setdefault(result.title, []).append(result)
     for title, members in groups.items():
         if len(members) > FEW_PAIRS:
             _show_pairs(title, members)
@@ -41,20 +39,15 @@ def show(results: Sequence[GroupCorrelation]) -> None:
 
 def _show_one(title: str, result: GroupCorrelation) -> None:
     print(f"{title}: {result.x} and {result.y}")
-    _say(_headline(result))
-    _say(_estimand(result))
+    _common.say(_headline(result))
+    _common.say(_estimand(result))
     columns = ("statistic", "r", "low", "high", "p", "what")
     _common.print_table(columns, _statistics(result), title="What is left of it under each control")
     _show_lags(result)
     _show_windows(result)
     for line in result.notes:
-        _say(line, "- ")
+        _common.say(line, "- ")
     print()
-
-
-def _title(result: GroupCorrelation) -> str:
-    settings = ", ".join(f"{k}={v}" for k, v in result.settings.items())
-    return "; ".join(part for part in (result.scenario, result.name or "", settings) if part)
 
 
 def _headline(result: GroupCorrelation) -> str:
@@ -109,10 +102,10 @@ def _statistics(result: GroupCorrelation) -> list[Row]:
         "first_difference": ("first differences", f"of the change from one {result.unit} to the next"),
         "detrended": ("detrended", f"without a straight line in the {result.unit}"),
     }
-    controls = [(*names[key], control) for key, control in overall.controls.items()]
+    controls = [(*names[key], control) for key, control in overall.controls.items() if key != result.method]
     controls += [
         (f"given {key.replace('+', ' and ')}", "partial r", control)
-        for key, control in overall.partial.items()
+        for key, control in result.held_fixed.items()
         if key != result.unit  # that is the detrended one
     ]
     for label, what, control in controls:
@@ -131,7 +124,7 @@ def _show_pairs(title: str, results: Sequence[GroupCorrelation]) -> None:
     """Many pairs of one group, strongest first."""
     first = results[0]
     print(f"{title}: {len(results)} pairs, strongest first")
-    _say(_estimand(first))
+    _common.say(_estimand(first))
 
     def strength(result: GroupCorrelation) -> float:
         return abs(_r(result) or 0.0)
@@ -148,11 +141,11 @@ def _show_pairs(title: str, results: Sequence[GroupCorrelation]) -> None:
     columns = ("x", "y", "r", "low", "high", "p over pairs", "detrended", "in words")
     _common.print_table(columns[: len(rows[0])], rows)
     if len(shown) < len(ordered):
-        _say(f"{len(ordered) - len(shown)} weaker pairs are in --json and in a pipe.", "- ")
+        _common.say(f"{len(ordered) - len(shown)} weaker pairs are in --json and in a pipe.", "- ")
     units = first.overall.summary.n
-    _say("p is adjusted for all pairs (Benjamini-Yekutieli)"
+    _common.say("p is adjusted for all pairs (Benjamini-Yekutieli)"
          + (f"; {units} runs are too few for one." if first.overall.p_by is None else "."), "- ")  # fmt: skip
-    _say("One pair with its windows, controls and warnings: ncpl correlate --x X --y Y.", "- ")
+    _common.say("One pair with its windows, controls and warnings: ncpl correlate --x X --y Y.", "- ")
     print()
 
 
@@ -201,16 +194,6 @@ def _marked(means: Sequence[float | None]) -> dict[int, str]:
         found.setdefault(min(defined)[1], []).append("lowest")
         found.setdefault(max(defined)[1], []).append("highest")
     return {place: ", ".join(words) for place, words in found.items()}
-
-
-def _say(text: str, mark: str = "") -> None:
-    """A sentence: wrapped on a terminal, one line in a pipe."""
-    if sys.stdout.isatty():
-        width = max(40, min(shutil.get_terminal_size().columns, 120))
-        text = textwrap.fill(text, width, initial_indent=mark, subsequent_indent=" " * len(mark))
-        print(text)
-    else:
-        print(f"{mark}{text}")
 
 
 def _runs(result: GroupCorrelation) -> str:

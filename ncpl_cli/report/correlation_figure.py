@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,9 @@ _SAME_BYTES: dict[str, dict[str, None]] = {
 }  # fmt: skip
 """What matplotlib would write about the moment and the machine."""
 
+TITLE_WIDTH = 54
+"""Characters of a panel's title in one line: what stands above one panel must not run into the next."""
+
 MOST_PANELS = 24
 """Groups and pairs in one figure; more can neither be read nor be drawn in a minute."""
 
@@ -47,9 +51,7 @@ def window_frames(results: Sequence[GroupCorrelation]) -> tuple[pd.DataFrame, pd
     over: list[pd.DataFrame] = []
     single: list[pd.DataFrame] = []
     for i, result in enumerate(results):
-        settings = ", ".join(f"{k}={v}" for k, v in result.settings.items())
-        title = "; ".join(part for part in (result.scenario, result.name or "", settings) if part)
-        group = f"{title}\n{result.x} and {result.y}, {result.n_runs} runs"
+        group = f"{textwrap.fill(result.title, TITLE_WIDTH)}\n{result.x} and {result.y}, {result.n_runs} runs"
         group += f" ({i + 1})" if any(row["group"].iloc[0] == group for row in over) else ""
         w = result.windows
         spread = np.where(np.isfinite(w.std), w.std, 0.0)
@@ -67,7 +69,11 @@ def draw_windows(results: Sequence[GroupCorrelation]) -> Any:
 
     p9: Any = plotnine  # only partly typed
 
+    import pandas as pd
+
     over, single = window_frames(results)
+    order = list(dict.fromkeys(over["group"]))  # panels stand in the order of the results, not of the alphabet
+    over, single = (frame.assign(group=pd.Categorical(frame["group"], categories=order)) for frame in (over, single))
     first = results[0]
     name = {"pearson": "Pearson's r", "spearman": "Spearman's rho"}[first.method]
     unit = first.unit
@@ -80,11 +86,11 @@ def draw_windows(results: Sequence[GroupCorrelation]) -> Any:
     shown = over.dropna()
     figure += p9.geom_ribbon(p9.aes(ymin="low", ymax="high"), data=shown, fill="#2166ac", alpha=0.2)
     figure += p9.geom_line(p9.aes(y="mean"), data=shown, colour="#2166ac", size=1.0)
-    if over.groupby("group").size().min() <= FEW_WINDOWS:
+    if over.groupby("group", observed=True).size().min() <= FEW_WINDOWS:
         figure += p9.geom_point(p9.aes(y="mean"), data=shown, colour="#2166ac", size=1.5)
     return (
         figure
-        + p9.facet_wrap("group")
+        + p9.facet_wrap("group", ncol=min(len(results), 2))
         + p9.coord_cartesian(ylim=(-1, 1))
         + p9.labs(x=label, y=f"{name}, {'over runs' if first.across == 'runs' else 'mean and sd over runs'}")
         + p9.theme_minimal()
