@@ -151,6 +151,7 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
     from ncpl_cli import data as data_room
     from ncpl_cli import device as device_of
     from ncpl_cli import experiment, settings
+    from ncpl_cli.analysis.warm_start import warm_start_gap
     from ncpl_cli.commands._progress import Progress
     from ncpl_cli.errors import InputError, RunFailed, unknown
     from ncpl_cli.store import open_store
@@ -180,14 +181,22 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
                 keep=given["keep_checkpoints"], resume=given["resume"], probes=given.get("probes") != "later",
             )  # fmt: skip
         results = [_result(store, spec.id) for spec in specs]
+        gap = warm_start_gap(store, [spec.id for spec in specs]) if hasattr(scenario, "branch_epochs") else None
+        bad = [run for run, status in statuses.items() if status != "finished"]
+        why = store.run(bad[0]).error if bad else None
+    if gap:
+        results = [result | probed.to_json() for result, probed in zip(results, gap.runs, strict=True)]
     if given["json_"]:
-        _common.print_json({"runs": results, "db": url})
+        document = {"runs": results, "db": url}
+        _common.print_json(document | ({"warm_start_gap": gap.over_seeds.to_json()} if gap else {}))
     else:
         _print_results(results, url)
-    bad = [run for run, status in statuses.items() if status not in ("finished",)]
+        for sentence in gap.sentences() if gap else ():
+            _common.say(sentence)
     if bad:
         raise RunFailed(
-            f"{len(bad)} of {len(statuses)} runs did not finish: {', '.join(f'{r} {statuses[r]}' for r in bad)}.",
+            f"{len(bad)} of {len(statuses)} runs did not finish: "
+            f"{', '.join(f'{r} {statuses[r]}' for r in bad[:5])}{' ...' if len(bad) > 5 else ''}; {bad[0]}: {why}.",
             f"ncpl runs show {bad[0]} tells more; a smaller --lr often helps a run that diverged",
         )
 
@@ -203,23 +212,15 @@ def _result(store: Any, run: str) -> dict[str, Any]:
 
 
 def _print_results(results: list[dict[str, Any]], url: str) -> None:
-    columns = (
-        "run",
-        "seed",
-        "status",
-        "epochs",
-        "seconds",
-        "task",
-        "online_accuracy",
-        "test_accuracy",
-        "nc1",
-        "plasticity_loss",
-    )
+    own = ("run", "seed", "status", "epochs", "seconds")
+    # a single task has no plasticity loss; what it has instead is a probe's result
+    probed = ("cold_start", "warm_start", "warm_start_gap")
+    final = ("online_accuracy", "test_accuracy", "nc1") if "probes" in results[0] else ("task", *SHOWN)
     _common.print_table(
-        columns,
+        (*own, *final, *(probed if "probes" in results[0] else ())),
         [
-            (r["id"], r["seed"], r["status"], r["epochs"], r["seconds"], r["final"]["task"],
-             *(r["final"][key] for key in columns[6:]))
+            (r["id"], *(r[key] for key in own[1:]), *(r["final"][key] for key in final),
+             *(r[key] for key in probed if key in r))
             for r in results
         ],
     )  # fmt: skip
