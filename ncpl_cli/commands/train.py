@@ -172,7 +172,7 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
     data = data_room.load(dataset, _common.data_path(given["data_dir"]))
     specs = settings.specs(scenario, given, data, dataset, seeds)
     if given["dry_run"]:
-        return _show_plan(specs, data, device, given["json_"])
+        return _show_plan(specs, data, device, given.get("probes") != "later", given["json_"])
     url = _common.store_url(given["db"])
     with open_store(url) as store:
         with Progress() as progress:
@@ -227,11 +227,11 @@ def _print_results(results: list[dict[str, Any]], url: str) -> None:
     _common.note(f"store: {url}   next: ncpl runs show {results[0]['id']}, ncpl export -o epochs.csv")
 
 
-def _show_plan(specs: list[Any], data: Any, device: str, as_json: bool) -> None:
+def _show_plan(specs: list[Any], data: Any, device: str, probes: bool, as_json: bool) -> None:
     from ncpl_cli import estimate
     from ncpl_cli.commands._progress import duration
 
-    document = estimate.dry_run(specs, data, device)
+    document = estimate.dry_run(specs, data, device, probes=probes)
     if as_json:
         _common.print_json(document)
         return
@@ -240,8 +240,11 @@ def _show_plan(specs: list[Any], data: Any, device: str, as_json: bool) -> None:
         [(r["id"], r["seed"], r["cohort"], r["engine"], r["epochs"]) for r in document["runs"]],
     )
     _common.note(document["engine_why"])
+    if document["probes"]:
+        _common.note(f"{document['probes']} probes branch off these runs.")
     seconds = document["seconds"]
     _common.note(
-        f"about {duration(seconds) if seconds is not None else 'an unknown time'} in all, "
+        f"{'at most' if document['at_most'] else 'about'} "
+        f"{duration(seconds) if seconds is not None else 'an unknown time'} in all, "
         f"{document['bytes'] / 1e6:.1f} MB; nothing was trained or written."
     )
