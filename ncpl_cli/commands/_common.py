@@ -103,6 +103,8 @@ def _plain(value: Any) -> Any:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
     """A table for a terminal; tab-separated with full precision where stdout is something else."""
     if not sys.stdout.isatty():
+        if title:
+            print(f"# {title}")
         print("\t".join(columns))
         for row in rows:
             print("\t".join("" if cell is None else str(cell) for cell in row))
