@@ -310,22 +310,14 @@ def _notes(table: Table, overall: Overall, more: Mapping[str, Any], group: Group
     if not amount_varies:
         found.append("All runs trained the first task equally long: the training amount needs no holding fixed.")
     for name, control in overall.partial.items():
-        left = control.summary.mean_r
-        if whole is None or left is None:
-            continue
-        held = name.replace("+", " and ")
-        if left * whole < 0 and abs(left) >= sentences.SMALL and abs(whole) >= sentences.SMALL:
-            found.append(f"With {held} held fixed the sign flips: partial r = {left:+.2f} against {whole:+.2f}.")
-        elif abs(left) < sentences.HALF * abs(whole):
-            found.append(f"With {held} held fixed most of it vanishes: partial r = {left:+.2f} against {whole:+.2f}.")
-    both = [(name, d["r"]) for name, d in more.get("definitions", {}).items() if d["r"] is not None]
-    if len(both) == 2:
-        (one, r_one), (other, r_other) = both
-        text = f"{one} gives r = {r_one:+.2f}, {other} gives r = {r_other:+.2f}"
-        if r_one * r_other < 0:
-            found.append(f"The sign depends on the definition of plasticity loss: {text}.")
-        else:
-            found.append(f"Both definitions of plasticity loss agree in sign: {text}.")
+        found += sentences.held_fixed(name, control.summary.mean_r, whole)
+    if definitions := more.get("definitions"):
+        ours, b24 = (definitions[name] for name in DEFINITIONS)
+        found += sentences.two_definitions("r", ours["r"], b24["r"])
+        if amount_varies:
+            found += sentences.two_definitions(
+                f"partial r given {AMOUNT}", ours["partial"][AMOUNT], b24["partial"][AMOUNT]
+            )
         found.append(
             "plasticity_loss_b24 averages the first task's accuracy over all its epochs and so grows with their "
             "number by itself; plasticity_loss compares first epochs only."

@@ -357,7 +357,12 @@ def _notes(result: Arm, arm: Group, plain: Group, seeds: Sequence[int]) -> list[
         found.append("No probe of the arm has a plain probe that had learned equally much: nothing can be matched.")
     else:
         vanishes = abs(matched.gain.mean) < abs(gain.mean) / 2 or matched.gain.mean * gain.mean < 0
-        what = "most of the gain is gone" if vanishes else "the gain stands"
+        uncertain = matched.gain.ci95 is None or matched.gain.ci95[0] <= 0 <= matched.gain.ci95[1]
+        what = (
+            "most of the gain is gone"
+            if vanishes
+            else ("as before it cannot be told from 0" if uncertain else "the gain stands")
+        )
         found.append(
             f"Against plain networks with the same phase-1 train accuracy (within {MATCHED_WITHIN}) the gain is "
             f"{matched.gain.mean:+.4f} instead of {gain.mean:+.4f}: {what}; {matched.unmatched:.0%} of the probes "

@@ -70,13 +70,14 @@ DEFAULT_ADDRESSES = ("nc1", "plasticity_loss", "plasticity_loss_b24", "probe_tes
 
 
 def all_pairs(study: Study) -> list[tuple[str, str]]:
-    """Every pair of metrics that vary in at least one run."""
+    """Every pair of different metrics that vary in at least one run; a metric on two splits or layers is no pair."""
     varying = [
         a
         for a in study.addresses()
         if any(len(v := s.column(a)[np.isfinite(s.column(a))]) and np.ptp(v) > 0 for s in study.series)
     ]
-    return list(itertools.combinations(varying, 2))
+    pairs = itertools.combinations(varying, 2)
+    return [(x, y) for x, y in pairs if Address.parse(x).metric != Address.parse(y).metric]
 
 
 def paid_for_pairs(results: Sequence[GroupCorrelation]) -> list[GroupCorrelation]:

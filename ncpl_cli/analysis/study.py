@@ -228,20 +228,22 @@ def _common_name(runs: Sequence[Run]) -> str | None:
 
 def load(
     store: Store,
-    addresses: Iterable[str],
+    addresses: Iterable[str] | None,
     *,
     ids: Sequence[str] | None = None,
     scenario: str | None = None,
     names: Sequence[str] = (),
 ) -> Study:
-    """The study in a store: chosen runs, chosen addresses. Probes (runs with a parent) are read on their parent's rows.
+    """The study in a store: chosen runs, chosen addresses (None: all that are recorded).
 
-    The online accuracy is read along where plasticity losses are wanted: those not recorded follow from it.
+    Probes (runs with a parent) are read on their parent's rows. The online accuracy is read along where plasticity
+    losses are wanted: those not recorded follow from it.
     """
-    rows = store.runs(ids, scenario=scenario)
+    rows = [row for row in store.runs(ids, scenario=scenario) if row.parent is None]
     if names:
         rows = [row for row in rows if set(row.names) & set(names)]
-    rows = [row for row in rows if row.parent is None]
+    if addresses is None:
+        addresses = map(str, store.recorded([row.id for row in rows]))
     wanted = list(dict.fromkeys(addresses))
     if {"plasticity_loss", "plasticity_loss_b24"} & set(wanted):
         wanted = list(dict.fromkeys([*wanted, "online_accuracy"]))
@@ -258,12 +260,3 @@ def load(
         values = {a: found[str(Address.parse(a))] for a in wanted}
         series.append(Series.of(run, found["epoch"], found["task"], found["task_epoch"], values))
     return Study(tuple(series))
-
-
-def recorded(store: Store, study_ids: Sequence[str]) -> list[str]:
-    """Every address that has a value in the last epoch of one of these runs, and those that stand at probes only."""
-    found: dict[str, None] = {}
-    for run in study_ids:
-        for address in store.values(run, store.last_epoch(run)):
-            found[str(address)] = None
-    return [*found, *(m for m in ("probe_test_accuracy", "probe_epochs_to_fit", "fresh_gap") if m not in found)]

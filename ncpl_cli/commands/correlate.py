@@ -90,20 +90,17 @@ def _study(
     from ncpl_cli.analysis import load
     from ncpl_cli.analysis.correlation import DEFAULT_ADDRESSES
     from ncpl_cli.analysis.results import DEFAULT_CONTROL
-    from ncpl_cli.analysis.study import recorded
 
-    ids = [part.strip() for part in runs.split(",")] if runs else None
     # a default y is chosen by what is there; both plasticity losses stand side by side over runs
     wanted = [*addresses, DEFAULT_CONTROL]
     if choose_y or any(a.startswith("plasticity_loss") for a in addresses):
         wanted += DEFAULT_ADDRESSES
-    if everything:
-        wanted = [*recorded(store, [row.id for row in store.runs(ids, scenario=scenario)])]
-    study = load(store, wanted, ids=ids, scenario=scenario, names=names)
+    ids = [part.strip() for part in runs.split(",")] if runs else None
+    study = load(store, None if everything else wanted, ids=ids, scenario=scenario, names=names)
     known = set(study.addresses())
     for address in addresses:
-        if study.series and address not in known and not everything and address not in DEFAULT_ADDRESSES:
-            raise unknown("metric of these runs", address, recorded(store, [s.run.id for s in study.series]))
+        if study.series and address not in known and address not in DEFAULT_ADDRESSES:
+            raise unknown("metric of these runs", address, map(str, store.recorded([s.run.id for s in study.series])))
     return study
 
 

@@ -20,6 +20,7 @@ from ncpl_cli.store import schema
 from ncpl_cli.store.connection import connect, plain_rows, sqlite_path, translated
 from ncpl_cli.store.migrate import ensure_head
 from ncpl_cli.store.owner import Owner
+from ncpl_cli.store.recorded import recorded_addresses
 from ncpl_cli.store.schema import WIDE, attempts, epochs, labels, measurements, runs, task_accuracy, terms, undefined
 from ncpl_cli.store.views import make_views
 
@@ -472,6 +473,11 @@ class Store:
             row = connection.execute(wide.where(runs.c.id == run, epochs.c.epoch == epoch)).mappings().first()
             found = {Address(name): float(row[name]) for name in WIDE if row[name] is not None} if row else {}
             return found | {Address(m, s, la): float(v) for m, s, la, v in connection.execute(query)}
+
+    def recorded(self, ids: Sequence[str]) -> list[Address]:
+        """Every address that some of these runs have a value of, in any epoch."""
+        with self._read() as connection:
+            return recorded_addresses(connection, ids)
 
     def task_accuracies(self, run: str) -> list[tuple[int, int, float]]:
         """(epoch, evaluated task, accuracy): the forgetting matrix, row by row."""
