@@ -17,6 +17,7 @@ from ncpl_cli.analysis import GroupCorrelation, Options, Run, Series, Study, all
 from ncpl_cli.analysis.directions import direction
 from ncpl_cli.errors import InputError
 from ncpl_cli.main import call
+from ncpl_cli.metrics.catalogue import METRICS
 from ncpl_cli.records import Address, EpochRecord, RunInfo
 from ncpl_cli.store import Owner, open_store
 
@@ -281,6 +282,26 @@ def test_a_control_that_flips_the_sign_is_said() -> None:
     assert result.overall.partial["epoch+train_accuracy"].summary.mean_r == pytest.approx(left, abs=0.05)
 
 
+def test_what_a_control_hides_is_said() -> None:
+    made = []
+    for i in range(6):
+        z, x, rest = draw(3, 400, seed=i)
+        made.append(series(i, np.arange(1.0, 401.0), {
+            "nc1": z + x, "test_accuracy": z - x + rest, "train_accuracy": z + 0.1 * rest,
+        }))  # fmt: skip
+    result = one(Study(tuple(made)))
+    raw, left = result.overall.summary.mean_r, result.overall.partial["train_accuracy"].summary.mean_r
+    assert raw is not None and left is not None and abs(raw) < 0.1 and left < -0.5
+    assert noted(result, "With train_accuracy held fixed a correlation appears that is not seen without: partial r")
+
+
+def test_runs_of_a_group_that_share_seeds_are_named() -> None:
+    study = noise_study(runs=4)
+    assert not noted(one(study), "between them")
+    same = [replace(s, run=replace(s.run, seed=i // 2)) for i, s in enumerate(study.series)]
+    assert noted(one(Study(tuple(same))), "4 runs of this group have 2 seeds between them")
+
+
 def test_a_flip_without_the_trend_is_said() -> None:
     study = noise_study(runs=6, n=100, shared=-1.0)
     for s in study.series:
@@ -456,7 +477,7 @@ def test_both_definitions_of_plasticity_loss_stand_side_by_side() -> None:
     for s in study.series:
         s.columns["plasticity_loss"][s.task > 0] *= -1
     (turned,) = correlate(study, [("nc1", "plasticity_loss")], Options(across="runs"))
-    assert noted(turned, "The sign depends on the definition of plasticity loss")
+    assert noted(turned, "The sign depends on the definition of plasticity loss: plasticity_loss gives r = ")
 
 
 def test_a_sign_that_rests_on_one_run_is_said() -> None:
@@ -560,10 +581,11 @@ def test_a_group_without_a_point_is_named() -> None:
         ("nc1@test/layer2", "test_accuracy", -0.5,
          "more collapse (nc1@test/layer2) goes with higher test accuracy"),
         ("nc1", "cdnv", 0.5, "more collapse (nc1) goes with more collapse (cdnv)"),
+        ("nc1@test", "nc2", 0.5, "more collapse (nc1@test) goes with more collapse (nc2)"),
     ],
 )  # fmt: skip
 def test_direction_in_words(x: str, y: str, r: float, words: str) -> None:
-    assert direction(x, y, r) == words
+    assert direction(x, y, r) == words == direction(x, y, r, {m.id: m.direction for m in METRICS.values()})
     assert "cause" not in words
 
 
@@ -578,6 +600,9 @@ def test_many_pairs_are_paid_for() -> None:
     study = noise_study(runs=8, shared=0.5)
     pairs = all_pairs(study)
     assert len(pairs) == 3
+    for s in study.series:
+        s.columns["nc1@test"] = s.columns["nc1"] + 1.0  # type: ignore[index]
+    assert len(all_pairs(study)) == 5 and ("nc1", "nc1@test") not in all_pairs(study)
     results = correlate(study, pairs, Options(window=50))
     expected = multipletests([r.overall.p_sign_flip for r in results], method="fdr_by")[1]
     assert [r.overall.p_by for r in results] == near(expected.tolist())

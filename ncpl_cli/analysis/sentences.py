@@ -138,6 +138,12 @@ def _runs(result: GroupCorrelation, facts: Facts) -> list[str]:
             f"Pooled over {facts.pooled} groups, as asked: runs of one seed share initialisation and data order, so "
             f"the {result.n_runs} runs count as {facts.blocks} seeds."
         )
+    shared = len(result.seeds) - len(set(result.seeds.values()))
+    if shared and facts.pooled == 1:
+        found.append(
+            f"{count(result.n_runs, 'run')} of this group have {count(result.n_runs - shared, 'seed')} between them "
+            "and are taken as independent: arms belong under names of their own (ncpl import --name)."
+        )
     if units == 0:
         found.append(
             "The correlation is undefined in every run: fewer than four points, a constant series, or |r| = 1."
