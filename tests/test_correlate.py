@@ -319,6 +319,9 @@ def test_a_control_that_is_constant_within_runs_points_to_across_runs() -> None:
     assert "--across runs" in str(caught.value.hint)
     with pytest.raises(InputError, match="has no value"):
         one(study, controls=("train_loss",))
+    with pytest.raises(InputError, match="--control first_task_epochs is constant within runs") as caught:
+        correlate(task_study(runs=2, tasks=9), options=Options(controls=("first_task_epochs",)))
+    assert "--across runs" in str(caught.value.hint)
     with pytest.raises(InputError, match="one of the correlated metrics"):
         one(study, controls=("nc1",))
     result = one(study)  # not asked for: null, and said
@@ -508,6 +511,21 @@ def test_a_constant_training_amount_is_null_and_said() -> None:
     with pytest.raises(InputError, match="explains nothing"):
         correlate(task_study(runs=6, tasks=5), [("nc1", "online_accuracy")],
                   Options(across="runs", controls=("train_accuracy",)))  # fmt: skip
+
+
+def test_a_setting_can_be_held_fixed_across_runs() -> None:
+    study = first_task_study()
+    rates = [0.1, 0.3, 0.2, 0.1, 0.3, 0.1, 0.2, 0.3]
+    varied = [replace(s, run=replace(s.run, settings={**s.run.settings, "lr": lr}))
+              for s, lr in zip(study.series, rates, strict=True)]  # fmt: skip
+    pair = [("nc1", "online_accuracy")]
+    (result,) = correlate(Study(tuple(varied)), pair, Options(across="runs", pool=True, controls=("lr",)))
+    x = np.array([s.columns["nc1"][s.task_ends()[0]] for s in varied])
+    y = np.array([s.columns["online_accuracy"][s.task_ends()[0] + 1 :].mean() for s in varied])
+    x, y = (v - np.polyval(np.polyfit(rates, v, 1), rates) for v in (x, y))
+    assert result.overall.partial["lr"].summary.mean_r == near(stats.pearsonr(x, y).statistic)
+    (amount,) = correlate(study, pair, Options(across="runs", controls=("first_task_epochs",)))
+    assert list(amount.overall.partial) == ["first_task_epochs", "train_accuracy"]
 
 
 def test_pairs_across_runs_are_paid_for() -> None:

@@ -69,7 +69,7 @@ def correlate_over_runs(
     group: Group, x: str, y: str, options: Options, notes: Sequence[str] = ()
 ) -> GroupCorrelation | None:
     """One pair of metrics over the runs of one group (which differ in seed and in the length of the first task)."""
-    asked = tuple(dict.fromkeys(options.controls))
+    asked = tuple(c for c in dict.fromkeys(options.controls) if c != AMOUNT)  # that is held fixed in any case
     candidates = asked or (() if x == DEFAULT_CONTROL else (DEFAULT_CONTROL,))
     table, excluded = _table(group, x, y, candidates)
     if table is None:
@@ -144,7 +144,7 @@ def _table(group: Group, x: str, y: str, controls: Sequence[str]) -> tuple[Table
             what = f"{x} is undefined after the first task" if values else f"no value of {y}"
             excluded.append(Excluded(series.run.id, series.run.seed, what))
             continue
-        held = [float(series.column(c)[first]) for c in controls]
+        held = [_held(series, c, first) for c in controls]
         rows.append((series, after, values, float(series.task_epoch[first]), held))
     if not rows:
         return None, tuple(excluded)
@@ -157,6 +157,12 @@ def _table(group: Group, x: str, y: str, controls: Sequence[str]) -> tuple[Table
         amount=np.array([row[3] for row in rows]),
         controls={c: np.array([row[4][i] for row in rows]) for i, c in enumerate(controls)},
     ), tuple(excluded)
+
+
+def _held(series: Series, control: str, row: int) -> float:
+    """A control after the first task: a metric, or a setting that is a number."""
+    setting = series.run.settings.get(control)
+    return float(setting if isinstance(setting, int | float) else series.column(control)[row])
 
 
 def _by_task(series: Series, y: str, several: bool) -> dict[int, float]:

@@ -97,8 +97,9 @@ def nothing_to_correlate(study: Study, pairs: Sequence[tuple[str, str]]) -> Inpu
     """The error for a selection without a single point."""
     if not study.series:
         return InputError("no run fits this selection.", "ncpl runs list shows all runs and their names")
-    wanted = " or ".join(f"{x} and {y}" for x, y in pairs) or "the default pair (nc1 and a plasticity metric)"
+    wanted = " or ".join(f"{x} and {y}" for x, y in pairs) or "nc1 and a plasticity metric (the default pair)"
     return InputError(
         f"no chosen run has a row where {wanted} are both defined.",
-        f"values were found of: {', '.join(study.addresses()) or 'nothing'}; ncpl export shows all",
+        f"values were found of: {', '.join(study.addresses()) or 'nothing'}; choose with --x and --y, ncpl export "
+        "shows all that is recorded",
     )
