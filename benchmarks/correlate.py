@@ -1,6 +1,6 @@
 """Whether `correlate`'s p-values and intervals hold what they promise, and how fast it is.
 
-    python benchmarks/correlate.py [--repetitions 2000] [--speed-only]
+    python benchmarks/correlate.py [--repetitions 2000] [--jobs 2] [--speed-only]
 
 Size: two independent AR(1) series a run, so that the true r is 0, given to `correlate` as a study; share of p < .05 of
 one window, of the whole family of windows and of the whole series, and how often the 95 % interval covers 0. With 6
@@ -131,7 +131,7 @@ def _peak() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--repetitions", type=int, default=2000)
+    parser.add_argument("--repetitions", type=int, default=200)
     parser.add_argument("--speed-only", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
     chosen = parser.parse_args()
