@@ -6,6 +6,9 @@ Size: two independent AR(1) series a run, so that the true r is 0, given to `cor
 one window, of the whole family of windows and of the whole series, and how often the 95 % interval covers 0. With 6
 runs the exact test's size is 2/64 = 3.1 %, with 10 it is 4.9 %. Beside it the naive p of a single run. Truth: a
 planted r and what the mean over runs recovers.
+
+With 2 000 repetitions and phi .5, .9, .99: 6 runs reject at 2.8-4.1 %, 10 and 20 runs at 3.8-5.6 %, intervals cover
+93.9-95.8 %; the naive p of one run rejects at 10, 50 and 73 %.
 Beyond 16 runs flips are drawn: 1 999 here, 99 999 in use; (b + 1)/(m + 1) holds its size with any number.
 """
 
@@ -108,9 +111,7 @@ def speed() -> None:
             read = time.perf_counter() - started
             sliding([track(s, "nc1", "test_accuracy", "epochs", ()) for s in study.series], WINDOW, "pearson")
             done = time.perf_counter() - started
-    print(
-        f"sliding windows, 100 runs x 10 000 epochs: {done:.2f} s with reading the store (floor 2 s; reading {read:.2f})"
-    )
+    print(f"sliding windows, 100 runs x 10 000 epochs: {done:.2f} s, of it {read:.2f} reading the store (floor 2 s)")
     started = time.perf_counter()
     correlate(study, [("nc1", "test_accuracy")], Options(flips=1, family_flips=1))
     print(f"with all controls, without resampling: {read + time.perf_counter() - started:.2f} s")
