@@ -114,7 +114,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
     table = Table(*heads, title=title, title_justify="left", header_style="bold")
     for row in rows:
         table.add_row(*(cell_text(cell) for cell in row))
-    Console().print(table)
+    plain = bool(os.environ.get("NO_COLOR"))  # by itself Rich would leave out colours only, not bold and italics
+    Console(color_system=None if plain else "auto").print(table)
 
 
 def cell_text(cell: object) -> str:

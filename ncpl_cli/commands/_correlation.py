@@ -196,7 +196,7 @@ def _show_lags(result: GroupCorrelation) -> None:
     best = result.overall.best_lag
     shown = [g for g in result.lags if not sys.stdout.isatty() or g.lag in (best, 0)]
     rows = [(g.lag, g.mean_r, g.p, g.p_family, "best" if g.lag == best else "") for g in shown]
-    title = "Lags in recorded rows (positive: x leads y)" if result.unit == "epoch" else "Lags (positive: x leads y)"
+    title = "Lags in rows; positive: x leads"
     _table(("lag", "r", "p", "p_family", ""), rows, title=title)
 
 
