@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -705,6 +706,22 @@ def test_tables_notes_and_figures(store_path: str, tmp_path: Path, capsys: pytes
     assert call(["correlate", "--db", store_path, "--pairs", "all", "--window", "50"]) == 0
     out = capsys.readouterr().out
     assert "nc1@test" in out and "Benjamini-Yekutieli" in out
+
+
+@pytest.mark.parametrize("more", [["--lags", "-2:2"], ["--pairs", "all"], ["--across", "runs"]], ids=lambda m: m[0])
+def test_a_terminal_of_80_columns_cuts_nothing(
+    store_path: str, more: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert call(["correlate", "--db", store_path, *more]) == 0
+    out = capsys.readouterr().out
+    assert "│" in out and "…" not in out and "\x1b" not in out
+    assert max(map(len, out.splitlines())) <= 80
+    if more == ["--lags", "-2:2"]:
+        assert " of 21" in out and "highest" in out  # few windows, those that say most
 
 
 def test_the_figure_draws_the_numbers_of_the_windows(store_path: str, tmp_path: Path) -> None:
