@@ -74,7 +74,7 @@ def _headline(result: GroupCorrelation) -> str:
 
 def _estimand(result: GroupCorrelation) -> str:
     seeds = _ranges(sorted(set(result.seeds.values())))
-    about = f"Estimand: {result.estimand}; {_runs(result)} (seeds {seeds})"
+    about = f"Estimand: {result.estimand}; {_runs(result)} (seed{'s' * (len(result.seeds) > 1)} {seeds})"
     if result.across == "runs":
         return f"{about}."
     return f"{about}, {result.overall.points} points in a run, window {result.window} {result.unit}s."
@@ -92,6 +92,8 @@ def _statistics(result: GroupCorrelation) -> list[Row]:
              "y averaged over tasks; p by permutation within seeds"),
             ("mean over tasks", s.mean_r, None, None, overall.p_family, "p of the strongest task, paid for all tasks"),
         ]  # fmt: skip
+    elif result.n_runs == 1:
+        rows = [("r", s.mean_r, None, None, None, "of the one run")]
     else:
         rows = [
             ("mean of r", s.mean_r, None, None, overall.p_sign_flip,
