@@ -547,6 +547,11 @@ def test_groups_are_runs_that_differ_only_in_seed() -> None:
             for i, s in enumerate(base)]  # fmt: skip
     two = groups(Study(tuple(runs)))
     assert [dict(g.settings) for g in two] == [{"lr": 0.1}, {"lr": 0.2}] and [len(g.series) for g in two] == [2, 2]
+    other = replace(base[0], run=replace(base[0].run, scenario="other", settings={"width": 100}))
+    theirs = replace(base[0], run=replace(base[0].run, imported=True, names=("theirs",), settings={"imported": True}))
+    assert [g.title for g in groups(Study((*runs, other, theirs)))] == [
+        "warm-start; lr=0.1", "warm-start; lr=0.2", "other", "warm-start; theirs"
+    ]  # fmt: skip
     imported = [replace(s, run=replace(s.run, imported=True, names=(name,), settings={}))
                 for s, name in zip(base, ("a", "a", "b", "b"), strict=True)]  # fmt: skip
     assert [g.name for g in groups(Study(tuple(imported)))] == ["a", "b"]

@@ -195,15 +195,20 @@ def groups(study: Study, *, pool: bool = False, ignore: Iterable[str] = ()) -> l
         merged = (run.scenario,) if pool else key
         found.setdefault(merged, []).append(series)
         keys_of.setdefault(merged, set()).add(key)
-    distinguishing = _differing([members[0].run.settings for members in found.values()], left_out)
+    firsts = [members[0].run for members in found.values() if not members[0].run.imported]
+    distinguishing = {  # within a scenario: another one has other settings altogether, and imported runs have none
+        scenario: _differing([run.settings for run in firsts if run.scenario == scenario], left_out)
+        for scenario in {run.scenario for run in firsts}
+    }
     made = []
     for key, members in found.items():
+        told_by: set[str] = set() if pool else distinguishing.get(members[0].run.scenario, set())
         kept_series = tuple(s for s in members if s.run.status not in LEFT_OUT)
         made.append(
             Group(
                 scenario=members[0].run.scenario,
                 name=_common_name([s.run for s in members]),
-                settings={} if pool else {k: v for k, v in members[0].run.settings.items() if k in distinguishing},
+                settings={k: v for k, v in members[0].run.settings.items() if k in told_by},
                 series=kept_series,
                 left_out=tuple(s for s in members if s.run.status in LEFT_OUT),
                 pooled=len(keys_of[key]),
@@ -217,7 +222,7 @@ def _frozen(value: object) -> str:
 
 
 def _differing(settings: Sequence[Mapping[str, object]], ignore: frozenset[str]) -> set[str]:
-    names = {name for s in settings for name in s} - ignore - {"imported"}
+    names = {name for s in settings for name in s} - ignore
     return {name for name in names if len({_frozen(s.get(name)) for s in settings}) > 1}
 
 
