@@ -110,12 +110,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
             print("\t".join("" if cell is None else str(cell) for cell in row))
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(*columns, title=title, title_justify="left", header_style="bold")
+    heads = [Column(name, overflow="fold") for name in columns]  # a name that is cut can be that of another metric
+    table = Table(*heads, title=title, title_justify="left", header_style="bold")
     for row in rows:
         table.add_row(*(cell_text(cell) for cell in row))
-    Console().print(table)
+    plain = bool(os.environ.get("NO_COLOR"))  # by itself Rich would leave out colours only, not bold and italics
+    Console(color_system=None if plain else "auto").print(table)
 
 
 def cell_text(cell: object) -> str:

@@ -20,6 +20,7 @@ from ncpl_cli.store import schema
 from ncpl_cli.store.connection import connect, plain_rows, sqlite_path, translated
 from ncpl_cli.store.migrate import ensure_head
 from ncpl_cli.store.owner import Owner
+from ncpl_cli.store.recorded import recorded_addresses
 from ncpl_cli.store.schema import WIDE, attempts, epochs, labels, measurements, runs, task_accuracy, terms, undefined
 from ncpl_cli.store.views import make_views
 
@@ -473,6 +474,11 @@ class Store:
             found = {Address(name): float(row[name]) for name in WIDE if row[name] is not None} if row else {}
             return found | {Address(m, s, la): float(v) for m, s, la, v in connection.execute(query)}
 
+    def recorded(self, ids: Sequence[str]) -> list[Address]:
+        """Every address that some of these runs have a value of, in any epoch."""
+        with self._read() as connection:
+            return recorded_addresses(connection, ids)
+
     def task_accuracies(self, run: str) -> list[tuple[int, int, float]]:
         """(epoch, evaluated task, accuracy): the forgetting matrix, row by row."""
         query = (
@@ -530,14 +536,19 @@ class Store:
     def frame(self, ids: Sequence[str] | None = None, **filters: str | None) -> pd.DataFrame:
         """Every recorded epoch as a row, a column per metric; further rows for other splits and layers.
 
-        Columns: run, seed, scenario, name, task, task_epoch, epoch, samples_seen, seconds, split, layer, metrics.
+        Columns: run, seed, scenario, name, task, task_epoch, epoch, samples_seen, seconds, split, layer, where there
+        are probes parent and branch_epoch, and metrics.
         """
         import pandas as pd
 
         chosen = self.runs(ids, **filters)
         by_pk = {row.pk: row for row in chosen}
-        head = ("run", "seed", "scenario", "name", "task", "task_epoch", "epoch", "samples_seen", "seconds", "split",
-                "layer")  # fmt: skip
+        head: tuple[str, ...] = (
+            "run", "seed", "scenario", "name", "task", "task_epoch", "epoch", "samples_seen", "seconds", "split",
+            "layer",
+        )  # fmt: skip
+        if any(row.parent for row in chosen):
+            head += ("parent", "branch_epoch")
         table: dict[tuple[int, int, str, str], dict[str, Any]] = {}
         metric, split, layer = (terms.alias() for _ in range(3))
         long = (
@@ -555,6 +566,7 @@ class Store:
                 ).mappings():
                     facts = {
                         "run": row.id, "seed": row.seed, "scenario": row.scenario, "name": ",".join(row.names),
+                        "parent": row.parent, "branch_epoch": row.branch_epoch,
                         **{key: epoch[key] for key in ("task", "task_epoch", "epoch", "samples_seen", "seconds")},
                     }  # fmt: skip
                     about[pk, epoch["epoch"]] = facts
@@ -568,7 +580,7 @@ class Store:
         order = sorted(
             table, key=lambda k: (list(by_pk).index(k[0]), k[1], k[2] != "train", k[2], k[3] != "last", k[3])
         )
-        found = {name for row in table.values() for name in row} - set(head)
+        found = {name for row in table.values() for name in row} - {*head, "parent", "branch_epoch"}
         columns = [*head, *(n for n in WIDE if n in found), *sorted(found - set(WIDE))]
         return pd.DataFrame([table[key] for key in order], columns=columns)
 
