@@ -158,7 +158,7 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
     from ncpl_cli import experiment, settings
     from ncpl_cli.commands._progress import Progress
     from ncpl_cli.errors import InputError, RunFailed, unknown
-    from ncpl_cli.store import open_store
+    from ncpl_cli.store import open_store, shown
 
     if given["seed"] is not None and given["seeds"] is not None:
         raise InputError("--seed and --seeds say the same thing: give one.")
@@ -181,9 +181,9 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
             )  # fmt: skip
         results = [_result(store, spec.id) for spec in specs]
     if given["json_"]:
-        _common.print_json({"runs": results, "db": url})
+        _common.print_json({"runs": results, "db": shown(url)})
     else:
-        _print_results(results, url)
+        _print_results(results, shown(url))
     bad = [run for run, status in statuses.items() if status not in ("finished",)]
     if bad:
         raise RunFailed(

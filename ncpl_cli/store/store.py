@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from ncpl_cli.errors import InputError, LeaseLost, NcplError, StoreError, unknown
 from ncpl_cli.records import Address, EpochRecord, RunInfo
 from ncpl_cli.store import schema
-from ncpl_cli.store.connection import connect, plain_rows, sqlite_path, translated
+from ncpl_cli.store.connection import connect, one_at_a_time, plain_rows, shown, sqlite_path, translated
 from ncpl_cli.store.migrate import ensure_head
 from ncpl_cli.store.owner import Owner
 from ncpl_cli.store.schema import WIDE, attempts, epochs, labels, measurements, runs, task_accuracy, terms, undefined
@@ -266,6 +266,7 @@ class Store:
         missing = wanted - self._terms.keys()
         if not missing:
             return
+        one_at_a_time(connection)
         for kind, text in sorted(missing):
             _ignore_insert(connection, terms, {"kind": kind, "text": text})
         found = connection.execute(sa.select(terms.c.kind, terms.c.text, terms.c.id)).all()
@@ -621,7 +622,7 @@ class Store:
             database = connection.dialect.name
         wal = path.with_name(path.name + "-wal") if path else None
         return {
-            "store": self.url, "database": database, "schema": schema.HEAD,
+            "store": shown(self.url), "database": database, "schema": schema.HEAD,
             "bytes": path.stat().st_size if path else None,
             "wal_bytes": wal.stat().st_size if wal and wal.exists() else 0 if path else None,
             "checkpoints": str(self.checkpoints), "runs": status, "rows": counts,
