@@ -23,6 +23,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from ncpl_cli.errors import NcplError
 from ncpl_cli.store import Queue, open_store
 from tests.test_train import NCPL, contents
 
@@ -37,26 +38,34 @@ def sweep_line(seeds: int, tasks: int, db: str, jobs: int) -> list[str]:
     return [*NCPL, "sweep", "permuted-digits", *SHAPE, *grid, *options, "--db", db]
 
 
-def workers_of(parent: int) -> list[psutil.Process]:
-    """The living workers of a sweep's parent, stalled ones left out."""
-    with contextlib.suppress(psutil.Error):
-        children = psutil.Process(parent).children()
-        return [child for child in children if child.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED)]
-    return []
+def holding(db: Path) -> list[psutil.Process]:
+    """The living workers that are training now, stalled ones left out."""
+    found = []
+    with contextlib.suppress(NcplError), open_store(db, create=False, upgrade=False) as store:
+        for one in Queue(store).overview("storm").working:
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(one.owner.pid)
+                if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED):
+                    found.append(process)
+    return found
 
 
 def storm(folder: Path, line: list[str], kills: int, stalls: int, seed: int = 0) -> dict[str, int]:
-    """Run the sweep through the storm to its end; what hit it. Each blow falls a random while after the last."""
+    """Run the sweep through the storm to its end; what hit it.
+
+    Each blow falls a random while after the last on a worker that is training, every sixth kill on the parent.
+    """
     draw = random.Random(seed)
-    blows = ["kill"] * kills + ["stall"] * stalls
+    parents = kills // 6
+    blows = ["workers killed"] * (kills - parents) + ["parents killed"] * parents + ["stalls"] * stalls
     draw.shuffle(blows)
     stalled: list[tuple[float, psutil.Process]] = []
     hit = {"workers killed": 0, "parents killed": 0, "stalls": 0, "starts": 0}
     parent: subprocess.Popen[bytes] | None = None
-    next_blow = time.monotonic() + draw.uniform(2, 6)
+    next_blow = 0.0
     while True:
         if parent is None or parent.poll() is not None:
-            if parent is not None and parent.returncode >= 0 and not blows:
+            if parent is not None and parent.returncode >= 0:
                 break
             parent = subprocess.Popen(line, cwd=folder, stdout=subprocess.DEVNULL)
             hit["starts"] += 1
@@ -64,25 +73,19 @@ def storm(folder: Path, line: list[str], kills: int, stalls: int, seed: int = 0)
             with contextlib.suppress(psutil.Error):
                 due[1].resume()
             stalled.remove(due)
-        if blows and time.monotonic() > next_blow:
-            workers = workers_of(parent.pid)
-            if blows[-1] == "kill" and draw.random() < 0.15:
-                parent.kill()
-                parent.wait()
-                hit["parents killed"] += 1
-                blows.pop()
-            elif workers:
-                one = draw.choice(workers)
-                with contextlib.suppress(psutil.Error):
-                    if blows[-1] == "kill":
-                        one.kill()
-                        hit["workers killed"] += 1
-                    else:
-                        one.suspend()
-                        stalled.append((time.monotonic() + LEASE * draw.uniform(1.5, 2.5), one))
-                        hit["stalls"] += 1
-                    blows.pop()
-            next_blow = time.monotonic() + draw.uniform(0.3, 2.5)
+        if blows and time.monotonic() > next_blow and (workers := holding(folder / "storm.db")):
+            one = draw.choice(workers)
+            with contextlib.suppress(psutil.Error):
+                if blows[-1] == "workers killed":
+                    one.kill()
+                elif blows[-1] == "parents killed":
+                    parent.kill()
+                    parent.wait()
+                else:
+                    one.suspend()
+                    stalled.append((time.monotonic() + LEASE * draw.uniform(1.5, 2.5), one))
+                hit[blows.pop()] += 1
+            next_blow = time.monotonic() + draw.uniform(0.1, 1.5)
         time.sleep(0.05)
     for _, one in stalled:
         with contextlib.suppress(psutil.Error):
@@ -115,13 +118,13 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     folder = Path(tempfile.mkdtemp())
     began = time.perf_counter()
-    line = sweep_line(count // 2, 140, "calm.db", 1)
+    line = sweep_line(count // 2, 400, "calm.db", 1)
     subprocess.run(line, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     calm = time.perf_counter() - began
     began = time.perf_counter()
-    hit = storm(folder, sweep_line(count // 2, 140, "storm.db", 4), kills, stalls)
+    hit = storm(folder, sweep_line(count // 2, 400, "storm.db", 4), kills, stalls)
     stormy = time.perf_counter() - began
-    last = subprocess.run(sweep_line(count // 2, 140, "storm.db", 4), cwd=folder, capture_output=True, check=False)
+    last = subprocess.run(sweep_line(count // 2, 400, "storm.db", 4), cwd=folder, capture_output=True, check=False)
     wrong = compare(folder / "calm.db", folder / "storm.db")
     with open_store(folder / "storm.db") as store:
         attempts = sum(row.attempt for row in store.runs())

@@ -22,6 +22,7 @@ from ncpl_cli.errors import InputError, LeaseLost, StoreError
 from ncpl_cli.records import Address, EpochRecord, RunInfo
 from ncpl_cli.store import Owner, Store, open_store, schema
 from ncpl_cli.store.connection import NETWORK_FILE_SYSTEMS, translate
+from ncpl_cli.store.merge import Merged, merge
 
 
 def info(name: str = "a", seed: int = 0, tasks: int = 3) -> RunInfo:
@@ -349,3 +350,42 @@ def test_commands_over_the_store(tmp_path: Path) -> None:
     ncpl("runs", "delete", run, "--yes")
     assert not (tmp_path / "ncpl.checkpoints" / run).exists()
     assert ncpl("runs", "list").splitlines()[1:] == []
+
+
+def test_runs_from_elsewhere_are_merged_once(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where checkpoints lie when the store is no file
+    with open_store(tmp_path / "other.db") as other:
+        run, attempt = filled(other, 4)
+        other.register(info(), "theirs")
+        other.finish(run, attempt, "finished")
+        (other.checkpoints / run).mkdir(parents=True)
+        (other.checkpoints / run / "epoch-00000003.safetensors").write_bytes(b"state")
+        begun, second = other.register(info("b", 1)).id, 0
+        second = other.claim([begun], Owner.current(), {})[begun]
+        other.save([(begun, second, record(0, rare=0.5))])
+        assert merge(store, other) == Merged(new=1, held=1)
+        other.release(begun, second)
+        assert merge(store, other) == Merged(new=1, unchanged=1)
+        for key in (run, begun):
+            for epoch in range(other.last_epoch(key) + 1):
+                assert store.values(key, epoch) == other.values(key, epoch)
+                assert store.reasons(key, epoch) == other.reasons(key, epoch)
+            assert store.task_accuracies(key) == other.task_accuracies(key)
+        assert store.run(run).names == ("theirs",) and store.run(run).status == "finished"
+        assert (store.checkpoints / run / "epoch-00000003.safetensors").read_bytes() == b"state"
+        second = other.claim([begun], Owner.current(), {})[begun]
+        other.save([(begun, second, record(1))])
+        other.finish(begun, second, "finished")
+        assert merge(store, other) == Merged(extended=1, unchanged=1)
+        assert merge(store, other) == Merged(unchanged=2)
+        assert store.last_epoch(begun) == 1 and store.run(begun).status == "finished"
+        assert [a["outcome"] for a in store.attempts(begun)] == ["interrupted", "interrupted", "finished"]
+        assert store.check() == []
+        mine = store.register(info("c", 2)).id
+        other.register(info("c", 2))
+        for of, accuracy in ((store, 0.1), (other, 0.2)):
+            held = of.claim([mine], Owner.current(), {})[mine]
+            of.save([(mine, held, replace(record(0), values={Address("online_accuracy"): accuracy}))])
+            of.release(mine, held)
+        with pytest.raises(InputError, match="has other results here: epoch 0 differs"):
+            merge(store, other)

@@ -148,7 +148,8 @@ def _sweep(study: Any, given: dict[str, Any]) -> None:
     else:
         columns = ("sweep", "total", "finished", "failed", "diverged", "skipped", "pending")
         _common.print_table(columns, [[getattr(found, column) for column in columns]])
-        _common.note(f"store: {shown(url)}   next: ncpl sweep status {found.sweep}, ncpl correlate --name {found.sweep}")
+        then = f"ncpl sweep status {found.sweep}, ncpl correlate --name {found.sweep}"
+        _common.note(f"store: {shown(url)}   next: {then}")
     if found.bad:
         raise SweepFailed(
             f"{found.bad} of the runs of sweep {found.sweep} failed or diverged; the others are done.",

@@ -43,7 +43,8 @@ def connect(url: str, *, readonly: bool = False, timeout: float = 30.0) -> sa.En
                 parsed = parsed.set(drivername="postgresql+psycopg")
             return sa.create_engine(parsed, pool_pre_ping=True)
         except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
-            raise InputError(f"{shown(url)!r} is no store: {error}.", "--db wants a file or an SQLAlchemy URL") from error
+            why = f"{shown(url)!r} is no store: {error}."
+            raise InputError(why, "--db wants a file or an SQLAlchemy URL") from error
         except ModuleNotFoundError as error:
             raise InputError(f"{shown(url)} needs {error.name}.", "pip install 'ncpl[postgres]'") from error
     if path is not None:

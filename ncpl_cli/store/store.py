@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -263,6 +263,9 @@ class Store:
         """Give every new name its number. The numbers are remembered only once they are in the database."""
         wanted = {("metric", a.metric) for a in addresses} | {("split", a.split) for a in addresses}
         wanted |= {("layer", a.layer) for a in addresses} | {("reason", text) for text in reasons}
+        self._number(connection, wanted)
+
+    def _number(self, connection: sa.Connection, wanted: Set[tuple[str, str]]) -> None:
         missing = wanted - self._terms.keys()
         if not missing:
             return
