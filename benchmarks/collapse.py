@@ -11,8 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from ncpl_cli.metrics import moments
-from ncpl_cli.metrics.neural_collapse import evaluate
+from ncpl_cli.metrics import CollapseResult, collapse
 
 NAMES = ["nc1", "nc2", "nc3", "nc4", "cdnv"]
 
@@ -54,18 +53,17 @@ def main() -> None:
     """Print one line per size."""
     torch.set_num_threads(2)
     draw = np.random.default_rng(0)
-    for n, d, floor in ((60_000, 100, 40), (50_000, 512, 120)):
+    for n, d, floor in ((60_000, 100, 25), (50_000, 512, 70)):
         y = draw.integers(0, 10, n)
         x = (draw.normal(size=(10, d))[y] + draw.normal(size=(n, d))).astype(np.float32)
         w, b = draw.normal(size=(10, d)), draw.normal(size=10)
 
-        def ours(threads: int = 2) -> object:
-            means = moments.class_means(x, y, 10, threads=threads)  # noqa: B023
-            return evaluate(x, y, means, w, b, NAMES, train_means=None, global_mean="sample", threads=threads)  # noqa: B023
+        def ours(threads: int = 2) -> CollapseResult:
+            return collapse(x, y, w, b, metrics=NAMES, threads=threads)  # noqa: B023
 
         two, one = median(ours), median(lambda: ours(1))
         plain, slow = median(lambda: second_moment(x, y), 3), loop(x, y, w)  # noqa: B023
-        agree = abs(ours()["nc1"] / second_moment(x, y) - 1)  # type: ignore[index]
+        agree = abs(ours()["nc1"] / second_moment(x, y) - 1)
         print(
             f"{n} x {d}: {two:.1f} ms on two cores, {one:.1f} on one (floor {floor}); float64 X^T X for nc1 alone "
             f"{plain:.0f} ms ({plain / two:.1f} times), per-sample loop {slow:.0f} ms ({slow / two:.0f} times); "
