@@ -88,7 +88,7 @@ def _sums(x, labels, origin, sums):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _centre(row, origin, offset, target):  # type: ignore[no-untyped-def]
+def centre_row(row, origin, offset, target):  # type: ignore[no-untyped-def]
     """Fill target (d,) with a row minus its mean. No reordering here: the origin goes first, which is exact."""
     for j in range(len(row)):
         target[j] = (row[j] - origin[j]) - offset[j]
@@ -98,7 +98,7 @@ def _centre(row, origin, offset, target):  # type: ignore[no-untyped-def]
 def centre_rows(x, labels, origin, offsets, z):  # type: ignore[no-untyped-def]
     """Fill z (n, d) with rows of x minus the means of their classes."""
     for i in range(x.shape[0]):
-        _centre(x[i], origin, offsets[labels[i]], z[i])
+        centre_row(x[i], origin, offsets[labels[i]], z[i])
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
@@ -117,7 +117,7 @@ def _project(  # type: ignore[no-untyped-def]
         size = min(TILE, x.shape[0] - first)
         for t in range(size):
             own, row = labels[first + t], z[t]
-            _centre(x[first + t], origin, offsets[own], row)
+            centre_row(x[first + t], origin, offsets[own], row)
             square = 0.0
             for j in range(d):
                 square += row[j] * row[j]
@@ -159,9 +159,7 @@ def class_means(x: NDArray[Any], labels: NDArray[np.int64], classes: int, *, thr
                 global_mean: str = "sample") -> Means:  # fmt: skip
     """Class counts and means of features (N, d). `global_mean`: `sample` (B24, Z21) or `class` (P20)."""
     counts = np.bincount(labels, minlength=classes)
-    few = x[np.linspace(0, max(0, len(x) - 1), ORIGIN_SAMPLES).astype(np.int64)] if len(x) else x
-    few = few.astype(np.float64)
-    origin = np.median(few, axis=0) if len(x) else np.zeros(x.shape[1])
+    origin = origin_of(x)
     blocks = _blocks(len(x))
     parts = np.zeros((len(blocks), classes, x.shape[1]))
     _each(lambda b: _sums(x[blocks[b]], labels[blocks[b]], origin, parts[b]), len(blocks), threads)
@@ -169,9 +167,22 @@ def class_means(x: NDArray[Any], labels: NDArray[np.int64], classes: int, *, thr
     offsets = sums / np.maximum(counts, 1)[:, None]
     present = counts > 0
     centre = sums.sum(0) / max(1, len(x)) if global_mean == "sample" else offsets[present].mean(0)
-    largest = float(np.abs(offsets[present] + origin).max(initial=0.0))
-    magnitude = max(largest, float(np.abs(few).mean()) if few.size else 0.0)
-    return Means(counts, origin, offsets, centre, magnitude)
+    return Means(counts, origin, offsets, centre, magnitude_of(x, origin, offsets[present]))
+
+
+def origin_of(x: NDArray[Any]) -> Array:
+    """A point amid the samples (n, d): the coordinate-wise median of a few, which an outlier does not move."""
+    return np.asarray(np.median(_few(x), axis=0)) if len(x) else np.zeros(x.shape[1])
+
+
+def magnitude_of(x: NDArray[Any], origin: Array, offsets: Array) -> float:
+    """The size of the features: the largest class mean, or the mean absolute feature of a few samples if larger."""
+    largest = float(np.abs(offsets + origin).max(initial=0.0))
+    return max(largest, float(np.abs(_few(x)).mean()) if x.size else 0.0)
+
+
+def _few(x: NDArray[Any]) -> Array:
+    return x[np.linspace(0, len(x) - 1, ORIGIN_SAMPLES).astype(np.int64)].astype(np.float64)
 
 
 def scatter(

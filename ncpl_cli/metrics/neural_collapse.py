@@ -82,10 +82,10 @@ def collapse(
     if train_means is not None:
         classes = len(train_means.counts)
     y, count = _classes(y, classes, None if w is None else len(w))
-    if (why := _not_finite(x, w, b)) is not None:
+    if (why := not_finite(x, w, b)) is not None:
         return CollapseResult(dict.fromkeys(names, np.nan), dict.fromkeys(names, why))
     threads = threads or torch.get_num_threads()
-    _convention(global_mean)
+    convention(global_mean)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # no squares near 1e300: said in the result
         if means is None:
             means = moments.class_means(x, y, count, threads=threads, global_mean=global_mean)
@@ -99,7 +99,7 @@ def means_of(
     x, y, _, _ = checked(features, labels, None, None)
     y, count = _classes(y, classes, None)
     threads = threads or torch.get_num_threads()
-    return moments.class_means(x, y, count, threads=threads, global_mean=_convention(global_mean))
+    return moments.class_means(x, y, count, threads=threads, global_mean=convention(global_mean))
 
 
 @dataclass(frozen=True)
@@ -238,13 +238,28 @@ def _vci(within: Array, means: Means, rank: int) -> float:
     along = mixed @ v.T  # r x r
     cross = mixed - along @ v  # r x d, in the rest of the space
     rest = sigma - v.T @ mixed - mixed.T @ v + v.T @ along @ v
-    found = torch.linalg.eigh(torch.from_numpy((rest + rest.T) / 2))  # torch keeps to its threads, numpy takes all
-    eigenvalues, vectors = found[0].numpy(), found[1].numpy()
-    kept = eigenvalues > len(sigma) * np.finfo(np.float64).eps * np.linalg.norm(sigma)
-    explained = cross @ vectors[:, kept]
-    q = along - (explained / eigenvalues[kept]) @ explained.T
+    q = along - _explained(rest, v, cross, len(sigma) * np.finfo(np.float64).eps * float(np.linalg.norm(sigma)))
     share = np.linalg.solve(q + np.diag(s**2 / k), q)
     return float(np.clip(np.trace(share) / rank, 0.0, 1.0))
+
+
+def _explained(rest: Array, v: Array, cross: Array, tolerance: float) -> Array:
+    """C pinv(D) C^T of D (d, d), zero along the rows of v (r, d), and C (r, d), zero there too.
+
+    By Cholesky where D is far from singular in the rest of the space, else by its eigenvalues above the tolerance.
+    """
+    typical = float(np.trace(rest)) / len(rest)
+    filled = torch.from_numpy(rest + typical * v.T @ v)
+    factor, failed = torch.linalg.cholesky_ex(filled)
+    pivots = torch.diagonal(factor) ** 2
+    if not failed and float(pivots.min()) > 1e-6 * float(pivots.max()):
+        half = torch.linalg.solve_triangular(factor, torch.from_numpy(np.ascontiguousarray(cross.T)), upper=False)
+        return np.asarray((half.T @ half).numpy())
+    found = torch.linalg.eigh(torch.from_numpy((rest + rest.T) / 2))  # torch keeps to its threads, numpy takes all
+    eigenvalues, vectors = found[0].numpy(), found[1].numpy()
+    kept = eigenvalues > tolerance
+    inside = cross @ vectors[:, kept]
+    return (inside / eigenvalues[kept]) @ inside.T  # type: ignore[no-any-return]
 
 
 def _geometry(values: dict[str, float], undefined: dict[str, str], means: Means, distance: Array) -> None:
@@ -328,7 +343,8 @@ def _names(metrics: Iterable[str] | None, classifier: bool, test: bool) -> list[
     return [name for name in possible if name in wanted]
 
 
-def _convention(global_mean: str) -> str:
+def convention(global_mean: str) -> str:
+    """The global mean asked for: `sample` or `class`."""
     if global_mean not in ("sample", "class"):
         raise unknown("global mean", global_mean, ("sample", "class"))
     return global_mean
@@ -348,8 +364,8 @@ def _classes(y: NDArray[np.int64], classes: int | None, rows: int | None) -> tup
     return y, most + 1
 
 
-def _not_finite(x: NDArray[Any], w: Array | None, b: Array | None) -> str | None:
-    """Why nothing can be measured, or None."""
+def not_finite(x: NDArray[Any], w: Array | None, b: Array | None) -> str | None:
+    """Why nothing can be measured of features and a classifier, or None."""
     # one fast sum tells; where it overflows, every number is looked at
     if not math.isfinite(float(torch.from_numpy(x).sum())) and not np.isfinite(x).all():
         return "features are not finite"
