@@ -34,7 +34,8 @@ class Cohort:
 def choose_engine(spec: RunSpec, device: str) -> tuple[str, str]:
     """The engine that carries a run and, in words, why; raises InputError when none or not the named one can."""
     refusals = {
-        name: engine.refuses(spec.network, spec.optimizer, device, spec.precision) for name, engine in ENGINES.items()
+        name: engine.refuses(spec.network, spec.optimizer, device, spec.precision, spec.interventions)
+        for name, engine in ENGINES.items()
     }
     if spec.engine != "auto":
         if spec.engine not in ENGINES:

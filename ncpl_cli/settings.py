@@ -8,6 +8,7 @@ from typing import Any
 
 from ncpl_cli.data import Dataset
 from ncpl_cli.errors import InputError, unknown
+from ncpl_cli.interventions import Intervention, parse_all
 from ncpl_cli.metrics.catalogue import check_names
 from ncpl_cli.networks import ACTIVATIONS, NETWORKS, NORMS
 from ncpl_cli.scenarios import Scenario
@@ -16,7 +17,7 @@ from ncpl_cli.spec import DatasetSpec, MeasureSpec, NetworkSpec, OptimizerSpec, 
 OPTIMIZER_LR = {"sgd": 0.01, "adam": 1e-3, "adamw": 1e-3}
 """Optimisers and their usual learning rates, used where neither the user nor the scenario's preset gives one."""
 
-PRECISIONS = ("float32", "float64")
+PRECISIONS = ("float32", "float64", "tf32", "bf16")
 
 
 def dataset_spec(scenario: type[Scenario], given: Mapping[str, Any]) -> DatasetSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +21,7 @@ class Progress:
     loss     mean cross-entropy before those updates
     samples  samples seen; seconds  wall time of the epoch (of the whole cohort where it trains at once)
     finite   whether all parameters are still finite
+    extra    what interventions have to say, by metric id
     """
 
     correct: int
@@ -28,6 +29,7 @@ class Progress:
     samples: int
     seconds: float
     finite: bool
+    extra: Mapping[str, float] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -39,8 +41,12 @@ class Engine(Protocol):
         """One pass over `orders[r]` of task `tasks[r]` for every run r, at learning rate `lr`."""
         ...
 
+    def change(self, purpose: str) -> None:
+        """Let the interventions do what they do at a change of task or phase; `purpose` names their random streams."""
+        ...
+
     def state(self) -> list[dict[str, Tensor]]:
-        """The optimiser's state of every run (moments, step counts), for a checkpoint."""
+        """What every run remembers beside its parameters (moments, step counts), for a checkpoint."""
         ...
 
     def load_state(self, states: Sequence[Mapping[str, Tensor]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,8 @@ from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.data.sparse import padded, sparse
 from ncpl_cli.engines.engine import Progress
 from ncpl_cli.engines.online_kernel import kernel
+from ncpl_cli.engines.treated import MOST_SAMPLES, refused
+from ncpl_cli.interventions import Intervention, Treatment
 from ncpl_cli.networks import MLP
 from ncpl_cli.scenarios.task import Task
 from ncpl_cli.spec import NetworkSpec, OptimizerSpec
@@ -28,47 +32,108 @@ class OnlineEngine:
     a run's bits depend on nothing but itself.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], data: Dataset, optimizer: OptimizerSpec, device: str) -> None:
-        assert device == "cpu"
+    def __init__(
+        self, networks: Sequence[nn.Module], data: Dataset, optimizer: OptimizerSpec, device: str,
+        *, treatment: Treatment = Treatment(), precision: str = "float32",
+    ) -> None:  # fmt: skip
+        assert device == "cpu" and precision in ("float32", "float64")
         self.networks = networks
         self._optimizer = optimizer
         self._dtype = next(networks[0].parameters()).detach().numpy().dtype
         self._images = sparse(data.train, data.scale, self._dtype)
         self._classes = data.classes
+        self._treatment = treatment
+        self._steps = 0
+        towards = any((pull := one.pull()) and pull[1] for one in treatment.interventions if not one.idle)
+        self._initial = [copy.deepcopy(cast(MLP, network)) for network in networks] if towards else []
+        self._data = data
 
     @staticmethod
-    def refuses(network: NetworkSpec, optimizer: OptimizerSpec, device: str, precision: str) -> str | None:
+    def refuses(
+        network: NetworkSpec, optimizer: OptimizerSpec, device: str, precision: str,
+        interventions: Sequence[Intervention] = (),
+    ) -> str | None:  # fmt: skip
         """Why this engine cannot carry a run, None when it can."""
         if device != "cpu":
             return f"the online engine runs on the CPU, not on {device}"
         if network.name != "mlp" or network.norm != "none" or network.activation != "relu":
             return "the online engine carries ReLU MLPs without normalisation"
-        if optimizer.name != "sgd" or optimizer.momentum or optimizer.weight_decay:
-            return "the online engine carries SGD without momentum and weight decay"
+        if optimizer.name != "sgd" or optimizer.momentum:
+            return "the online engine carries SGD without momentum"
         if precision not in ("float32", "float64"):
             return f"the online engine computes in float32 or float64, not in {precision}"
-        return None
+        return refused("online", interventions)
 
     def train_epoch(self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], lr: float) -> list[Progress]:
         """One pass over `orders[r]` of `tasks[r]` for each run, one after another."""
-        return [self._train(cast(MLP, n), t, o, lr) for n, t, o in zip(self.networks, tasks, orders, strict=True)]
+        acting = self._treatment.acting(tasks[0].phase, tasks[0].index)
+        pulls = [pull for one in acting if (pull := one.pull())]
+        strength = self._optimizer.weight_decay + sum(weight for weight, _ in pulls)
+        share = sum(weight for weight, towards in pulls if towards) / strength if strength else 0.0
+        recyclers = [one for one in acting if one.every]
+        found = [
+            self._train(run, task, order, lr, strength, share, recyclers)
+            for run, (task, order) in enumerate(zip(tasks, orders, strict=True))
+        ]
+        self._steps += -(-len(orders[0]) // self._optimizer.batch_size)
+        return found
 
-    def _train(self, network: MLP, task: Task, order: NDArray[np.int64], lr: float) -> Progress:
+    def _train(
+        self, run: int, task: Task, order: NDArray[np.int64], lr: float, strength: float, share: float,
+        recyclers: Sequence[Intervention],
+    ) -> Progress:  # fmt: skip
+        """One pass of one run; `share` is the part of the initialisation that the weights are pulled towards."""
         began = time.perf_counter()
+        network, batch = cast(MLP, self.networks[run]), self._optimizer.batch_size
+        pull = (2 if share else 1) if strength else 0
+        goal = self._gather(self._initial[run], task.pixel_order, share) if pull == 2 else self._nothing
         buffers = self._gather(network, task.pixel_order)
-        width, outputs = buffers["w_out"].shape
-        correct, loss = kernel(width, outputs)(
-            order, self._images.starts, self._images.pixels, self._images.values, task.train_labels,
-            buffers["w1"], buffers["hidden"], buffers["w_out"], buffers["biases"], buffers["b_out"],
-            self._dtype.type(lr), self._optimizer.batch_size, self._classes,
-        )  # fmt: skip
+        correct, loss, recycled, done = 0, 0.0, 0, 0
+        while done < len(order):
+            steps = min((one.every - (self._steps + done // batch) % one.every for one in recyclers if one.every),
+                        default=len(order))  # fmt: skip
+            part = order[done : done + steps * batch]
+            right, lost = kernel(*buffers["w_out"].shape, pull)(
+                part, self._images.starts, self._images.pixels, self._images.values, task.train_labels,
+                buffers["w1"], buffers["hidden"], buffers["w_out"], buffers["biases"], buffers["b_out"],
+                self._dtype.type(lr), batch, self._classes, self._dtype.type(strength),
+                goal["w1"], goal["hidden"], goal["w_out"], goal["biases"], goal["b_out"],
+            )  # fmt: skip
+            correct, loss, done = correct + int(right), loss + float(lost), done + len(part)
+            due = [one for one in recyclers if one.every and (self._steps + done // batch) % one.every == 0]
+            if due and done % batch == 0:
+                self._scatter(network, task.pixel_order, buffers)
+                recycled += self._recycle(run, network, task, due, order[:done])
+                buffers = self._gather(network, task.pixel_order)
         # a sparse loop never multiplies by the zeros that would turn an infinity into NaN: look for both
         finite = math.isfinite(loss) and all(bool(np.isfinite(buffer).all()) for buffer in buffers.values())
         self._scatter(network, task.pixel_order, buffers)
-        return Progress(int(correct), loss / len(order), len(order), time.perf_counter() - began, finite)
+        extra = {"recycled_units": float(recycled)} if any(one.id == "redo" for one in recyclers) else {}
+        return Progress(correct, loss / len(order), len(order), time.perf_counter() - began, finite, extra)
 
-    def _gather(self, network: MLP, pixel_order: NDArray[np.int64] | None) -> dict[str, NDArray[Any]]:
-        """The parameters as the kernel reads them: rows are inputs, padded; first-layer rows in image pixel order.
+    def _recycle(
+        self, run: int, network: MLP, task: Task, due: Sequence[Intervention], shown: NDArray[np.int64]
+    ) -> int:
+        """Let interventions look at a run between two steps; units recycled."""
+        images = self._data.train.images[shown[-MOST_SAMPLES:]].reshape(-1, self._data.pixels)
+        if task.pixel_order is not None:
+            images = images[:, task.pixel_order]
+        x = torch.from_numpy((images / self._data.scale).astype(self._dtype))
+        purpose = f"step {self._steps + len(shown) // self._optimizer.batch_size}"
+        return sum(
+            one.recycle(self._treatment.run(run, network, {}, f"{one.id} {purpose}", x)) for one in due
+        )  # fmt: skip
+
+    @functools.cached_property
+    def _nothing(self) -> dict[str, NDArray[Any]]:
+        """Empty targets, where nothing pulls towards any."""
+        shapes = {"w1": 2, "hidden": 3, "w_out": 2, "biases": 2, "b_out": 1}
+        return {name: np.zeros((1,) * dimensions, self._dtype) for name, dimensions in shapes.items()}
+
+    def _gather(
+        self, network: MLP, pixel_order: NDArray[np.int64] | None, share: float = 1.0
+    ) -> dict[str, NDArray[Any]]:
+        """The parameters (a share of them) as the kernel reads them: rows are inputs, padded, in image pixel order.
 
         The network sees x[:, pixel_order], and x[:, pixel_order] @ W == x @ V with V[pixel_order] = W: the task's
         permutation is put into the weights, so all tasks and runs share one copy of the images.
@@ -87,7 +152,8 @@ class OnlineEngine:
         classifier = network.classifier
         w_out[: classifier.in_features, : classifier.out_features] = _numpy(classifier.weight).T
         b_out[: classifier.out_features] = _numpy(classifier.bias)
-        return {"w1": w1, "hidden": hidden, "w_out": w_out, "biases": biases, "b_out": b_out}
+        buffers = {"w1": w1, "hidden": hidden, "w_out": w_out, "biases": biases, "b_out": b_out}
+        return buffers if share == 1 else {name: buffer * self._dtype.type(share) for name, buffer in buffers.items()}
 
     def _scatter(
         self, network: MLP, pixel_order: NDArray[np.int64] | None, buffers: Mapping[str, NDArray[Any]]
@@ -105,11 +171,17 @@ class OnlineEngine:
         _numpy(classifier.bias)[...] = buffers["b_out"][: classifier.out_features]
 
     def state(self) -> list[dict[str, Tensor]]:
-        """Plain SGD remembers nothing."""
-        return [{} for _ in self.networks]
+        """Plain SGD remembers nothing; what happens every so many steps needs their count."""
+        counted = any(one.every for one in self._treatment.interventions)
+        return [{"treated.steps": torch.tensor(self._steps)} if counted else {} for _ in self.networks]
 
     def load_state(self, states: Sequence[Mapping[str, Tensor]]) -> None:
-        """Nothing to put back."""
+        """Put back what `state` returned."""
+        self._steps = int(states[0].get("treated.steps", 0))
+
+    def change(self, purpose: str) -> None:
+        """Let the interventions do what they do at a change of task or phase."""
+        self._treatment.change(self.networks, lambda _: {}, purpose)
 
 
 def _numpy(parameter: torch.Tensor) -> NDArray[Any]:

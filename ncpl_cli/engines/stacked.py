@@ -14,12 +14,12 @@ cohort may round differently.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import cast
 
 import numpy as np
@@ -29,9 +29,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ncpl_cli.data.dataset import Dataset, Split
+from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.engines.engine import Progress
+from ncpl_cli.engines.stack import Stack, resident
+from ncpl_cli.engines.treated import MOST_SAMPLES, Treated, refused
 from ncpl_cli.errors import InputError
+from ncpl_cli.interventions import Intervention, Treatment
 from ncpl_cli.networks import ACTIVATIONS, MLP
 from ncpl_cli.scenarios.task import Task
 from ncpl_cli.spec import NetworkSpec, OptimizerSpec
@@ -80,59 +83,6 @@ BY_HAND: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
 An activation that is not here is trained by autograd.
 """
 
-_RESIDENT: weakref.WeakKeyDictionary[Split, dict[str, Tensor]] = weakref.WeakKeyDictionary()
-
-
-def resident(split: Split, device: str) -> Tensor:
-    """The split's images on the device, uint8 (N, pixels): once a device, shared by all engines, runs and tasks.
-
-    On the CPU it is the data set's own memory. Bytes, not floats: a quarter of the memory to gather from, and the
-    conversion is paid once a block.
-    """
-    held = _RESIDENT.setdefault(split, {})
-    if device not in held:
-        images = split.images if split.images.flags.writeable else split.images.copy()  # torch warns of read-only
-        held[device] = torch.from_numpy(images).flatten(1).to(device)
-    return held[device]
-
-
-class _Stack:
-    """The parameters and buffers of R networks in stacked tensors; the networks' own become views of them.
-
-    A linear layer of an MLP is one tensor (R, in + 1, out), its bias the last row: with a column of ones beside its
-    input, bias and weight are one matrix. Everything else is stacked as it is.
-    """
-
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
-        parameters = [dict(net.named_parameters()) for net in networks]
-        buffers = [dict(net.named_buffers()) for net in networks]
-        first = networks[0]
-        hidden = len(first.hidden) if isinstance(first, MLP) else 0
-        self.linears = [*(f"hidden.{i}" for i in range(hidden)), *(["classifier"] if isinstance(first, MLP) else [])]
-        folded = {f"{linear}.{part}" for linear in self.linears for part in ("weight", "bias")}
-        self.others = [name for name in parameters[0] if name not in folded]
-        self.tensors = [
-            torch.stack([torch.cat([p[f"{name}.weight"].detach().t(), p[f"{name}.bias"].detach()[None]])
-                         for p in parameters])
-            for name in self.linears
-        ] + [torch.stack([p[name].detach() for p in parameters]) for name in self.others]  # fmt: skip
-        self.buffers = {name: torch.stack([b[name] for b in buffers]) for name in buffers[0]}
-        for run, own in enumerate(parameters):
-            for name, view in self.views(self.tensors, run).items():
-                own[name].data = view
-            for name, stacked in self.buffers.items():
-                buffers[run][name].data = stacked[run]
-
-    def views(self, tensors: Sequence[Tensor], run: int) -> dict[str, Tensor]:
-        """One run's part of `tensors` (parameters, or moments of their shapes), named as in its network."""
-        found = {}
-        for name, tensor in zip(self.linears, tensors[: len(self.linears)], strict=True):
-            matrix = tensor[run].detach()  # in + 1 x out
-            found[f"{name}.weight"], found[f"{name}.bias"] = matrix[:-1].t(), matrix[-1]
-        for name, tensor in zip(self.others, tensors[len(self.linears) :], strict=True):
-            found[name] = tensor[run].detach()
-        return found
-
 
 @dataclass(frozen=True)
 class _Space:
@@ -151,6 +101,19 @@ class _Space:
     error: Tensor  # R x C x B
 
 
+class _Classifying(nn.Module):
+    """A network whose forward gives what `classify` gives, for `functional_call`."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Logits, activations, preactivations."""
+        found: tuple[Tensor, list[Tensor], list[Tensor]] = self.network.classify(x)  # type: ignore[operator]
+        return found
+
+
 class StackedEngine:
     """Trains R networks of one shape in lockstep; between epochs `networks[r]` holds run r's parameters.
 
@@ -159,7 +122,7 @@ class StackedEngine:
 
     def __init__(
         self, networks: Sequence[nn.Module], data: Dataset, optimizer: OptimizerSpec, device: str,
-        *, autograd: bool = False,
+        *, treatment: Treatment = Treatment(), precision: str = "float32", autograd: bool = False,
     ) -> None:  # fmt: skip
         self.networks = networks
         self._first = networks[0]
@@ -168,25 +131,36 @@ class StackedEngine:
         self._device = device
         self._dtype = next(self._first.parameters()).dtype
         self._images = resident(data.train, device)  # N x D
-        self._stack = _Stack(networks)
-        self._spaces: dict[tuple[int, int], _Space] = {}
+        self._precision = precision
+        if device.startswith("cuda"):
+            torch.backends.cudnn.allow_tf32 = False  # on by default: float32 is to mean float32
+        self._stack = Stack(networks)
+        self._treated = Treated(self._stack, networks, treatment, self._live_moments)
+        self._spaces: dict[tuple[int, int, bool], _Space] = {}
         self._batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self._first.modules())
-        self._by_hand = (
+        self._by_hand = self._can_by_hand = (
             not autograd and isinstance(self._first, MLP) and len(self._first.hidden) > 0
             and self._first.norm == "none" and self._first.activation in BY_HAND
             and optimizer.name == "sgd" and not optimizer.momentum
         )  # fmt: skip
 
     @staticmethod
-    def refuses(network: NetworkSpec, optimizer: OptimizerSpec, device: str, precision: str) -> str | None:
+    def refuses(
+        network: NetworkSpec, optimizer: OptimizerSpec, device: str, precision: str,
+        interventions: Sequence[Intervention] = (),
+    ) -> str | None:  # fmt: skip
         """Why this engine cannot carry a run, None when it can."""
         if optimizer.name not in ("sgd", "adam", "adamw"):
             return f"the stacked engine carries the optimisers sgd, adam and adamw, not {optimizer.name}"
         if network.norm == "batch" and optimizer.batch_size == 1:
             return "batch normalisation needs batches of at least two samples"
-        if precision not in ("float32", "float64") or (precision == "float64" and device == "mps"):
+        if precision == "tf32" and not device.startswith("cuda"):
+            return f"tf32 is arithmetic of CUDA devices, not of {device}"
+        if precision == "bf16" and network.name == "mlp":
+            return "the stacked engine trains MLPs in float32, tf32 or float64"
+        if precision == "float64" and device == "mps":
             return f"the stacked engine does not compute in {precision} on {device}"
-        return None
+        return refused("stacked", interventions)
 
     def train_epoch(self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], lr: float) -> list[Progress]:
         """One pass over `orders[r]` of `tasks[r]` for every run at once; `seconds` is the whole cohort's time.
@@ -204,8 +178,12 @@ class StackedEngine:
         correct = torch.zeros(runs, dtype=exact, device=self._device)
         loss = torch.zeros(runs, dtype=exact, device=self._device)
         gather = None if isinstance(self._first, MLP) else self._pixel_orders(tasks)  # R x D
+        self._treated.begin(tasks, self._can_by_hand)
+        # a penalty that only pulls towards zero is weight decay, which the step by hand knows
+        self._by_hand = self._can_by_hand and not self._treated.needs_autograd
         self._learning_rate(lr)
         self._rearrange(tasks, to_image=True)
+        self._allow_tf32(self._precision == "tf32")
         training = self._first.training
         self._first.train()
         try:
@@ -220,16 +198,29 @@ class StackedEngine:
                     logits, log_p = self._steps_by_autograd(x, y)  # k x R x C x B
                 correct += (logits.max(2).indices == y).sum((0, 2))
                 loss -= log_p.gather(2, y[:, :, None]).sum((0, 2, 3), dtype=exact)
+                self._treated.end_block(steps, partial(self._images_before, order, rows.stop))
         finally:
             self._first.train(training)
             self._rearrange(tasks, to_image=False)
+            self._allow_tf32(False)
         held = [tensor.detach().flatten(1).isfinite().all(1) for tensor in self._stack.tensors]  # R each
         results = torch.stack([correct, loss, torch.stack(held).all(0).to(exact)], 1).tolist()  # the only wait
         seconds = time.perf_counter() - began
         return [
-            Progress(int(c), total / samples, samples, seconds, bool(finite) and math.isfinite(total))
-            for c, total, finite in results
+            Progress(int(c), total / samples, samples, seconds, bool(finite) and math.isfinite(total), extra)
+            for (c, total, finite), extra in zip(results, self._treated.extra(), strict=True)
         ]
+
+    def _allow_tf32(self, allowed: bool) -> None:
+        if self._device.startswith("cuda") and self._precision == "tf32":
+            torch.backends.cudnn.allow_tf32 = allowed
+            torch.set_float32_matmul_precision("high" if allowed else "highest")
+
+    def _images_before(self, order: Tensor, end: int) -> Tensor:
+        """The images (R, n, ...) that the runs have been shown last, as their first layers now take them."""
+        index = order[:, max(0, end - MOST_SAMPLES) : end]
+        pixels = self._images[index.reshape(-1)].view(*index.shape, -1)
+        return pixels.to(self._dtype) / self._data.scale
 
     def _blocks(self, samples: int) -> list[tuple[int, int, int]]:
         """(first sample, steps, batch size) of each block of an epoch."""
@@ -240,11 +231,17 @@ class StackedEngine:
                 raise InputError("batch normalisation needs at least two samples an epoch.")
             full, rest = full - 1, batch + 1
         most = max(1, BLOCK_ROWS // batch)
-        blocks = [(i * batch, min(most, full - i), batch) for i in range(0, full, most)]
+        blocks = []
+        at = 0
+        while at < full:  # a block ends where something is done between two steps
+            steps = min(most, full - at, self._treated.steps_to_next(at))
+            blocks.append((at * batch, steps, batch))
+            at += steps
         return blocks + ([(full * batch, 1, rest)] if rest else [])
 
     def _space(self, steps: int, batch: int) -> _Space:
-        if (steps, batch) not in self._spaces:
+        key = (steps, batch, self._by_hand)
+        if key not in self._spaces:
             runs, rows, pixels = len(self.networks), steps * batch, self._images.shape[1]
 
             def new(*shape: int) -> Tensor:
@@ -257,7 +254,7 @@ class StackedEngine:
             hidden = self._stack.tensors[: len(self._stack.linears) - 1] if self._by_hand else []
             width = hidden[0].shape[2] if hidden else 0
             classes = self._stack.tensors[len(hidden)].shape[2] if hidden else 0
-            self._spaces[steps, batch] = _Space(
+            self._spaces[key] = _Space(
                 pixels=torch.empty(runs * rows, pixels, dtype=torch.uint8, device=self._device),
                 x=new(runs, rows, pixels + mlp),
                 projected=by_hand(runs, rows, width),
@@ -270,7 +267,7 @@ class StackedEngine:
                 log_p=by_hand(steps, runs, classes, batch),
                 error=by_hand(runs, classes, batch),
             )
-        return self._spaces[steps, batch]
+        return self._spaces[key]
 
     def _shown(self, space: _Space, index: Tensor, gather: Tensor | None) -> Tensor:
         """The images at `index` (R x kB), scaled to [0, 1]: R x kB x (D + 1) for an MLP, else R x kB x C x H x W."""
@@ -304,8 +301,9 @@ class StackedEngine:
         if not isinstance(self._first, MLP):
             return
         first = self._stack.tensors[0]
-        moments = [] if self._by_hand else list(self._optimizer.state.get(first, {}).values())
+        moments = list(self._optimizer.state.get(first, {}).values())
         held = [first, *(m for m in moments if isinstance(m, Tensor) and m.shape == first.shape)]
+        held += self._treated.initial[:1]
         for run, task in enumerate(tasks):
             if task.pixel_order is not None:
                 rows = np.argsort(task.pixel_order) if to_image else task.pixel_order
@@ -330,7 +328,7 @@ class StackedEngine:
         steps, _, batch = y.shape
         first, *middle, last = self._stack.tensors
         forward, backward = BY_HAND[cast(MLP, self._first).activation]
-        keep, rate = 1.0 - lr * self._spec.weight_decay, -lr / batch
+        keep, rate = 1.0 - lr * (self._spec.weight_decay + self._treated.decay), -lr / batch
         z, h = space.z, space.h
 
         torch.bmm(x, first, out=space.projected)
@@ -390,9 +388,8 @@ class StackedEngine:
         return kind(tensors, lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
 
     def _learning_rate(self, lr: float) -> None:
-        if not self._by_hand:
-            for group in self._optimizer.param_groups:
-                group["lr"] = lr
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
 
     def _steps_by_autograd(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """k steps on x (R, kB, ...) and y (k, R, B); logits and log-probabilities (k, R, C, B) before each update."""
@@ -400,27 +397,30 @@ class StackedEngine:
         logits, log_p = [], []
         for step in range(steps):
             shown = x[:, step * batch : (step + 1) * batch]
-            z = self._forward(shown).transpose(1, 2).contiguous()  # R x C x B
+            out, activations = self._forward(shown)  # R x B x C; R x B x width of each hidden layer
+            z = out.transpose(1, 2).contiguous()  # R x C x B
             p = F.log_softmax(z, 1)
             self._optimizer.zero_grad()
             # the sum over runs of each run's mean loss: every run's gradient is its own
-            torch.autograd.backward(p.gather(1, y[step][:, None]).sum() / -batch)
+            loss = p.gather(1, y[step][:, None]).sum() / -batch
+            torch.autograd.backward(self._treated.penalised(loss, activations, out, y[step]))
             self._optimizer.step()
+            self._treated.end_step(activations)
             logits.append(z.detach())
             log_p.append(p.detach())
         return torch.stack(logits), torch.stack(log_p)
 
-    def _forward(self, x: Tensor) -> Tensor:
-        """Logits (R, B, C)."""
+    def _forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits (R, B, C) and the activations of the hidden layers, each (R, B, ...), the features last."""
         if not isinstance(self._first, MLP):
             return self._forward_modules(x)
         activation = ACTIVATIONS[self._first.activation]
         *hidden, last = self._stack.tensors[: len(self._stack.linears)]
-        h = x  # R x B x (D + 1)
+        h, activations = x, []  # R x B x (D + 1)
         for layer, weight in enumerate(hidden):
-            h = activation(self._normalised(layer, torch.bmm(h, weight)))  # R x B x width
-            h = F.pad(h, (0, 1), value=1.0)
-        return torch.bmm(h, last)
+            activations.append(activation(self._normalised(layer, torch.bmm(h, weight))))  # R x B x width
+            h = F.pad(activations[-1], (0, 1), value=1.0)
+        return torch.bmm(h, last), activations
 
     def _normalised(self, layer: int, z: Tensor) -> Tensor:
         """Preactivations z (R, B, width) through the layer's norm, as torch computes it in training mode."""
@@ -440,41 +440,68 @@ class StackedEngine:
             held["num_batches_tracked"].add_(1)
         return (z - mean) * torch.rsqrt(variance + norm.eps) * gain + shift
 
-    def _forward_modules(self, x: Tensor) -> Tensor:
-        """Any module on x (R, B, channels, height, width): itself where it is alone, else mapped over the runs."""
+    def _forward_modules(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Any network on x (R, B, channels, height, width): itself where it is alone, else mapped over the runs."""
         named = dict(zip(self._stack.others, self._stack.tensors, strict=True))
+
+        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+            held = {f"network.{name}": tensor for name, tensor in (parameters | buffers).items()}
+            with self._arithmetic():
+                logits, activations, _ = functional_call(self._classifying, held, (x,))
+            return logits.to(self._dtype), activations[-1].to(self._dtype)
+
         if len(self.networks) == 1:
-            own = {name: tensor.squeeze(0) for name, tensor in {**named, **self._stack.buffers}.items()}
-            return cast(Tensor, functional_call(self._first, own, (x[0],)))[None]
+            squeezed = [{name: tensor.squeeze(0) for name, tensor in of.items()} for of in (named, self._stack.buffers)]
+            logits, features = (tensor[None] for tensor in one(squeezed[0], squeezed[1], x[0]))
+        else:
+            logits, features = torch.vmap(one, randomness="different")(named, self._stack.buffers, x)
+        return logits, [features]
 
-        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-            return cast(Tensor, functional_call(self._first, (parameters, buffers), (x,)))
+    @cached_property
+    def _classifying(self) -> nn.Module:
+        return _Classifying(self._first)
 
-        return torch.vmap(one, randomness="different")(named, self._stack.buffers, x)
+    def _arithmetic(self) -> contextlib.AbstractContextManager[object]:
+        if self._precision == "bf16":
+            return torch.autocast(torch.device(self._device).type, torch.bfloat16)
+        return contextlib.nullcontext()
 
     # ---- the optimiser's state --------------------------------------------------------------------------------
 
     def state(self) -> list[dict[str, Tensor]]:
         """Each run's moments as `kind.parameter`, shaped as in its network, and the step count; CPU tensors."""
-        found: list[dict[str, Tensor]] = [{} for _ in self.networks]
-        held = {} if self._by_hand else self._optimizer.state.get(self._stack.tensors[0], {})
+        return [
+            {
+                name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, value in (self._live_moments(run) | self._treated.state(run)).items()
+            }
+            for run in range(len(self.networks))
+        ]
+
+    def _live_moments(self, run: int) -> dict[str, Tensor]:
+        """One run's moments as `kind.parameter`, views of the optimiser's own, and the step count of them all."""
+        found: dict[str, Tensor] = {}
+        held = self._optimizer.state.get(self._stack.tensors[0], {})
         for kind in (kind for kind, value in held.items() if isinstance(value, Tensor)):
             stacked = [self._optimizer.state[tensor][kind] for tensor in self._stack.tensors]
-            for run, own in enumerate(found):
-                parts = {"step": stacked[0]} if kind == "step" else self._stack.views(stacked, run)
-                for name, value in parts.items():
-                    key = name if kind == "step" else f"{kind}.{name}"
-                    own[key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            if kind == "step":
+                found |= {f"step.{i}": value for i, value in enumerate(stacked)}
+            else:
+                found |= {f"{kind}.{name}": value for name, value in self._stack.views(stacked, run).items()}
         return found
+
+    def change(self, purpose: str) -> None:
+        """Let the interventions do what they do at a change of task or phase."""
+        self._treated.change(purpose)
 
     def load_state(self, states: Sequence[Mapping[str, Tensor]]) -> None:
         """Put back what `state` returned, for all runs of the cohort."""
-        if self._by_hand:
-            return
+        self._treated.load_state(states)
         self._optimizer.state.clear()
-        for kind in sorted({key.partition(".")[0] for key in states[0]}):
+        kinds = {key.partition(".")[0] for key in states[0] if not key.startswith("treated")}
+        for kind in sorted(kinds):
             if kind == "step":
-                stacked = [states[0]["step"].to(self._device, copy=True) for _ in self._stack.tensors]
+                stacked = [states[0][f"step.{i}"].to(self._device, copy=True) for i in range(len(self._stack.tensors))]
             else:
                 stacked = [torch.zeros_like(tensor, requires_grad=False) for tensor in self._stack.tensors]
                 for run, own in enumerate(states):

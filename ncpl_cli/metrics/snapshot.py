@@ -12,7 +12,7 @@ from ncpl_cli.metrics import units, weights
 from ncpl_cli.metrics.catalogue import METRICS, chosen
 from ncpl_cli.metrics.forward import View, task_accuracy, view
 from ncpl_cli.metrics.neural_collapse import collapse, means_of
-from ncpl_cli.networks import Network
+from ncpl_cli.networks import EXACT_ZEROS, Network
 from ncpl_cli.records import Address
 from ncpl_cli.scenarios.task import Task
 
@@ -103,7 +103,7 @@ def _units(found: Measured, snapshot: Snapshot, features: Tensor, layer: str) ->
     def put(name: str, value: float) -> None:
         found.values[Address(name, "train", layer)] = value
 
-    if snapshot.network.activation == "relu":
+    if snapshot.network.activation in EXACT_ZEROS:
         put("dead_units", units.dead_units(features))
     else:
         found.undefined[Address("dead_units", "train", layer)] = "the activation has no exact zeros"

@@ -20,8 +20,18 @@ def dormant_units(features: Tensor, tau: float = DORMANT) -> float:
 
     Without dividing, so that a layer that is all dead counts as wholly dormant.
     """
-    activity = features.double().abs().mean(0)  # width
-    return float((activity <= tau * activity.mean()).double().mean())
+    return float(dormant(activity(features), tau).double().mean())
+
+
+def activity(features: Tensor, width: int | None = None) -> Tensor:
+    """Mean absolute activation of each unit over the samples (n, shown), (width,); a unit shown twice is summed."""
+    mean = features.double().abs().mean(0)
+    return mean if width is None else mean.reshape(-1, width).sum(0)
+
+
+def dormant(activity: Tensor, tau: float) -> Tensor:
+    """Which units have at most tau times the layer's mean activity, (width,)."""
+    return activity <= tau * activity.mean()
 
 
 def spectrum(features: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from ncpl_cli import rng
-from ncpl_cli.networks.mlp import ACTIVATIONS, MLP, NORMS
+from ncpl_cli.networks.mlp import ACTIVATIONS, EXACT_ZEROS, MLP, NORMS
 
 Network = MLP
 
@@ -39,4 +39,4 @@ def build(
     return network
 
 
-__all__ = ["ACTIVATIONS", "MLP", "NETWORKS", "NORMS", "Network", "build"]
+__all__ = ["ACTIVATIONS", "EXACT_ZEROS", "MLP", "NETWORKS", "NORMS", "Network", "build"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,10 +18,19 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "elu": F.elu,
     "silu": F.silu,
+    "crelu": lambda x: torch.cat([F.relu(x), F.relu(-x)], -1),
 }
-"""Functions by name; ReLU alone has exact zeros, so `dead_units` is defined only there."""
+"""Functions by name. `crelu` shows every unit twice, as its positive and its negative part."""
 
-GAIN = {"relu": math.sqrt(2.0), "leaky_relu": math.sqrt(2.0 / (1 + 0.01**2)), "tanh": 5.0 / 3.0}
+EXACT_ZEROS = ("relu", "crelu")
+"""Activations with exact zeros: only there can a unit be dead."""
+
+GAIN = {
+    "relu": math.sqrt(2.0),
+    "crelu": math.sqrt(2.0),
+    "leaky_relu": math.sqrt(2.0 / (1 + 0.01**2)),
+    "tanh": 5.0 / 3.0,
+}
 """Kaiming gains; activations not listed use 1."""
 
 NORMS = ("none", "layer", "batch")
@@ -46,8 +54,9 @@ class MLP(nn.Module):
         norm: str = "none",
     ) -> None:
         super().__init__()
-        sizes = [inputs] + [width] * depth
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        shown = 2 * width if activation == "crelu" else width
+        sizes = [inputs] + [shown] * depth
+        self.hidden = nn.ModuleList(nn.Linear(inputs, width) for inputs in sizes[:-1])
         self.norms = nn.ModuleList(self._norm(norm, width) for _ in range(depth))
         self.classifier = nn.Linear(sizes[-1], classes)
         self.activation = activation

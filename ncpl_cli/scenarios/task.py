@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ncpl_cli import rng
+from ncpl_cli.data.dataset import Split
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +24,9 @@ class Task:
     pixel_order   flattened pixels as the network sees them: `x[:, pixel_order]`; None = as they are
     train_labels  labels of the training split (N,), `test_labels` of the test split
     stop_nc1      end the task after the first epoch whose train nc1 is below this
+    stop_accuracy  end it after the first epoch whose running train accuracy (`online_accuracy`) is above this
+    phase         `task`, or of a warm start `warm-up` or `probe`: what interventions go by
+    parts         splits that are measured in place of the data set's own, and further ones (`unseen`), by name
     """
 
     index: int
@@ -31,6 +36,15 @@ class Task:
     test_labels: NDArray[np.int64]
     pixel_order: NDArray[np.int64] | None = None
     stop_nc1: float | None = None
+    stop_accuracy: float | None = None
+    phase: str = "task"
+    parts: Mapping[str, Split] = field(default_factory=dict)
+
+    @cached_property
+    def classes_trained(self) -> NDArray[np.int64]:
+        """The classes among the samples that are trained on, sorted (K,)."""
+        part = self.parts.get("train")
+        return np.unique(self.train_labels if part is None else part.labels)
 
 
 def option(default: Any, help: str, *, identity: bool = True, choices: tuple[str, ...] | None = None) -> Any:

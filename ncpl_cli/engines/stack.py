@@ -1,0 +1,72 @@
+"""R networks of one shape in stacked tensors, and images that lie on the device once."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ncpl_cli.data.dataset import Split
+from ncpl_cli.networks import MLP
+
+_RESIDENT: weakref.WeakKeyDictionary[Split, dict[str, Tensor]] = weakref.WeakKeyDictionary()
+
+
+def resident(split: Split, device: str) -> Tensor:
+    """The split's images on the device, uint8 (N, pixels): once a device, shared by all engines, runs and tasks.
+
+    On the CPU it is the data set's own memory. Bytes, not floats: a quarter of the memory to gather from, and the
+    conversion is paid once a block.
+    """
+    held = _RESIDENT.setdefault(split, {})
+    if device not in held:
+        images = split.images if split.images.flags.writeable else split.images.copy()  # torch warns of read-only
+        held[device] = torch.from_numpy(images).flatten(1).to(device)
+    return held[device]
+
+
+class Stack:
+    """The parameters and buffers of R networks in stacked tensors; the networks' own become views of them.
+
+    A linear layer of an MLP is one tensor (R, in + 1, out), its bias the last row: with a column of ones beside its
+    input, bias and weight are one matrix. Everything else is stacked as it is.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        parameters = [dict(net.named_parameters()) for net in networks]
+        buffers = [dict(net.named_buffers()) for net in networks]
+        first = networks[0]
+        hidden = len(first.hidden) if isinstance(first, MLP) else 0
+        self.linears = [*(f"hidden.{i}" for i in range(hidden)), *(["classifier"] if isinstance(first, MLP) else [])]
+        folded = {f"{linear}.{part}" for linear in self.linears for part in ("weight", "bias")}
+        self.others = [name for name in parameters[0] if name not in folded]
+        self.tensors = [
+            torch.stack([torch.cat([p[f"{name}.weight"].detach().t(), p[f"{name}.bias"].detach()[None]])
+                         for p in parameters])
+            for name in self.linears
+        ] + [torch.stack([p[name].detach() for p in parameters]) for name in self.others]  # fmt: skip
+        self.buffers = {name: torch.stack([b[name] for b in buffers]) for name in buffers[0]}
+        for run, own in enumerate(parameters):
+            for name, view in self.views(self.tensors, run).items():
+                own[name].data = view
+            for name, stacked in self.buffers.items():
+                buffers[run][name].data = stacked[run]
+
+    def named(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        """`tensors` (parameters, or moments of their shapes) by name with a leading R, as views with gradients."""
+        found = {}
+        for name, tensor in zip(self.linears, tensors[: len(self.linears)], strict=True):
+            found[f"{name}.weight"], found[f"{name}.bias"] = tensor[:, :-1].mT, tensor[:, -1]
+        return found | dict(zip(self.others, tensors[len(self.linears) :], strict=True))
+
+    def views(self, tensors: Sequence[Tensor], run: int) -> dict[str, Tensor]:
+        """One run's part of `tensors` (parameters, or moments of their shapes), named as in its network."""
+        found = {}
+        for name, tensor in zip(self.linears, tensors[: len(self.linears)], strict=True):
+            matrix = tensor[run].detach()  # in + 1 x out
+            found[f"{name}.weight"], found[f"{name}.bias"] = matrix[:-1].t(), matrix[-1]
+        for name, tensor in zip(self.others, tensors[len(self.linears) :], strict=True):
+            found[name] = tensor[run].detach()
+        return found

@@ -1,0 +1,174 @@
+"""Interventions on R stacked runs: loss terms, what happens after a step, between two steps, and at a change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ncpl_cli.engines.stack import Stack
+from ncpl_cli.interventions import Batch, Intervention, Run, Treatment
+from ncpl_cli.interventions.recycling import ContinualBackprop
+from ncpl_cli.networks import MLP
+from ncpl_cli.scenarios.task import Task
+
+MOST_SAMPLES = 1024
+"""Samples shown last that are kept at hand for units to be judged on."""
+
+
+def refused(engine: str, interventions: Sequence[Intervention]) -> str | None:
+    """Why an engine cannot carry interventions, None when it can."""
+    lacking = [one.id for one in interventions if not one.idle and engine not in one.engines]
+    return f"the {engine} engine does not carry {', '.join(lacking)}" if lacking else None
+
+
+class Treated:
+    """What the interventions of a cohort do during an epoch of a stacked engine.
+
+    initial  the stacked parameters as the runs were initialised, where something pulls towards them, else empty
+    decay    what penalties that pull towards zero add to weight decay, where the step by hand carries them
+    """
+
+    def __init__(
+        self, stack: Stack, networks: Sequence[nn.Module], treatment: Treatment,
+        moments: Callable[[int], Mapping[str, Tensor]],
+    ) -> None:  # fmt: skip
+        self._stack, self._networks, self._treatment, self._moments = stack, networks, treatment, moments
+        busy = [one for one in treatment.interventions if not one.idle]
+        towards = any((pull := one.pull()) and pull[1] for one in busy)
+        self.initial = [tensor.clone() for tensor in stack.tensors] if towards else []
+        self._memory: dict[str, dict[str, Tensor]] = {
+            one.id: one.begin(networks[0], len(networks)) for one in busy if isinstance(one, ContinualBackprop)
+        }
+        self._counts = any(one.every for one in busy)
+        self._steps = 0
+        self.decay = 0.0
+        self._penalties: list[Intervention] = []
+        self._each_step: list[ContinualBackprop] = []
+        self._recyclers: list[Intervention] = []
+
+    def begin(self, tasks: Sequence[Task], by_hand: bool) -> None:
+        """Look up who acts in this task, and set the counts of the epoch to zero."""
+        self._tasks, task = tasks, tasks[0]
+        acting = self._treatment.acting(task.phase, task.index)
+        self._penalties = [one for one in acting if one.in_loss]
+        self._each_step = [one for one in acting if isinstance(one, ContinualBackprop)]
+        self._recyclers = [one for one in acting if one.every]
+        pulls = [one.pull() for one in self._penalties]
+        self.decay = 0.0
+        if by_hand and not self._each_step and all(pull and not pull[1] for pull in pulls):
+            self.decay = sum(pull[0] for pull in pulls if pull)
+            self._penalties = []
+        runs = len(self._networks)
+        device = self._stack.tensors[0].device
+        self._recycled = [0] * runs
+        self._seen = torch.zeros(3, runs, device=device)  # steps, of them skipped, classes that counted
+        self._present = torch.from_numpy(task.classes_trained).to(device)
+        self._classifier = classifier_name(self._networks[0])
+
+    @property
+    def needs_autograd(self) -> bool:
+        """Whether something looks into the single step."""
+        return bool(self._penalties or self._each_step)
+
+    def steps_to_next(self, done: int) -> int:
+        """Steps from `done` steps into the epoch to the next look of a recycler."""
+        at = self._steps + done
+        return min((one.every - at % one.every for one in self._recyclers if one.every), default=1 << 60)
+
+    def penalised(self, loss: Tensor, activations: Sequence[Tensor], logits: Tensor, labels: Tensor) -> Tensor:
+        """The summed loss of all runs with every penalty added."""
+        if not self._penalties:
+            return loss
+        batch = Batch(
+            activations[-1], logits, labels, self._stack.named(self._stack.tensors),
+            self._stack.named(self.initial) if self.initial else {}, self._classifier, self._present,
+        )  # fmt: skip
+        for one in self._penalties:
+            loss = loss + one.penalty(batch).sum()
+        if any(one.needs_classes for one in self._penalties):
+            defined = batch.moments.defined
+            self._seen += torch.stack([torch.ones_like(self._seen[0]), (~defined).float(), batch.moments.classes])
+        return loss
+
+    def end_step(self, activations: Sequence[Tensor]) -> None:
+        """After the optimiser's step: what looks at every step."""
+        for one in self._each_step:
+            named = self._stack.named([tensor.detach() for tensor in self._stack.tensors])
+            layers = [f"hidden.{i}" for i in range(1, len(activations))] + ["classifier"]
+            outgoing = [named[f"{name}.weight"] for name in layers]
+            live = [h.detach() for h in activations]
+            for r, count in enumerate(one.step(self._memory[one.id], live, outgoing, self._run_for(one))):
+                self._recycled[r] += count
+
+    def end_block(self, steps: int, images: Callable[[], Tensor]) -> None:
+        """After a block of steps: what happens every so many steps. `images()` gives (R, n, ...) shown last."""
+        self._steps += steps
+        for one in self._recyclers:
+            if one.every and self._steps % one.every == 0:
+                shown = images()
+                for r in range(len(self._networks)):
+                    self._recycled[r] += one.recycle(self._run_for(one)(r, shown[r]))
+
+    def _run_for(self, one: Intervention) -> Callable[..., Run]:
+        purpose = f"{one.id} step {self._steps}"
+
+        def run(r: int, images: Tensor | None = None) -> Run:
+            live = self._treatment.run(r, self._networks[r], self._moments(r), purpose, images)
+            order = self._tasks[r].pixel_order
+            if order is None or not isinstance(self._networks[r], MLP):
+                return live
+            # during an epoch an MLP's first layer stands in the order of the image's pixels
+            in_image = torch.from_numpy(np.argsort(order)).to(self._stack.tensors[0].device)
+
+            def fresh() -> Any:
+                network = live.fresh()
+                network.hidden[0].weight.data = network.hidden[0].weight.data[:, in_image]
+                return network
+
+            return replace(live, fresh=fresh)
+
+        return run
+
+    def change(self, purpose: str) -> None:
+        """At a change of task or phase."""
+        self._treatment.change(self._networks, self._moments, purpose)
+
+    def extra(self) -> list[dict[str, float]]:
+        """What the epoch's interventions have to say, for each run."""
+        found: list[dict[str, float]] = [{} for _ in self._networks]
+        if self._each_step or any(one.id == "redo" for one in self._recyclers):
+            for own, count in zip(found, self._recycled, strict=True):
+                own["recycled_units"] = float(count)
+        for own, (steps, skipped, classes) in zip(found, self._seen.T.tolist(), strict=True):
+            if steps:
+                own["regulariser_skipped"], own["regulariser_classes"] = skipped / steps, classes / steps
+        return found
+
+    def state(self, run: int) -> dict[str, Tensor]:
+        """What a run's interventions remember."""
+        counted = {"treated.steps": torch.tensor(self._steps)} if self._counts or self._memory else {}
+        return counted | {
+            f"treated.{one}.{name}": value[run] for one, own in self._memory.items() for name, value in own.items()
+        }
+
+    def load_state(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        """Put back what `state` returned, for all runs; what is not there begins anew."""
+        self._steps = int(states[0].get("treated.steps", 0))
+        for one, own in self._memory.items():
+            for name, value in own.items():
+                for run, saved in enumerate(states):
+                    if (key := f"treated.{one}.{name}") in saved:
+                        value[run] = saved[key]
+
+
+def classifier_name(network: Any) -> str:
+    """The name of the classifier's weight among a network's parameters."""
+    if isinstance(network, MLP):
+        return "classifier.weight"
+    found: str = next(name for name, p in network.named_parameters() if p is network.classifier.weight)
+    return found

@@ -1,0 +1,176 @@
+"""What an intervention is: options, and what it does to live parameters, at four places of the training loop.
+
+    change(run)     before a task after the first, and before a probe                one run, any engine
+    penalty(batch)  a term of the loss, every step                                   R runs at once, stacked engine
+    after_step      every step, after the optimiser                                  R runs at once, stacked engine
+    recycle(run)    every `every` steps                                              one run, any engine
+
+A sibling overrides what it needs. Which engines carry it is its `engines`; the online engine knows the gradient of
+the penalties it lists itself (`pull`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ncpl_cli.metrics import differentiable
+
+PHASES = ("warm-up", "probe", "all")
+TASKS = ("0", "all")
+
+
+def option(default: Any, help: str, *, least: float = -np.inf, most: float = np.inf,
+           choices: tuple[str, ...] | None = None) -> Any:  # fmt: skip
+    """A parameter of an intervention: a dataclass field with its help and what is allowed."""
+    return field(default=default, metadata={"help": help, "least": least, "most": most, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A minibatch of R runs after the forward pass, for a loss term.
+
+    features (R, B, d), logits (R, B, C), labels (R, B)
+    parameters, initial  every parameter by name with a leading R: as it is, and as the run was initialised
+    classifier           the name of the classifier's weight
+    present              the classes the task trains on, (K,)
+    """
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor
+    parameters: Mapping[str, Tensor]
+    initial: Mapping[str, Tensor]
+    classifier: str
+    present: Tensor
+
+    @cached_property
+    def moments(self) -> differentiable.ClassMoments:
+        """Class means and deviations, once for all regularisers."""
+        return differentiable.class_moments(self.features, self.labels, self.logits.shape[2])
+
+    @property
+    def weight(self) -> Tensor:
+        """The classifier's weight (R, C, d)."""
+        return self.parameters[self.classifier]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run between two steps, for what is done to it in place.
+
+    network     its live parameters
+    fresh       makes a freshly initialised network of the same shape from a stream of its own
+    moments     the optimiser's state as live tensors, by `kind.parameter`
+    images      the samples trained on last, as the network takes them
+    """
+
+    network: Any
+    fresh: Callable[[], Any]
+    moments: Mapping[str, Tensor]
+    images: Tensor | None = None
+
+    def forget(self, parameter: str, index: Any = ...) -> None:
+        """Set the optimiser's state of (a part of) a parameter to zero: it belongs to weights that are gone."""
+        for name, value in self.moments.items():
+            if name.partition(".")[2] == parameter:
+                value[index] = 0
+
+    def put(self, fresh: nn.Module, prefix: str = "") -> None:
+        """Take over the parameters and buffers (of those beginning with `prefix`) of a fresh network."""
+        theirs = fresh.state_dict()
+        with torch.no_grad():
+            for name, value in self.network.state_dict().items():
+                if name.startswith(prefix):
+                    value.copy_(theirs[name])
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """What all have; every hook does nothing until a sibling overrides it."""
+
+    id: ClassVar[str]
+    source: ClassVar[str]
+    engines: ClassVar[tuple[str, ...]] = ("stacked",)
+    networks: ClassVar[str | None] = None
+    """The only network that it knows how to treat; None = any."""
+    needs_classes: ClassVar[bool] = False
+    """Whether it compares classes within a minibatch, which then must hold several of each."""
+    in_loss: ClassVar[bool] = False
+    each_step: ClassVar[bool] = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether these options make it do nothing at all."""
+        return False
+
+    @property
+    def label(self) -> str:
+        """As it is written: `nc1:strength=0.05,clip=200`, parameters at their default left out."""
+        given = [f"{f.name}={_text(getattr(self, f.name))}" for f in fields(self) if getattr(self, f.name) != f.default]
+        return f"{self.id}:{','.join(given)}" if given else self.id
+
+    def acts(self, phase: str, task: int) -> bool:
+        """Whether it acts in a task; `phase` is `task` in scenarios without phases."""
+        of_phase = getattr(self, "phase", "all")
+        of_tasks = getattr(self, "tasks", "all")
+        return (phase == "task" or of_phase in ("all", phase)) and (of_tasks == "all" or task == 0)
+
+    @property
+    def every(self) -> int | None:
+        """Steps between two calls of `recycle`; None = it is never called."""
+        return None
+
+    def pull(self) -> tuple[float, bool] | None:
+        """(lambda, whether towards the initialisation) of a term lambda/2 |theta - target|^2; None = it is none."""
+        return None
+
+    def penalty(self, batch: Batch) -> Tensor:
+        """What it adds to the loss of each run, (R,)."""
+        raise NotImplementedError
+
+    def change(self, run: Run) -> None:
+        """What it does to a run before a new task or a probe."""
+
+    def recycle(self, run: Run) -> int:
+        """What it does to a run every `every` steps; returns how many units it has re-initialised."""
+        return 0
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """The interventions of a cohort, as an engine needs them.
+
+    fresh(run, purpose)  a freshly initialised network of run number `run`, from the stream named by the purpose
+    """
+
+    interventions: tuple[Intervention, ...] = ()
+    fresh: Callable[[int, str], Any] | None = None
+
+    def acting(self, phase: str, task: int) -> list[Intervention]:
+        """Those that do something in a task."""
+        return [one for one in self.interventions if not one.idle and one.acts(phase, task)]
+
+    def run(self, number: int, network: Any, moments: Mapping[str, Tensor], purpose: str,
+            images: Tensor | None = None) -> Run:  # fmt: skip
+        """A run of the cohort, to be changed in place."""
+        assert self.fresh is not None
+        fresh = self.fresh
+        return Run(network, lambda: fresh(number, purpose), moments, images)
+
+    def change(self, networks: Sequence[Any], moments: Callable[[int], Mapping[str, Tensor]], purpose: str) -> None:
+        """Do what is to be done at a change of task or phase, to every run."""
+        for one in self.interventions:
+            if not one.idle:
+                for number, network in enumerate(networks):
+                    one.change(self.run(number, network, moments(number), f"{one.id} {purpose}"))
