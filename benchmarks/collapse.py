@@ -79,8 +79,8 @@ def main() -> None:
         bare = median(lambda: images.T @ images)  # noqa: B023
         large, small = median(lambda: stream(len(x))), median(lambda: stream(1000))  # noqa: B023
         print(
-            f"    one pass, with vci: {large:.1f} ms whole, {small:.1f} in batches of 1000 (floor {stream_floor}); bare "
-            f"float32 X^T X {bare:.1f} ms ({small / bare:.2f} times); nc1 agrees to "
+            f"    one pass, with vci: {large:.1f} ms whole, {small:.1f} in batches of 1000 (floor {stream_floor}); "
+            f"bare float32 X^T X {bare:.1f} ms ({small / bare:.2f} times); nc1 agrees to "
             f"{abs(stream(1000)['nc1'] / ours()['nc1'] - 1):.0e}"
         )
     # class distances of some units, noise of 1e-5: nc1 = 1e-11

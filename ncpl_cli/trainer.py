@@ -20,7 +20,8 @@ from ncpl_cli import networks
 from ncpl_cli.data import Dataset
 from ncpl_cli.engines import ENGINES, Progress
 from ncpl_cli.errors import InputError
-from ncpl_cli.metrics import measure
+from ncpl_cli.metrics import Measured, measure
+from ncpl_cli.metrics.catalogue import AT_START, chosen
 from ncpl_cli.metrics.history import plasticity
 from ncpl_cli.metrics.snapshot import Snapshot, task_accuracy
 from ncpl_cli.plan import Cohort
@@ -116,6 +117,10 @@ def train(cohort: Cohort, data: Dataset, tasks: int, start: Start | None = None)
         task_epoch = position.next_task_epoch
         while task_epoch <= now[0].epochs:
             rate = learning_rate(settings, task_epoch, now[0].epochs)
+            starts = [
+                _at_start(spec, net, data, task, cohort.device) if task_epoch == 1 and r not in diverged else Measured()
+                for r, (spec, net, task) in enumerate(zip(specs, nets, now, strict=True))
+            ]
             progress = engine.train_epoch(now, [task.order(task_epoch) for task in now], rate)
             samples_seen = position.samples_seen + progress[0].samples
             begun = frozenset(diverged)
@@ -135,6 +140,7 @@ def train(cohort: Cohort, data: Dataset, tasks: int, start: Start | None = None)
                     initial[r],
                     histories[r],
                     progress[r],
+                    starts[r],
                     epoch=position.epoch + 1,
                     task_epoch=task_epoch,
                     samples_seen=samples_seen,
@@ -164,6 +170,7 @@ def _record(
     initial: Mapping[str, Tensor],
     history: History,
     progress: Progress,
+    start: Measured,
     *,
     epoch: int,
     task_epoch: int,
@@ -174,8 +181,8 @@ def _record(
     """Measure one run after an epoch; also whether its task has reached the nc1 it was to stop at."""
     began = time.perf_counter()
     history.append((task.index, task_epoch, progress.correct / progress.samples))
-    values: dict[Address, float] = {Address("online_accuracy"): history[-1][2]}
-    undefined: dict[Address, str] = {}
+    values: dict[Address, float] = {Address("online_accuracy"): history[-1][2], **start.values}
+    undefined: dict[Address, str] = dict(start.undefined)
     if math.isfinite(progress.loss):
         values[Address("online_loss")] = progress.loss
     else:
@@ -186,8 +193,8 @@ def _record(
     else:
         due = epoch % spec.measure.every == 0 or task_epoch == task.epochs or task.stop_nc1 is not None
         if due:
-            snapshot = Snapshot(net, data, task, initial, device, spec.measure.samples)
-            measured = measure(snapshot, spec.measure.metrics, spec.measure.layers)
+            snapshot = Snapshot(net, data, task, initial, device, spec.measure.samples, spec.optimizer.lr)
+            measured = measure(snapshot, tuple(chosen(spec.measure.metrics) - AT_START), spec.measure.layers)
             values |= measured.values
             undefined |= measured.undefined
         nc1 = values.get(Address("nc1"))
@@ -207,13 +214,21 @@ def _record(
     ), stop  # fmt: skip
 
 
+def _at_start(spec: RunSpec, net: networks.Network, data: Dataset, task: Task, device: str) -> Measured:
+    """What is measured before a task's first epoch, on that task."""
+    metrics = tuple(chosen(spec.measure.metrics) & AT_START)
+    return measure(Snapshot(net, data, task, None, device, spec.measure.samples), metrics) if metrics else Measured()
+
+
 def untrained(
     spec: RunSpec, net: networks.Network, data: Dataset, task: Task, initial: Mapping[str, Tensor], device: str
 ) -> EpochRecord:
     """Epoch 0: the network as initialised, measured on the first task."""
     began = time.perf_counter()
     measured = measure(
-        Snapshot(net, data, task, initial, device, spec.measure.samples), spec.measure.metrics, spec.measure.layers
+        Snapshot(net, data, task, initial, device, spec.measure.samples, spec.optimizer.lr),
+        spec.measure.metrics,
+        spec.measure.layers,
     )
     undefined = dict(measured.undefined)
     for name in ("online_accuracy", "online_loss", "plasticity_loss", "plasticity_loss_b24"):

@@ -10,7 +10,11 @@ from torch import Tensor
 from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.metrics import units, weights
 from ncpl_cli.metrics.catalogue import METRICS, chosen
-from ncpl_cli.metrics.forward import View, task_accuracy, view
+from ncpl_cli.metrics.dear import dear_metrics
+from ncpl_cli.metrics.few_shot import SHOTS, few_shot_error
+from ncpl_cli.metrics.forward import View, evaluating, task_accuracy, view
+from ncpl_cli.metrics.gradients import gradient_norm
+from ncpl_cli.metrics.inputs import at_initialisation, training_samples
 from ncpl_cli.metrics.neural_collapse import collapse, means_of
 from ncpl_cli.networks import EXACT_ZEROS, Network
 from ncpl_cli.records import Address
@@ -30,6 +34,7 @@ class Snapshot:
     initial: Mapping[str, Tensor] | None
     device: str = "cpu"
     samples: int | None = None
+    learning_rate: float | None = None
 
 
 @dataclass
@@ -46,7 +51,7 @@ def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: s
     families = {METRICS[name].family for name in wanted}
     names = snapshot.network.layer_names if layers == "all" else ["last"]
     found = Measured()
-    views = _views(snapshot, names) if families & {"collapse", "performance", "units"} else {}
+    views = _views(snapshot, names) if families & {"collapse", "performance", "units", "few_shot"} else {}
     if "performance" in families:
         for split, seen in views.items():
             found.values[Address(f"{split}_accuracy")] = seen.accuracy
@@ -57,8 +62,22 @@ def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: s
     if "units" in families:
         for layer in names:
             _units(found, snapshot, views["train"].layers[layer][:DIAGNOSTIC_SAMPLES], layer)
+    if "preactivations" in families:
+        _preactivations(found, snapshot, names)
+    if "few_shot" in families and "unseen" in views:
+        for layer in names:
+            _few_shot(found, views["unseen"], layer)
+    if "gradients" in families:
+        _gradients(found, snapshot)
     if "weights" in families:
         _weights(found, snapshot)
+    if families & {"ntk", "curvature", "churn"}:
+        values, undefined = dear_metrics(
+            snapshot.network, snapshot.data, snapshot.task, wanted, device=snapshot.device,
+            learning_rate=snapshot.learning_rate,
+        )  # fmt: skip
+        found.values |= {Address(name): value for name, value in values.items()}
+        found.undefined |= {Address(name): why for name, why in undefined.items()}
     found.values = {a: v for a, v in found.values.items() if a.metric in wanted}
     found.undefined = {a: why for a, why in found.undefined.items() if a.metric in wanted}
     return found
@@ -115,6 +134,67 @@ def _units(found: Measured, snapshot: Snapshot, features: Tensor, layer: str) ->
             put(name, ranks[name])
         else:
             found.undefined[Address(name, "train", layer)] = "all features are zero"
+
+
+def _preactivations(found: Measured, snapshot: Snapshot, layers: Sequence[str]) -> None:
+    network, activation = snapshot.network, snapshot.network.activation
+    batch = training_samples(network, snapshot.data, snapshot.task, slice(0, DIAGNOSTIC_SAMPLES), snapshot.device)
+
+    def seen(of: Network) -> dict[str, tuple[Tensor, Tensor]]:
+        with evaluating(of):
+            _, activations, preactivations = of.classify(batch.images)
+        return dict(zip(of.layer_names, zip(preactivations, activations, strict=True), strict=True))
+
+    with evaluating(network):
+        shown = network.classify(batch.images[:1])[2]
+    if not shown:
+        lost = [name for name, metric in METRICS.items() if metric.family == "preactivations"]
+        why = "this network shows no preactivations"
+        found.undefined |= {Address(name, "train", layer): why for name in lost for layer in layers}
+        return
+    now = seen(network)
+    before = {} if snapshot.initial is None else seen(at_initialisation(network, snapshot.initial))
+    for layer in layers:
+
+        def put(name: str, value: float | None, why: str, layer: str = layer) -> None:
+            if value is None:
+                found.undefined[Address(name, "train", layer)] = why
+            else:
+                found.values[Address(name, "train", layer)] = value
+
+        z, h = now[layer]
+        mean, std = units.preactivation_moments(z)
+        unknown = "the initialisation is not known"
+        put("preactivation_mean", mean, "")
+        put("preactivation_std", std, "")
+        put("saturated_units", units.saturated_units(h, activation), "the activation is not bounded")
+        first = units.preactivation_moments(before[layer][0]) if before else None
+        put("preactivation_mean_drift", None if first is None else mean - first[0], unknown)
+        put("preactivation_std_drift", None if first is None else std - first[1], unknown)
+        affine: float | None = units.linearised_units(z, activation)
+        if activation not in units.PIECES and affine is not None:
+            affine = affine - units.linearised_units(before[layer][0], activation) if before else None
+        put("linearised_units", affine, unknown)
+
+
+def _few_shot(found: Measured, seen: View, layer: str) -> None:
+    values, undefined = few_shot_error(seen.layers[layer], seen.labels)
+    for k in SHOTS:
+        if k in values:
+            found.values[Address(f"few_shot_error_{k}", "unseen", layer)] = values[k]
+        else:
+            found.undefined[Address(f"few_shot_error_{k}", "unseen", layer)] = undefined[k]
+    if undefined:
+        found.undefined[Address("few_shot_error", "unseen", layer)] = next(iter(undefined.values()))
+    else:
+        found.values[Address("few_shot_error", "unseen", layer)] = sum(values.values()) / len(values)
+
+
+def _gradients(found: Measured, snapshot: Snapshot) -> None:
+    network = snapshot.network
+    batch = training_samples(network, snapshot.data, snapshot.task, slice(0, DIAGNOSTIC_SAMPLES), snapshot.device)
+    with evaluating(network):
+        found.values[Address("gradient_norm")] = gradient_norm(network, batch)
 
 
 def _weights(found: Measured, snapshot: Snapshot) -> None:
