@@ -60,3 +60,13 @@ def _episode(x: np.ndarray[Any, Any], members: Sequence[Any], k: int, ways: int 
         distances = (means**2).sum(1) - 2 * queries @ means.T  # queries x classes
         wrong.append(float((distances.argmin(1) != own).mean()))
     return float(np.mean(wrong))
+
+
+def few_shot_metrics(features: Any, labels: Any) -> tuple[dict[str, float], dict[str, str]]:
+    """`few_shot_error_k` for each k and their mean, `few_shot_error`, and why one is undefined."""
+    errors, reasons = few_shot_error(features, labels)
+    values = {f"few_shot_error_{k}": error for k, error in errors.items()}
+    undefined = {f"few_shot_error_{k}": why for k, why in reasons.items()}
+    if reasons:
+        return values, undefined | {"few_shot_error": next(iter(reasons.values()))}
+    return values | {"few_shot_error": sum(errors.values()) / len(errors)}, undefined

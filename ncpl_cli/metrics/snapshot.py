@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.metrics import units, weights
 from ncpl_cli.metrics.catalogue import METRICS, chosen
 from ncpl_cli.metrics.dear import dear_metrics
-from ncpl_cli.metrics.few_shot import SHOTS, few_shot_error
+from ncpl_cli.metrics.few_shot import few_shot_metrics
 from ncpl_cli.metrics.forward import View, evaluating, task_accuracy, view
 from ncpl_cli.metrics.gradients import gradient_norm
 from ncpl_cli.metrics.inputs import at_initialisation, training_samples
@@ -39,10 +39,23 @@ class Snapshot:
 
 @dataclass
 class Measured:
-    """Values and, where there is none, the reason, by address."""
+    """Values and, where there is none, the reason, by address; what collapse must be read with, by split and layer."""
 
     values: dict[Address, float] = field(default_factory=dict)
     undefined: dict[Address, str] = field(default_factory=dict)
+    contexts: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+
+    def put(
+        self, values: Mapping[str, float], undefined: Mapping[str, str], split: str = "train", layer: str = "last"
+    ) -> None:
+        """Add metrics by name, at one split and layer; a value that has a reason to be missing is missing."""
+        self.values |= {Address(n, split, layer): v for n, v in values.items() if n not in undefined}
+        self.undefined |= {Address(n, split, layer): why for n, why in undefined.items()}
+
+    def only(self, wanted: Collection[str]) -> Measured:
+        """What is among the wanted metrics."""
+        values = {a: v for a, v in self.values.items() if a.metric in wanted}
+        return Measured(values, {a: w for a, w in self.undefined.items() if a.metric in wanted}, self.contexts)
 
 
 def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: str = "last") -> Measured:
@@ -72,15 +85,12 @@ def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: s
     if "weights" in families:
         _weights(found, snapshot)
     if families & {"ntk", "curvature", "churn"}:
-        values, undefined = dear_metrics(
+        dear = dear_metrics(
             snapshot.network, snapshot.data, snapshot.task, wanted, device=snapshot.device,
             learning_rate=snapshot.learning_rate,
         )  # fmt: skip
-        found.values |= {Address(name): value for name, value in values.items()}
-        found.undefined |= {Address(name): why for name, why in undefined.items()}
-    found.values = {a: v for a, v in found.values.items() if a.metric in wanted}
-    found.undefined = {a: why for a, why in found.undefined.items() if a.metric in wanted}
-    return found
+        found.put(*dear)
+    return found.only(wanted)
 
 
 def _views(snapshot: Snapshot, layers: Sequence[str]) -> dict[str, View]:
@@ -109,31 +119,14 @@ def _collapse(found: Measured, snapshot: Snapshot, views: Mapping[str, View], la
             seen.layers[layer], seen.labels, weight, bias, classes=classes, train_means=reference,
             means=means if split == "train" else None, predicted=seen.predicted if layer == "last" else None,
         )  # fmt: skip
-        for name, value in result.values.items():
-            if name not in result.undefined:
-                found.values[Address(name, split, layer)] = value
-        for name, why in result.undefined.items():
-            found.undefined[Address(name, split, layer)] = why
+        found.put(result.values, result.undefined, split, layer)
+        found.contexts[split, layer] = result.context
         if "null_nc1" in result.context:
             found.values[Address("null_nc1", split, layer)] = result.context["null_nc1"]
 
 
 def _units(found: Measured, snapshot: Snapshot, features: Tensor, layer: str) -> None:
-    def put(name: str, value: float) -> None:
-        found.values[Address(name, "train", layer)] = value
-
-    if snapshot.network.activation in EXACT_ZEROS:
-        put("dead_units", units.dead_units(features))
-    else:
-        found.undefined[Address("dead_units", "train", layer)] = "the activation has no exact zeros"
-    put("dormant_units", units.dormant_units(features))
-    put("feature_norm", units.feature_norm(features))
-    ranks = units.ranks(units.spectrum(features))
-    for name in ("effective_rank", "srank", "srank_squared", "stable_rank", "participation_ratio"):
-        if name in ranks:
-            put(name, ranks[name])
-        else:
-            found.undefined[Address(name, "train", layer)] = "all features are zero"
+    found.put(*units.unit_metrics(features, snapshot.network.activation in EXACT_ZEROS), layer=layer)
 
 
 def _preactivations(found: Measured, snapshot: Snapshot, layers: Sequence[str]) -> None:
@@ -178,16 +171,7 @@ def _preactivations(found: Measured, snapshot: Snapshot, layers: Sequence[str]) 
 
 
 def _few_shot(found: Measured, seen: View, layer: str) -> None:
-    values, undefined = few_shot_error(seen.layers[layer], seen.labels)
-    for k in SHOTS:
-        if k in values:
-            found.values[Address(f"few_shot_error_{k}", "unseen", layer)] = values[k]
-        else:
-            found.undefined[Address(f"few_shot_error_{k}", "unseen", layer)] = undefined[k]
-    if undefined:
-        found.undefined[Address("few_shot_error", "unseen", layer)] = next(iter(undefined.values()))
-    else:
-        found.values[Address("few_shot_error", "unseen", layer)] = sum(values.values()) / len(values)
+    found.put(*few_shot_metrics(seen.layers[layer], seen.labels), "unseen", layer)
 
 
 def _gradients(found: Measured, snapshot: Snapshot) -> None:

@@ -118,3 +118,21 @@ def ranks(singular: np.ndarray[tuple[int], np.dtype[np.float64]]) -> dict[str, f
 def feature_norm(features: Tensor) -> float:
     """Mean L2 norm of a feature vector (n, width)."""
     return float(torch.linalg.vector_norm(features.double(), dim=1).mean())
+
+
+RANKS = ("effective_rank", "srank", "srank_squared", "stable_rank", "participation_ratio")
+
+
+def unit_metrics(features: Tensor, exact_zeros: bool) -> tuple[dict[str, float], dict[str, str]]:
+    """Every metric of a layer's units and ranks on samples (n, width), and why one is undefined.
+
+    exact_zeros: whether the activation has them; without, no unit counts as dead.
+    """
+    values = {"dormant_units": dormant_units(features), "feature_norm": feature_norm(features)}
+    undefined: dict[str, str] = {}
+    if exact_zeros:
+        values["dead_units"] = dead_units(features)
+    else:
+        undefined["dead_units"] = "the activation has no exact zeros"
+    values |= ranks(spectrum(features))
+    return values, undefined | {name: "all features are zero" for name in RANKS if name not in values}
