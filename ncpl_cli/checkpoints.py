@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -85,12 +85,16 @@ def keeper(keep: str) -> tuple[str, int]:
     raise InputError(f"--keep-checkpoints {keep!r} is unknown.", "allowed: last, probes, every:K, all")
 
 
-def prune(root: Path, run: str, keep: str, newest: int) -> None:
-    """Delete the checkpoints before `newest` that `keep` does not ask for; the newest always stays."""
+def wanted(keep: str, branches: Collection[int] = ()) -> Callable[[int], bool]:
+    """Whether the checkpoint after an epoch is to be kept; `branches`: epochs that probes branch off."""
     kind, number = keeper(keep)
+    return lambda epoch: kind == "all" or (kind == "every" and epoch % number == 0) or epoch in branches
+
+
+def prune(root: Path, run: str, keeps: Callable[[int], bool], newest: int) -> None:
+    """Delete the checkpoints before `newest` that nobody wants; the newest always stays."""
     for epoch in epochs(root, run):
-        wanted = kind == "all" or (kind == "every" and epoch % number == 0)
-        if epoch < newest and not wanted:
+        if epoch < newest and not keeps(epoch):
             path_of(root, run, epoch).unlink(missing_ok=True)
 
 

@@ -15,7 +15,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from types import FrameType
@@ -25,11 +25,12 @@ import torch
 
 from ncpl_cli import checkpoints
 from ncpl_cli.data import Dataset
-from ncpl_cli.errors import DataError, NcplError, Stopped
+from ncpl_cli.errors import DataError, LeaseLost, NcplError, Stopped
 from ncpl_cli.metrics.catalogue import chosen
 from ncpl_cli.plan import Cohort, choose_engine, plan
 from ncpl_cli.provenance import provenance
 from ncpl_cli.records import EpochRecord, RunInfo
+from ncpl_cli.scenarios import WarmStart, WarmStartProbe
 from ncpl_cli.spec import RunSpec, flat
 from ncpl_cli.store import Owner, Store
 from ncpl_cli.trainer import Epoch, Start, train
@@ -60,9 +61,9 @@ class _Active:
 
     cohort: Cohort
     attempts: dict[str, int]
-    tasks: int
     epochs: Iterator[Epoch]
     done: int
+    wanted: Callable[[int], bool]
     last_checkpoint: float = field(default_factory=time.monotonic)
     latest: Epoch | None = None
     checkpointed: int = -1
@@ -77,37 +78,134 @@ def run(
     observer: Observer,
     name: str | None = None,
     jobs: int | None = None,
-    keep: str = "last",
+    keep: str | None = None,
     resume: bool = True,
+    probes: bool = True,
 ) -> dict[str, str]:
-    """Bring every run to its horizon; what is finished is not repeated, what was interrupted goes on.
+    """Bring every run to its horizon, and the probes that branch off it; what is finished is not repeated.
 
-    Returns the status of each run by id. Raises Stopped after SIGINT, SIGTERM or SIGUSR1, once everything up to
-    the last epoch is saved.
+    Returns the status of each run by id, probes among them. Raises Stopped after SIGINT, SIGTERM or SIGUSR1, once
+    everything up to the last epoch is saved.
     """
-    checkpoints.keeper(keep)
+    checkpoints.keeper(keep or "last")
+    statuses = _bring(specs, store, data, device=device, observer=observer, name=name, jobs=jobs, keep=keep,
+                      resume=resume)  # fmt: skip
+    branching = [spec for spec in specs if isinstance(spec.scenario, WarmStart) and statuses[spec.id] == "finished"]
+    if branching and probes:
+        statuses |= probe(branching, store, data, device=device, observer=observer, name=name, jobs=jobs)
+        if keep == "last":  # until here the probes needed them
+            for spec in branching:
+                epochs = checkpoints.epochs(store.checkpoints, spec.id)
+                checkpoints.prune(store.checkpoints, spec.id, checkpoints.wanted(keep), max(epochs, default=0))
+    return statuses
+
+
+def probe(
+    parents: Sequence[RunSpec], store: Store, data: Dataset, *, device: str, observer: Observer,
+    name: str | None = None, jobs: int | None = None, skip_held: bool = False,
+) -> dict[str, str]:  # fmt: skip
+    """Run the probes that finished warm starts lack, from their checkpoints, and put the results on the parents' rows.
+
+    skip_held  leave probes that another process is at to it, instead of refusing
+    Returns the status of each probe by id.
+    """
+    horizons = {parent.id: int(store.run(parent.id).horizon["warm_up_epochs"]) for parent in parents}
+    specs, lost = [], []
+    for parent in parents:
+        held = set(checkpoints.epochs(store.checkpoints, parent.id)) | {0}
+        done = {row.branch_epoch for row in store.runs(parent=parent.id, status="finished")}
+        scenario = replace(parent.scenario, warm_up_epochs=horizons[parent.id])
+        for epoch in scenario.branch_epochs:
+            if epoch in held:
+                measure = replace(parent.measure, every=1 << 40)  # once it fits
+                specs.append(replace(parent, scenario=scenario.probe(parent.id, epoch), measure=measure))
+            elif epoch not in done:
+                lost.append(f"{parent.id} after epoch {epoch}")
+    if lost:
+        observer.note(
+            f"{len(lost)} probes cannot run, their checkpoints are gone: {', '.join(lost[:3])}"
+            f"{' ...' if len(lost) > 3 else ''}. Train those runs again with --no-resume."
+        )
+    for parent in parents:
+        _harvest(parent.id, store)
+    # probes of one epoch need about as long as each other: they keep step
+    specs.sort(key=lambda spec: spec.scenario.branch_epoch)
+    try:
+        return _bring(
+            specs, store, data, device=device, observer=observer, name=name, jobs=jobs, keep="last", resume=True,
+            skip_held=skip_held, quietly=True,
+        )  # fmt: skip
+    finally:
+        for parent in parents:
+            _harvest(parent.id, store)
+
+
+def _harvest(parent: str, store: Store) -> None:
+    """Put what its finished probes reached on a run's own rows: probe_*, and warm_start_gap against the cold start."""
+    reached: dict[int, tuple[float | None, float]] = {}
+    values: dict[int, dict[str, float]] = {}
+    undefined: dict[int, dict[str, str]] = {}
+    for row in store.runs(parent=parent):
+        if row.status not in ("finished", "diverged") or row.branch_epoch is None:
+            continue
+        last = store.final(row.id)
+        if row.status == "diverged":
+            undefined[row.branch_epoch] = dict.fromkeys(PROBE_METRICS, "the probe diverged")
+            continue
+        capped = float(not (last["online_accuracy"] or 0) > row.settings["accuracy"])
+        reached[row.branch_epoch] = last["test_accuracy"], capped
+        values[row.branch_epoch] = {"probe_epochs_to_fit": float(last["epoch"]), "probe_cap_hit": capped}
+        if last["test_accuracy"] is not None:
+            values[row.branch_epoch]["probe_test_accuracy"] = last["test_accuracy"]
+    cold = reached.get(0)
+    for epoch, (accuracy, capped) in reached.items():
+        why = None
+        if epoch == 0:
+            why = "it is the cold start"
+        elif cold is None:
+            why = "the cold start is not known"
+        elif capped or cold[1]:
+            why = "cap"
+        if why is None and cold is not None and None not in (cold[0], accuracy):
+            values[epoch]["warm_start_gap"] = float(cold[0] or 0) - float(accuracy or 0)
+        else:
+            undefined.setdefault(epoch, {})["warm_start_gap"] = why or "test accuracy was not measured"
+    store.annotate(parent, values, undefined)
+
+
+PROBE_METRICS = ("probe_test_accuracy", "probe_epochs_to_fit", "probe_cap_hit", "warm_start_gap")
+
+
+def _bring(
+    specs: Sequence[RunSpec], store: Store, data: Dataset, *, device: str, observer: Observer, name: str | None,
+    jobs: int | None, keep: str | None, resume: bool, skip_held: bool = False, quietly: bool = False,
+) -> dict[str, str]:  # fmt: skip
+    """Bring runs of one kind to their horizon; the status of each by id."""
     todo: list[RunSpec] = []
     again: list[RunSpec] = []
-    tasks: dict[str, int] = {}
     statuses: dict[str, str] = {}
-    for spec in specs:
-        known = store.register(describe(spec), name)
-        horizon = int(known.horizon["tasks"])
-        if horizon > spec.scenario.tasks:
-            observer.note(f"{spec.id} was begun with {horizon} tasks and goes by them.")
-        tasks[spec.id] = horizon
+    for given in specs:
+        known = store.register(describe(given), name)
+        field_ = given.scenario.horizon_field
+        horizon = int(known.horizon[field_])
+        if horizon > getattr(given.scenario, field_):
+            observer.note(f"{given.id} was begun with {horizon} {field_.replace('_', ' ')} and goes by them.")
+        spec = given
+        if horizon != getattr(given.scenario, field_):
+            spec = replace(given, scenario=replace(given.scenario, **{field_: horizon}))
         if known.status in ("finished", "diverged") and resume:
             statuses[spec.id] = known.status
-            if known.status == "finished" and (lacking := _lacking(known.recorded, spec)):
+            if known.status == "finished" and not quietly and (lacking := _lacking(known.recorded, spec)):
                 again.append(spec)
                 observer.note(f"{spec.id} (seed {spec.seed}) is finished; its epochs are replayed for {lacking}.")
                 continue
-            observer.note(f"{spec.id} (seed {spec.seed}) is {known.status} already: nothing to train.")
+            if not quietly:
+                observer.note(f"{spec.id} (seed {spec.seed}) is {known.status} already: nothing to train.")
         else:
             todo.append(spec)
     together = [tuple(row.cohort) for row in (store.run(spec.id) for spec in todo) if row.cohort]
     for cohort in plan(again, device, [tuple(store.run(spec.id).cohort) for spec in again]):
-        _replay(cohort, store, data, max(tasks[run] for run in cohort.ids), device, observer)
+        _replay(cohort, store, data, device, observer)
     cohorts = plan(todo, device, together)
     if not cohorts:
         return statuses
@@ -116,13 +214,25 @@ def run(
     workers = min(len(cohorts), jobs or os.cpu_count() or 1) if online else 1
     torch.set_num_threads(1 if online else max(1, jobs or os.cpu_count() or 1))
     for engine, why in sorted({(c.engine, choose_engine(c.specs[0], device)[1]) for c in cohorts}):
-        observer.note(f"engine {engine}: {why}.")
+        if not quietly:
+            observer.note(f"engine {engine}: {why}.")
     with _Stopper() as stopper, contextlib.ExitStack() as stack:
-        active = [_start(cohort, store, data, tasks, device, resume, observer) for cohort in cohorts]
-        claimed = {run: attempt for one in active for run, attempt in one.attempts.items()}
+        claimed: dict[str, int] = {}
         stack.callback(_release, store, claimed)
         stack.enter_context(_heartbeat(store, claimed))
-        _drive(active, store, keep, workers, observer, statuses, claimed, stopper)
+        if online:  # many at once: all are claimed now, so that their progress is one picture
+            active = [_start(cohort, store, data, device, resume, observer, claimed, keep) for cohort in cohorts]
+            _drive(active, store, workers, observer, statuses, claimed, stopper)
+            return statuses
+        for cohort in cohorts:
+            try:
+                one = _start(cohort, store, data, device, resume, observer, claimed, keep)
+            except LeaseLost as error:
+                if not skip_held:
+                    raise
+                observer.note(str(error))
+                continue
+            _drive([one], store, workers, observer, statuses, claimed, stopper)
     return statuses
 
 
@@ -133,7 +243,7 @@ def _lacking(recorded: Mapping[str, Any], spec: RunSpec) -> str:
     return ", ".join([*missing[:5], *(["..."] if len(missing) > 5 else []), *layers])
 
 
-def _replay(cohort: Cohort, store: Store, data: Dataset, tasks: int, device: str, observer: Observer) -> None:
+def _replay(cohort: Cohort, store: Store, data: Dataset, device: str, observer: Observer) -> None:
     """Train a finished cohort again from its beginning, to the same bits, and add what its epochs lack."""
     torch.set_num_threads(1 if cohort.engine == "online" else os.cpu_count() or 1)
     attempts = store.claim(cohort.ids, Owner.current(), provenance(device, cohort.engine), cohort=cohort.ids)
@@ -142,7 +252,7 @@ def _replay(cohort: Cohort, store: Store, data: Dataset, tasks: int, device: str
         try:
             for spec in cohort.specs:
                 observer.begin(spec.id, spec.seed, 0, store.last_epoch(spec.id))
-            for epoch in train(cohort, data, tasks):
+            for epoch in train(cohort, data):
                 for run, record in zip(cohort.ids, epoch.records, strict=True):
                     if record is not None:
                         store.supplement(run, attempts[run], record)
@@ -161,25 +271,41 @@ def _replay(cohort: Cohort, store: Store, data: Dataset, tasks: int, device: str
 
 
 def _start(
-    cohort: Cohort, store: Store, data: Dataset, tasks: dict[str, int], device: str, resume: bool, observer: Observer
-) -> _Active:
+    cohort: Cohort, store: Store, data: Dataset, device: str, resume: bool, observer: Observer,
+    claimed: dict[str, int], keep: str | None,
+) -> _Active:  # fmt: skip
     """Claim a cohort whole, find the newest point all its runs can go on from, and take back what lies after it."""
     facts = provenance(device, cohort.engine)
     attempts = store.claim(cohort.ids, Owner.current(), facts, cohort=cohort.ids)
+    claimed |= attempts
     start = _resume_point(cohort, store, observer) if resume else None
     for run in cohort.ids:
         after = start.position.epoch if start else -1
         store.truncate(run, attempts[run], after)
         checkpoints.forget(store.checkpoints, run, after)
-    horizon = max(tasks[run] for run in cohort.ids)
     scenario = cohort.specs[0].scenario
-    total = sum(scenario.task_epochs(i) for i in range(horizon)) if scenario.fixed_length else None
+    total = sum(scenario.task_epochs(i) for i in range(scenario.tasks)) if scenario.fixed_length else None
     done = start.position.epoch if start else 0
     for spec in cohort.specs:
         observer.begin(spec.id, spec.seed, done, total)
         if start:
             observer.note(f"{spec.id} (seed {spec.seed}) goes on after epoch {done}.")
-    return _Active(cohort, attempts, horizon, train(cohort, data, horizon, start), done, checkpointed=done)
+    # a warm start keeps what its probes branch off, whatever is asked for
+    branches = scenario.branch_epochs if isinstance(scenario, WarmStart) else []
+    weights = [_branched(spec, store) for spec in cohort.specs] if isinstance(scenario, WarmStartProbe) else None
+    return _Active(
+        cohort, attempts, train(cohort, data, start, weights), done, checkpoints.wanted(keep or "last", branches),
+        checkpointed=done,
+    )  # fmt: skip
+
+
+def _branched(spec: RunSpec, store: Store) -> Mapping[str, torch.Tensor]:
+    """The parameters and buffers of a probe's parent where it branches off; empty for the cold start."""
+    scenario = spec.scenario
+    if scenario.branch_epoch == 0:
+        return {}
+    _, saved = checkpoints.read(store.checkpoints, scenario.parent, scenario.branch_epoch)
+    return {name.removeprefix("network."): v for name, v in saved.items() if name.startswith("network.")}
 
 
 def _resume_point(cohort: Cohort, store: Store, observer: Observer) -> Start | None:
@@ -195,12 +321,14 @@ def _resume_point(cohort: Cohort, store: Store, observer: Observer) -> Start | N
             continue
         histories = [list(store.history(run, epoch)) for run in cohort.ids]
         diverged = frozenset(r for r, (position, _) in enumerate(read) if position.diverged)
-        return Start(replace(read[0][0], diverged=False), [state for _, state in read], histories, diverged)
+        finished = frozenset(r for r, (position, _) in enumerate(read) if position.finished)
+        position = replace(read[0][0], diverged=False, finished=False)
+        return Start(position, [state for _, state in read], histories, diverged, finished)
     return None
 
 
 def _drive(
-    active: list[_Active], store: Store, keep: str, workers: int, observer: Observer, statuses: dict[str, str],
+    active: list[_Active], store: Store, workers: int, observer: Observer, statuses: dict[str, str],
     claimed: dict[str, int], stopper: _Stopper,
 ) -> None:  # fmt: skip
     """Advance all cohorts, the least advanced first, `workers` at a time: no barrier, no idle last round."""
@@ -224,13 +352,13 @@ def _drive(
                     _fail(one, error, store, observer, statuses, claimed)
                     continue
                 if epoch is None:
-                    _finish(one, store, keep, observer, statuses, claimed)
+                    _finish(one, store, observer, statuses, claimed)
                 else:
-                    _save(one, epoch, store, keep, observer)
+                    _save(one, epoch, store, observer)
                     heapq.heappush(ready, (one.done, next(order), one))
         if stopper.signal:
             for _, _, one in ready:
-                _checkpoint(one, store, keep)
+                _checkpoint(one, store)
             raise stopper.stopped()
 
 
@@ -238,38 +366,35 @@ def _advance(epochs: Iterator[Epoch]) -> Epoch | None:
     return next(epochs, None)
 
 
-def _save(one: _Active, epoch: Epoch, store: Store, keep: str, observer: Observer) -> None:
+def _save(one: _Active, epoch: Epoch, store: Store, observer: Observer) -> None:
     runs = one.cohort.ids
     rows = [(run, one.attempts[run], rec) for run, rec in zip(runs, epoch.records, strict=True) if rec is not None]
-    kind, number = checkpoints.keeper(keep)
-    asked = kind == "all" or (kind == "every" and epoch.position.epoch % number == 0)
-    due = asked or time.monotonic() - one.last_checkpoint >= CHECKPOINT_SECONDS
+    due = one.wanted(epoch.position.epoch) or time.monotonic() - one.last_checkpoint >= CHECKPOINT_SECONDS
     store.save(rows, durable=due)
     one.latest, one.done = epoch, epoch.position.epoch
     if due:
-        _checkpoint(one, store, keep)
+        _checkpoint(one, store)
     for run, _, record in rows:
         observer.epoch(run, record)
 
 
-def _checkpoint(one: _Active, store: Store, keep: str) -> None:
+def _checkpoint(one: _Active, store: Store) -> None:
     """Write the state after the latest epoch of every run, then delete the older ones: a common one always exists."""
     if one.latest is None or one.checkpointed == one.done:
         return
     lost = {one.cohort.ids[r] for r in one.latest.diverged}
+    over = {one.cohort.ids[r] for r in one.latest.finished}
     for spec, state in zip(one.cohort.specs, one.latest.state(), strict=True):
-        position = replace(one.latest.position, diverged=spec.id in lost)
+        position = replace(one.latest.position, diverged=spec.id in lost, finished=spec.id in over)
         checkpoints.write(store.checkpoints, spec.id, spec.identity, position, state)
     for run in one.cohort.ids:
-        checkpoints.prune(store.checkpoints, run, keep, one.done)
+        checkpoints.prune(store.checkpoints, run, one.wanted, one.done)
     one.last_checkpoint, one.checkpointed = time.monotonic(), one.done
 
 
-def _finish(
-    one: _Active, store: Store, keep: str, observer: Observer, statuses: dict[str, str], claimed: dict[str, int]
-) -> None:
+def _finish(one: _Active, store: Store, observer: Observer, statuses: dict[str, str], claimed: dict[str, int]) -> None:
     diverged = one.latest.diverged if one.latest else frozenset()
-    _checkpoint(one, store, keep)
+    _checkpoint(one, store)
     for r, run in enumerate(one.cohort.ids):
         status = "diverged" if r in diverged else "finished"
         error = "the loss or the parameters became infinite or NaN" if r in diverged else None
@@ -357,10 +482,12 @@ def describe(spec: RunSpec) -> RunInfo:
         scenario=scenario.id,
         seed=spec.seed,
         settings=flat(spec),
-        horizon={"tasks": scenario.tasks},
+        horizon={scenario.horizon_field: getattr(scenario, scenario.horizon_field)},
         total_epochs=total,
         recorded={"metrics": list(spec.measure.metrics), "layers": spec.measure.layers, "every": spec.measure.every},
+        parent=getattr(scenario, "parent", None),
+        branch_epoch=getattr(scenario, "branch_epoch", None),
     )
 
 
-__all__ = ["Observer", "describe", "run"]
+__all__ = ["Observer", "describe", "probe", "run"]

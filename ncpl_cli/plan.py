@@ -61,11 +61,18 @@ def plan(specs: Iterable[RunSpec], device: str, together: Collection[Sequence[st
     specs = list(specs)
     begun = {run: tuple(members) for members in together for run in members}
     cohorts = []
-    for _, group in itertools.groupby(specs, key=lambda s: (begun.get(s.id), replace(s, seed=0), s.engine)):
+    for _, group in itertools.groupby(specs, key=lambda s: (begun.get(s.id), _kin(s), s.engine)):
         members = list(group)
         engine, _ = choose_engine(members[0], device)
         # a first task that ends by its nc1 lasts as long as it lasts: such runs cannot keep step
-        alone = engine == "online" or not members[0].scenario.fixed_length
+        alone = engine == "online" or not members[0].scenario.lockstep
+        # mapped over runs, convolutions lose more than they gain
+        alone = alone or members[0].network.name != "mlp"
         size = 1 if alone else COHORT_SIZE
         cohorts += [Cohort(tuple(members[i : i + size]), engine, device) for i in range(0, len(members), size)]
     return cohorts
+
+
+def _kin(spec: RunSpec) -> RunSpec:
+    """What runs that can advance together have in common."""
+    return replace(spec, seed=0, scenario=spec.scenario.kin)

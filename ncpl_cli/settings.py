@@ -8,10 +8,11 @@ from typing import Any
 
 from ncpl_cli.data import Dataset
 from ncpl_cli.errors import InputError, unknown
-from ncpl_cli.interventions import Intervention, parse_all
-from ncpl_cli.metrics.catalogue import check_names
-from ncpl_cli.networks import ACTIVATIONS, NETWORKS, NORMS
-from ncpl_cli.scenarios import Scenario
+from ncpl_cli.interventions import Intervention, parse, parse_all
+from ncpl_cli.interventions.decay import L2
+from ncpl_cli.metrics.catalogue import check_names, chosen
+from ncpl_cli.networks import ACTIVATIONS, DEFAULT_WIDTH, NETWORKS, NORMS
+from ncpl_cli.scenarios import SCENARIOS, Scenario, WarmStartProbe
 from ncpl_cli.spec import DatasetSpec, MeasureSpec, NetworkSpec, OptimizerSpec, RunSpec
 
 OPTIMIZER_LR = {"sgd": 0.01, "adam": 1e-3, "adamw": 1e-3}
@@ -23,7 +24,7 @@ PRECISIONS = ("float32", "float64", "tf32", "bf16")
 def dataset_spec(scenario: type[Scenario], given: Mapping[str, Any]) -> DatasetSpec:
     """Which data the options ask for; the scenario's preset names the default."""
     return DatasetSpec(
-        name=str(given.get("dataset") or scenario.preset["dataset"]),
+        name=str(given.get("dataset") or scenario.presets("")["dataset"]),
         **{key: given[key] for key in ("train_samples", "validation_fraction", "image_size") if given.get(key)},
     )
 
@@ -35,27 +36,108 @@ def specs(
 
     Raises InputError, with what is allowed, on an unknown name, an impossible value or an impossible combination.
     """
-    own = {f.name: given[f.name] for f in fields(scenario) if given.get(f.name) is not None}
+    presets = scenario.presets(dataset.name)
+    own: dict[str, Any] = {f.name: presets[f.name] for f in fields(scenario) if f.name in presets}
+    own |= {f.name: given[f.name] for f in fields(scenario) if given.get(f.name) is not None}
     for option in fields(scenario):
         choices = option.metadata.get("choices")
         if choices and own.get(option.name, option.default) not in choices:
             raise unknown(_dashed(option.name), own[option.name], choices)
+    interventions, decay = _interventions(given)
+    if decay is not None:
+        given = {**given, "weight_decay": decay}
     spec = RunSpec(
         scenario=scenario.of(own),
         dataset=dataset,
         dataset_digest=data.digest,
-        network=_network(given),
-        optimizer=_optimizer(scenario, given, len(data.train)),
+        network=_network(given, str(presets["network"])),
+        optimizer=_optimizer(presets, given, len(data.train)),
+        interventions=interventions,
         precision=_one_of("precision", given.get("precision") or "float32", PRECISIONS),
         measure=_measure(given),
         engine=given.get("engine") or "auto",
     )
+    spec.scenario.check_data(data)
+    for one in interventions:
+        _check_intervention(one, spec, data)
     return [replace(spec, seed=seed) for seed in seeds]
 
 
-def _network(given: Mapping[str, Any]) -> NetworkSpec:
+def from_row(row: Any, data: Dataset) -> RunSpec:
+    """The spec of a stored run (store.RunRow), from its settings; raises InputError when it is not reproduced."""
+    known: dict[str, type[Any]] = {one.id: one for one in (*SCENARIOS, WarmStartProbe)}
+    if row.scenario not in known:
+        raise InputError(f"run {row.id} is of {row.scenario}, which this ncpl cannot train.")
+    stored = row.settings
+
+    def part(kind: type[Any], **named: Any) -> Any:
+        return kind(**named, **{
+            f.name: tuple(stored[f.name]) if isinstance(stored[f.name], list) else stored[f.name]
+            for f in fields(kind) if f.name in stored and f.name not in named and f.name != "name"
+        })  # fmt: skip
+
+    spec = RunSpec(
+        scenario=part(known[row.scenario]),
+        dataset=part(DatasetSpec, name=stored["dataset"]),
+        dataset_digest=data.digest,
+        network=part(NetworkSpec, name=stored["network"]),
+        optimizer=part(OptimizerSpec, name=stored["optimizer"]),
+        interventions=parse_all(stored["interventions"]),
+        precision=stored["precision"],
+        seed=row.seed,
+        measure=MeasureSpec(
+            tuple(row.recorded["metrics"]), row.recorded["layers"], row.recorded["every"],
+            row.recorded.get("samples"),
+        ),
+    )  # fmt: skip
+    if spec.id != row.id:
+        raise InputError(
+            f"run {row.id} cannot be set up again from its settings: {data.name} or this version of ncpl has changed.",
+            f"it was trained on data with digest {stored['dataset_digest']}; here it is {data.digest}",
+        )
+    return spec
+
+
+def _interventions(given: Mapping[str, Any]) -> tuple[tuple[Intervention, ...], float | None]:
+    """The interventions, and the weight decay where it was written as one: the optimiser carries that."""
+    texts = list(given.get("intervention") or ())
+    decays = [text for text in texts if text.partition(":")[0] == "weight_decay"]
+    if not decays:
+        return parse_all(texts), None
+    if given.get("weight_decay") is not None or len(decays) > 1:
+        raise InputError("--weight-decay and --intervention weight_decay say the same thing: give one.")
+    pull = parse("l2" + decays[0].removeprefix("weight_decay"))
+    assert isinstance(pull, L2)
+    if (pull.phase, pull.tasks) != (L2().phase, L2().tasks):
+        raise InputError("weight_decay acts throughout; --intervention l2 takes phase and tasks.")
+    return parse_all([text for text in texts if text not in decays]), pull.strength
+
+
+def _check_intervention(one: Intervention, spec: RunSpec, data: Dataset) -> None:
+    """Raise InputError where an intervention could do nothing or nothing sensible."""
+    if one.networks is not None and spec.network.name != one.networks:
+        raise InputError(f"--intervention {one.id} knows the units of an {one.networks}, not of {spec.network.name}.")
+    classes = data.classes - len(getattr(spec.scenario, "hold_out_classes", ()))
+    if one.needs_classes and not one.idle and spec.optimizer.batch_size < 2 * classes:
+        raise InputError(
+            f"--intervention {one.id} compares classes within a batch and would be silent at batch size "
+            f"{spec.optimizer.batch_size}: it needs at least {2 * classes}, two samples for each of {classes} classes.",
+            f"give --batch-size {2 * classes} or more",
+        )
+
+
+def _network(given: Mapping[str, Any], preset: str) -> NetworkSpec:
     chosen = {key: given[key] for key in ("width", "depth", "activation", "norm") if given.get(key) is not None}
-    name = _one_of("network", given.get("network") or "mlp", NETWORKS)
+    name = given.get("network") or preset
+    if ":" not in name:
+        _one_of("network", name, [*NETWORKS, "module:callable"])
+    fixed = {"mlp": (), "resnet18": ("depth", "activation")}.get(name, ("width", "depth", "activation", "norm"))
+    if given_in_vain := [f"--{key}" for key in fixed if key in chosen]:
+        raise InputError(f"{' and '.join(given_in_vain)} cannot be chosen for --network {name}.")
+    if name in DEFAULT_WIDTH:
+        chosen.setdefault("width", DEFAULT_WIDTH[name])
+    if name == "resnet18":
+        chosen.setdefault("norm", "batch")
     _one_of("activation", chosen.get("activation", "relu"), ACTIVATIONS)
     _one_of("norm", chosen.get("norm", "none"), NORMS)
     for key in ("width", "depth"):
@@ -64,11 +146,11 @@ def _network(given: Mapping[str, Any]) -> NetworkSpec:
     return NetworkSpec(name=name, **chosen)
 
 
-def _optimizer(scenario: type[Scenario], given: Mapping[str, Any], samples: int) -> OptimizerSpec:
+def _optimizer(presets: Mapping[str, Any], given: Mapping[str, Any], samples: int) -> OptimizerSpec:
     name = _one_of("optimizer", given.get("optimizer") or "sgd", OPTIMIZER_LR)
-    preset: dict[str, Any] = {"lr": OPTIMIZER_LR[name], "batch_size": scenario.preset["batch_size"]}
+    preset: dict[str, Any] = {"lr": OPTIMIZER_LR[name], "batch_size": presets["batch_size"]}
     if name == "sgd":
-        preset["lr"] = scenario.preset["lr"]
+        preset["lr"] = presets["lr"]
     keys = ("lr", "momentum", "weight_decay", "batch_size", "lr_schedule")
     settings = OptimizerSpec(name=name, **preset | {key: given[key] for key in keys if given.get(key) is not None})
     if settings.lr <= 0 or settings.weight_decay < 0 or not 0 <= settings.momentum < 1:
@@ -99,6 +181,8 @@ def _check_schedule(text: str) -> None:
 def _measure(given: Mapping[str, Any]) -> MeasureSpec:
     metrics = tuple(given.get("metrics") or ("default",))
     check_names(metrics)
+    if given.get("fresh_baseline") and "fresh_gap" not in chosen(metrics):
+        metrics = (*metrics, "fresh_gap")
     every, samples = given.get("measure_every") or 1, given.get("measure_samples")
     if every < 1 or (samples is not None and samples < 1):
         raise InputError("--measure-every and --measure-samples must be at least 1.")

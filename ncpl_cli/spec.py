@@ -83,6 +83,9 @@ class RunSpec:
             "precision": self.precision if self.precision != "float32" else None,
             "seed": self.seed,
         }
+        horizon = self.scenario.horizon_field
+        if self.optimizer.lr_schedule == "cosine" and horizon != "tasks":
+            parts["horizon"] = getattr(self.scenario, horizon)  # the schedule depends on how long the task is
         kept = {key: value for key, value in parts.items() if value not in (None, {}, [])}
         return json.dumps(kept, sort_keys=True, separators=(",", ":"))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from ncpl_cli import networks
 from ncpl_cli.data import Dataset
 from ncpl_cli.engines import ENGINES, Progress
-from ncpl_cli.errors import InputError
+from ncpl_cli.interventions import Treatment
 from ncpl_cli.metrics import Measured, measure
 from ncpl_cli.metrics.catalogue import AT_START, chosen
 from ncpl_cli.metrics.history import plasticity
@@ -45,6 +45,7 @@ class Position:
     next_task: int = 0
     next_task_epoch: int = 1
     diverged: bool = False
+    finished: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,80 +56,105 @@ class Start:
     states: Sequence[Mapping[str, Tensor]]
     histories: Sequence[History]
     diverged: frozenset[int] = frozenset()
+    finished: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of a cohort: a record for each run, None for those that diverged before.
+    """One epoch of a cohort: a record for each run, None for those that diverged or finished before.
 
     state()  each run's state; to be taken before the next epoch is asked for
     """
 
     records: tuple[EpochRecord | None, ...]
     diverged: frozenset[int]
+    finished: frozenset[int]
     position: Position
     state: Callable[[], list[State]]
 
 
-def train(cohort: Cohort, data: Dataset, tasks: int, start: Start | None = None) -> Iterator[Epoch]:
-    """Train a cohort through `tasks` tasks, yielding after each epoch (and once untrained, as epoch 0)."""
+def train(
+    cohort: Cohort, data: Dataset, start: Start | None = None, weights: Sequence[Mapping[str, Tensor]] | None = None
+) -> Iterator[Epoch]:
+    """Train a cohort through its scenario, yielding after each epoch (and once untrained, as epoch 0).
+
+    start    where to go on
+    weights  parameters and buffers that runs begin with in place of their initialisation (probes)
+    """
     specs, scenario, settings = cohort.specs, cohort.specs[0].scenario, cohort.specs[0].optimizer
     nets = [build(spec, data).to(cohort.device) for spec in specs]
     initial = [{name: value.detach().clone() for name, value in net.named_parameters()} for net in nets]
-    engine = ENGINES[cohort.engine](nets, data, settings, cohort.device)
+    treatment = Treatment(
+        specs[0].interventions, lambda r, purpose: build(specs[r], data, purpose).to(cohort.device)
+    )  # fmt: skip
+    engine = ENGINES[cohort.engine](
+        nets, data, settings, cohort.device, treatment=treatment, precision=specs[0].precision
+    )
+    for net, given in zip(nets, weights or [], strict=False):
+        if given:  # a cold start has none
+            _put(net, given)
     histories: list[History] = [[] for _ in specs]
     diverged: frozenset[int] = frozenset()
+    finished: frozenset[int] = frozenset()
+    held: dict[int, State] = {}
     position = Position()
 
     def state() -> list[State]:
         optimizers = engine.state()
         return [
-            {f"network.{name}": value.detach().cpu().clone() for name, value in net.state_dict().items()}
+            held.get(r)
+            or {f"network.{name}": value.detach().cpu().clone() for name, value in net.state_dict().items()}
             | {f"optimizer.{name}": value for name, value in optimizer.items()}
-            for net, optimizer in zip(nets, optimizers, strict=True)
+            for r, (net, optimizer) in enumerate(zip(nets, optimizers, strict=True))
         ]
 
     if start is not None:
         for net, saved in zip(nets, start.states, strict=True):
-            with torch.no_grad():
-                for name, value in net.state_dict().items():
-                    value.copy_(saved[f"network.{name}"])
+            _put(net, _part(saved, "network."))
         engine.load_state([_part(saved, "optimizer.") for saved in start.states])
         histories = [list(history) for history in start.histories]
-        position, diverged = start.position, start.diverged
+        position, diverged, finished = start.position, start.diverged, start.finished
+        held = {r: dict(start.states[r]) for r in finished}
+        only = scenario.fixed_length and position.next_task == scenario.tasks == 1
+        if only and position.epoch < scenario.task_epochs(0):  # its only task has become longer
+            position = replace(position, next_task=0, next_task_epoch=position.epoch + 1)
 
     seen = [[scenario.task(i, data, spec.seed) for i in range(position.next_task)] for spec in specs]
     if start is None:
-        first = [scenario.task(0, data, spec.seed) for spec in specs]
+        first = [spec.scenario.task(0, data, spec.seed) for spec in specs]
         yield Epoch(
             tuple(
                 untrained(s, n, data, t, i, cohort.device)
                 for s, n, t, i in zip(specs, nets, first, initial, strict=True)
             ),
             diverged,
+            finished,
             position,
             state,
         )
 
-    for index in range(position.next_task, tasks):
-        now = [scenario.task(index, data, spec.seed) for spec in specs]
+    for index in range(position.next_task, scenario.tasks):
+        now = [spec.scenario.task(index, data, spec.seed) for spec in specs]
         for r, task in enumerate(now):
             seen[r].append(task)
         task_epoch = position.next_task_epoch
+        if task_epoch == 1 and now[0].changes:
+            engine.change(f"{now[0].phase} {index}")
+        fresh = _fresh_accuracies(cohort, data, now, treatment)
+        stopped: frozenset[int] = frozenset()
         while task_epoch <= now[0].epochs:
             rate = learning_rate(settings, task_epoch, now[0].epochs)
+            resting = diverged | finished
             starts = [
-                _at_start(spec, net, data, task, cohort.device) if task_epoch == 1 and r not in diverged else Measured()
+                _at_start(spec, net, data, task, cohort.device) if task_epoch == 1 and r not in resting else Measured()
                 for r, (spec, net, task) in enumerate(zip(specs, nets, now, strict=True))
             ]
             progress = engine.train_epoch(now, [task.order(task_epoch) for task in now], rate)
             samples_seen = position.samples_seen + progress[0].samples
-            begun = frozenset(diverged)
-            diverged |= {r for r, p in enumerate(progress) if not p.finite}
+            diverged |= {r for r, p in enumerate(progress) if not p.finite and r not in finished}
             records: list[EpochRecord | None] = []
-            stop = False
             for r, spec in enumerate(specs):
-                if r in begun:
+                if r in resting:
                     records.append(None)
                     continue
                 record, enough = _record(
@@ -141,24 +167,51 @@ def train(cohort: Cohort, data: Dataset, tasks: int, start: Start | None = None)
                     histories[r],
                     progress[r],
                     starts[r],
+                    fresh[r],
                     epoch=position.epoch + 1,
                     task_epoch=task_epoch,
                     samples_seen=samples_seen,
-                    share=len(specs),
+                    share=len(specs) - len(resting),
                     device=cohort.device,
                 )
                 records.append(record)
-                stop = stop or enough
-            last = stop or task_epoch == now[0].epochs
+                if enough:
+                    stopped |= {r}
+            last = task_epoch == now[0].epochs or len(stopped | diverged) == len(specs)
             position = Position(
                 position.epoch + 1, samples_seen, index + 1 if last else index, 1 if last else task_epoch + 1
             )
-            yield Epoch(tuple(records), diverged, position, state)
+            if now[0].stop_accuracy is not None and (newly := stopped - finished):
+                # the cohort goes on without it: what it was when it stopped is what is kept
+                states = state()
+                held |= {r: states[r] for r in newly}
+                finished |= newly
+            yield Epoch(tuple(records), diverged, finished, position, state)
             if len(diverged) == len(specs):
                 return
             if last:
                 break
             task_epoch += 1
+
+
+def _put(net: networks.Network, saved: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in net.state_dict().items():
+            value.copy_(saved[name])
+
+
+def _fresh_accuracies(cohort: Cohort, data: Dataset, tasks: Sequence[Task], treatment: Treatment) -> list[float | None]:
+    """First-epoch online accuracy of a freshly initialised network of each run on its task, in the same data order."""
+    if "fresh_gap" not in chosen(cohort.specs[0].measure.metrics):
+        return [None] * len(tasks)
+    purpose = f"fresh network {tasks[0].phase} {tasks[0].index}"
+    nets = [build(spec, data, purpose).to(cohort.device) for spec in cohort.specs]
+    spec = cohort.specs[0]
+    engine = ENGINES[cohort.engine](
+        nets, data, spec.optimizer, cohort.device, treatment=treatment, precision=spec.precision
+    )
+    rate = learning_rate(spec.optimizer, 1, tasks[0].epochs)
+    return [p.correct / p.samples for p in engine.train_epoch(tasks, [task.order(1) for task in tasks], rate)]
 
 
 def _record(
@@ -171,6 +224,7 @@ def _record(
     history: History,
     progress: Progress,
     start: Measured,
+    fresh: float | None,
     *,
     epoch: int,
     task_epoch: int,
@@ -178,7 +232,7 @@ def _record(
     share: int,
     device: str,
 ) -> tuple[EpochRecord, bool]:
-    """Measure one run after an epoch; also whether its task has reached the nc1 it was to stop at."""
+    """Measure one run after an epoch; also whether its task has reached what it was to stop at."""
     began = time.perf_counter()
     history.append((task.index, task_epoch, progress.correct / progress.samples))
     values: dict[Address, float] = {Address("online_accuracy"): history[-1][2], **start.values}
@@ -187,25 +241,31 @@ def _record(
         values[Address("online_loss")] = progress.loss
     else:
         undefined[Address("online_loss")] = "not finite"
-    stop, accuracies = False, {}
+    values |= {Address(name): value for name, value in progress.extra.items()}
+    accuracies: dict[int, float] = {}
+    stop = task.stop_accuracy is not None and history[-1][2] > task.stop_accuracy
     if not progress.finite:
         undefined[Address("nc1")] = "the run diverged: parameters are not finite"
     else:
-        due = epoch % spec.measure.every == 0 or task_epoch == task.epochs or task.stop_nc1 is not None
+        due = epoch % spec.measure.every == 0 or stop or task_epoch == task.epochs or task.stop_nc1 is not None
         if due:
             snapshot = Snapshot(net, data, task, initial, device, spec.measure.samples, spec.optimizer.lr)
             measured = measure(snapshot, tuple(chosen(spec.measure.metrics) - AT_START), spec.measure.layers)
             values |= measured.values
             undefined |= measured.undefined
         nc1 = values.get(Address("nc1"))
-        stop = task.stop_nc1 is not None and nc1 is not None and nc1 < task.stop_nc1
+        stop = stop or (task.stop_nc1 is not None and nc1 is not None and nc1 < task.stop_nc1)
         which = spec.measure.task_accuracy
-        if which == "every" or (which == "end" and (stop or task_epoch == task.epochs)):
+        several = task.phase == "task"  # else there is only one, and its test accuracy is measured anyway
+        if several and (which == "every" or (which == "end" and (stop or task_epoch == task.epochs))):
             accuracies = task_accuracy(net, data, seen, spec.measure.task_accuracy_samples, device)
     last = stop or task_epoch == task.epochs
     lost, reasons = plasticity(history, is_last_epoch=last)
     values |= {Address(name): value for name, value in lost.items()}
     undefined |= {Address(name): reason for name, reason in reasons.items()}
+    if fresh is not None:
+        own = next(accuracy for of, at, accuracy in history if (of, at) == (task.index, 1))
+        values[Address("fresh_gap")] = fresh - own
     if task.index not in accuracies and (test := values.get(Address("test_accuracy"))) is not None:
         accuracies[task.index] = test
     return EpochRecord(
@@ -225,6 +285,8 @@ def untrained(
 ) -> EpochRecord:
     """Epoch 0: the network as initialised, measured on the first task."""
     began = time.perf_counter()
+    if task.phase == "probe":  # its parent's row of that epoch has it all
+        return EpochRecord(0, 0, 0, 0, 0.0, 0.0, {})
     measured = measure(
         Snapshot(net, data, task, initial, device, spec.measure.samples, spec.optimizer.lr),
         spec.measure.metrics,
@@ -239,10 +301,9 @@ def untrained(
 def build(spec: RunSpec, data: Dataset, stream: str = "initialisation") -> networks.Network:
     """The run's network as initialised."""
     shape = spec.network
-    if shape.name not in networks.NETWORKS:
-        raise InputError(f"unknown network {shape.name!r}.")
     return networks.build(
         shape.name, data.shape, data.classes, spec.seed, precision=spec.precision, stream=stream,
+        statistics=None if shape.name == "mlp" else data.channel_statistics,
         width=shape.width, depth=shape.depth, activation=shape.activation, norm=shape.norm,
     )  # fmt: skip
 

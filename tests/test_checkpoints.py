@@ -28,11 +28,12 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keep", "left"), [("last", [9]), ("every:4", [4, 8, 9]), ("all", [1, 4, 5, 8, 9]), ("probes", [9])]
+    ("keep", "left"), [("last", [9]), ("every:4", [4, 8, 9]), ("all", [1, 4, 5, 8, 9]), ("probes", [5, 9])]
 )
 def test_retention(tmp_path: Path, keep: str, left: list[int]) -> None:
     _write(tmp_path, 1, 4, 5, 8, 9)
-    checkpoints.prune(tmp_path, "run", keep, 9)
+    branches = [0, 5] if keep == "probes" else []
+    checkpoints.prune(tmp_path, "run", checkpoints.wanted(keep, branches), 9)
     assert checkpoints.epochs(tmp_path, "run") == left
 
 

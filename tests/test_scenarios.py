@@ -28,10 +28,14 @@ class TestContract:
 
     def test_every_epoch_shows_every_sample_once(self, scenario: Any, digits: Dataset) -> None:
         task = scenario.of({}).task(0, digits, 0)
-        assert np.array_equal(np.sort(task.order(1)), np.arange(1437))
+        shown = np.sort(task.order(1))
+        trained_on = task.parts["train"].images if task.parts else digits.train.images
+        assert np.array_equal(digits.train.images[shown], trained_on) and len(np.unique(shown)) == len(shown)
         assert not np.array_equal(task.order(1), task.order(2))
 
     def test_tasks_differ(self, scenario: Any, digits: Dataset) -> None:
+        if scenario.tasks == 1:
+            pytest.skip("a single task")
         first, second = (scenario.of({}).task(i, digits, 0) for i in (0, 1))
         same_pixels = first.pixel_order is None or np.array_equal(first.pixel_order, second.pixel_order)
         assert not (same_pixels and np.array_equal(first.train_labels, second.train_labels))
@@ -44,7 +48,7 @@ class TestContract:
     def test_its_options_and_its_name_are_known(self, scenario: Any) -> None:
         assert scenario_named(scenario.id) is scenario
         assert scenario.of({}).task_epochs(0) >= 1
-        assert scenario.preset.keys() >= {"dataset", "lr", "batch_size"}
+        assert scenario.presets("digits").keys() >= {"dataset", "network", "lr", "batch_size"}
 
 
 def test_a_permuted_task_permutes_all_pixels_once(digits: Dataset) -> None:

@@ -92,7 +92,7 @@ def test_settings_are_flat_and_whole(digits: Dataset) -> None:
         ({"lr_schedule": "step:0:1"}, "unknown"), ({"lr_schedule": "linear"}, "unknown"), ({"width": 0}, "at least 1"),
         ({"optimizer": "adam", "momentum": 0.5}, "moments of its own"), ({"metrics": ("nc9",)}, "unknown metric"),
         ({"layers": "first"}, "unknown layers"), ({"measure_every": -1}, "at least 1"),
-        ({"first_task_order": "odd"}, "unknown --first-task-order"), ({"precision": "bf16"}, "unknown precision"),
+        ({"first_task_order": "odd"}, "unknown --first-task-order"), ({"precision": "half"}, "unknown precision"),
     ],
     ids=str,
 )  # fmt: skip

@@ -200,6 +200,9 @@ def _overall(
     partial = {name: _control(_one(table.x, mean_y, "pearson", v), n) for name, v in sets.items()}
     ranked = {name: _control(_one(table.x, mean_y, "spearman", v), n) for name, v in sets.items()}
     undefined = _control(None, n)
+    for name in (AMOUNT, *table.controls):  # what does not vary cannot be held fixed: undefined, not left out
+        partial.setdefault(name, undefined)
+        ranked.setdefault(name, undefined)
     return Overall(
         summary=summary,
         std=number(defined.std(ddof=1)) if len(defined) > 1 else None,
@@ -218,7 +221,9 @@ def _overall(
         best_lag=None,
         points=n,
         effective_n=None,
-        direction=sentences.with_doubt(None if whole is None else direction(x, y, whole, options.directions), summary),
+        direction=sentences.with_doubt(
+            None if whole is None else direction(x, y, whole, options.directions), summary, number(whole_p.p[0])
+        ),
         excluded=excluded,
     )
 
@@ -300,6 +305,7 @@ def _notes(table: Table, overall: Overall, more: Mapping[str, Any], group: Group
             f"The {n} runs share {seeds} seeds, hence initialisation and data order: seeds are blocks, in which x "
             "changes hands for the permutation p, and over which the interval is a jackknife."
         )
+    found += sentences.one_left_out(overall.summary, "seed" if seeds < n else "run")
     whole = overall.r_of_means
     if not amount_varies:
         found.append("All runs trained the first task equally long: the training amount needs no holding fixed.")

@@ -120,9 +120,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All arms of a scenario that have one plain arm."""
+    """All arms of a scenario that have one plain arm. `settings`: what tells this plain arm from other plain arms."""
 
     scenario: str
+    settings: Mapping[str, object]
     y: str
     plain: str
     arms: tuple[Arm, ...]
@@ -131,7 +132,7 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Keys as the fields."""
         return {
-            "scenario": self.scenario, "y": self.y, "plain": self.plain,
+            "scenario": self.scenario, "settings": dict(self.settings), "y": self.y, "plain": self.plain,
             "arms": [arm.to_json() for arm in self.arms], "notes": list(self.notes),
         }  # fmt: skip
 
@@ -147,13 +148,12 @@ def compare(
     """
     if not study.series:
         raise InputError("no run fits this selection.", "ncpl runs list shows all runs and their names")
-    together: dict[tuple[str, str], tuple[Group, list[Group]]] = {}
+    together: dict[int, tuple[Group, list[Group]]] = {}
     everything = [g for g in groups(study) if g.series]
     for arm in everything:
         base = _plain_of(arm, everything, plain)
         if base is not None and base is not arm:
-            key = (arm.scenario, repr(_label(base, None)))
-            together.setdefault(key, (base, []))[1].append(arm)
+            together.setdefault(id(base), (base, []))[1].append(arm)
     if not together:
         listed = "; ".join(_label(g, None) for g in everything)
         raise InputError(
@@ -168,7 +168,8 @@ def compare(
             p = np.array([math.nan if a.gain.p is None else a.gain.p for a in made])
             adjusted = resampling.benjamini_yekutieli(p)
             made = [replace(a, p_by=number(q)) for a, q in zip(made, adjusted, strict=True)]
-        found.append(Comparison(base.scenario, chosen, _label(base, None), tuple(made), notes))
+        settings = {k: v for k, v in base.settings.items() if k not in TREATMENTS}
+        found.append(Comparison(base.scenario, settings, chosen, _label(base, None), tuple(made), notes))
     return tuple(found)
 
 
@@ -184,13 +185,16 @@ def _plain_of(arm: Group, everything: Sequence[Group], plain: str | None) -> Gro
         known = [g for g in here if g.name is not None and g.name.lower() in PLAIN_NAMES]
         return known[0] if len(known) == 1 else None
     rest = _untreated(arm)
-    same = [g for g in here if not _treated(g) and _untreated(g) == rest and not g.series[0].run.imported]
-    return same[0] if len(same) == 1 else None
+    same = [g for g in here if _untreated(g) == rest and not g.series[0].run.imported]
+    bare = [g for g in same if not any(_setting(g, name) for name in TREATMENTS)]
+    # a study in which every arm has weight decay is compared under it
+    alike = [g for g in same if not _setting(g, "interventions")
+             and _setting(g, "weight_decay") == _setting(arm, "weight_decay")]  # fmt: skip
+    return bare[0] if len(bare) == 1 else alike[0] if len(alike) == 1 else None
 
 
-def _treated(group: Group) -> bool:
-    settings = group.series[0].run.settings
-    return any(settings.get(name) for name in TREATMENTS)
+def _setting(group: Group, name: str) -> object:
+    return group.series[0].run.settings.get(name)
 
 
 def _untreated(group: Group) -> dict[str, str]:
@@ -333,6 +337,8 @@ def _notes(result: Arm, arm: Group, plain: Group, seeds: Sequence[int]) -> list[
             f"Phase 1 failed in {len(result.failed_seeds)} of {len(seeds)} seeds (train accuracy more than "
             f"{FAILED_BELOW} below the plain arm's; means {a:.3f} and {b:.3f}): a gain here may be lost training."
         )
+    if None in result.phase_1["train_accuracy"]:
+        found.append("Phase-1 train accuracy is not recorded in both arms: whether phase 1 failed is not known.")
     if gain.mean is None:
         found.append("No seed has both arms at the same places: nothing is paired.")
         return found

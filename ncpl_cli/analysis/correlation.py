@@ -10,10 +10,11 @@ import numpy as np
 
 from ncpl_cli.analysis import resampling, sentences
 from ncpl_cli.analysis.across_runs import correlate_over_runs
-from ncpl_cli.analysis.results import GroupCorrelation, Options, number
+from ncpl_cli.analysis.results import GroupCorrelation, Options, flips_for, number
 from ncpl_cli.analysis.study import FIRST_TASK_SETTINGS, Group, Study, groups
 from ncpl_cli.analysis.within_runs import correlate_within_runs
 from ncpl_cli.errors import InputError
+from ncpl_cli.records import Address
 
 
 def correlate(
@@ -30,16 +31,28 @@ def correlate(
     options = options or Options()
     over_runs = options.across == "runs"
     estimate = correlate_over_runs if over_runs else correlate_within_runs
+    pairs = [(str(Address.parse(x)), str(Address.parse(y))) for x, y in pairs]
+    xs = [str(Address.parse(x)) for x in xs]
+    options = replace(options, controls=tuple(str(Address.parse(c)) for c in options.controls))
+    if options.family_flips is None:
+        options = replace(options, family_flips=flips_for(max(len(pairs), len(xs))))
     found: list[GroupCorrelation] = []
+    without: list[str] = []
     for group in groups(study, pool=options.pool, ignore=FIRST_TASK_SETTINGS if over_runs else ()):
         chosen: list[tuple[str, str, tuple[str, ...]]] = [(x, y, ()) for x, y in pairs]
         if not pairs:
             y, notes = default_y(group)
             chosen = [(x, y, notes) for x in xs]
         results = [estimate(group, x, y, options, notes) for x, y, notes in chosen]
-        found += paid_for_pairs([result for result in results if result is not None])
+        kept = [result for result in results if result is not None]
+        if not kept:
+            without.append(f"{group.title} ({sentences.count(len(group.series) + len(group.left_out), 'run')})")
+        found += paid_for_pairs(kept)
     if not found:
         raise nothing_to_correlate(study, pairs)
+    if without:
+        line = f"Groups without a point, and so without a result: {'; '.join(without)}."
+        found[0] = replace(found[0], notes=(*found[0].notes, line))
     return tuple(found)
 
 
@@ -70,7 +83,8 @@ def paid_for_pairs(results: Sequence[GroupCorrelation]) -> list[GroupCorrelation
     """Benjamini-Yekutieli over the pairs of one group."""
     if len(results) < 2:
         return list(results)
-    p = np.array([np.nan if g.overall.p_sign_flip is None else g.overall.p_sign_flip for g in results])
+    raw = [g.overall.p_sign_flip if g.across != "runs" else g.more["p_permutation"] for g in results]
+    p = np.array([np.nan if one is None else one for one in raw])
     adjusted = resampling.benjamini_yekutieli(p)
     return [
         replace(g, overall=replace(g.overall, p_by=number(q)), notes=(*g.notes, *sentences.pairs(len(results), q)))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ncpl_cli.analysis import resampling, statistics
 from ncpl_cli.analysis.statistics import Summary
+from ncpl_cli.analysis.study import titled
 from ncpl_cli.errors import InputError, unknown
 
 Array = NDArray[np.float64]
@@ -205,6 +206,16 @@ class GroupCorrelation:
     more: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def title(self) -> str:
+        """Scenario, name and distinguishing settings in one line."""
+        return titled(self.scenario, self.name, self.settings)
+
+    @property
+    def held_fixed(self) -> Mapping[str, Control]:
+        """The partial correlations of this method: on ranks where ranks are correlated."""
+        return self.overall.partial_ranks if self.method == "spearman" else self.overall.partial
+
+    @property
     def n_runs(self) -> int:
         """Runs that are part of the result."""
         return len(self.seeds)
@@ -238,7 +249,8 @@ class Options:
     """How to correlate. `across` None: one point a task where a run has several, else one a recorded epoch.
 
     flips         drawn sign flips for the whole series, beyond 16 runs (up to there all are done)
-    family_flips  the same for the family of windows and lags, and drawn pairings for the seed swap
+    family_flips  the same for the family of windows and lags, and drawn pairings for the seed swap; None: fewer the
+                  more pairs there are (`flips_for`), since any number of drawn flips holds its size
     seed          of all resampling
     directions    what low or high values of further metrics mean: {"dead_units": "higher = more dead units"}
     """
@@ -250,7 +262,7 @@ class Options:
     lags: tuple[int, int] | None = None
     pool: bool = False
     flips: int = resampling.FLIPS
-    family_flips: int = resampling.FLIPS
+    family_flips: int | None = None
     seed: int = 0
     directions: Mapping[str, str] = field(default_factory=dict)
 
@@ -263,6 +275,11 @@ class Options:
             raise InputError(f"--window {self.window} is impossible: it is a positive number of epochs or tasks.")
         if self.lags is not None and self.lags[0] > self.lags[1]:
             raise InputError(f"--lags {self.lags[0]}:{self.lags[1]} is empty.", "write it as --lags -20:20")
+
+
+def flips_for(pairs: int) -> int:
+    """Drawn flips of a pair's windows and lags: 99 999; 9 999 from ten pairs on, 1 999 from a hundred on."""
+    return resampling.FLIPS if pairs < 10 else 9_999 if pairs < 100 else 1_999
 
 
 def number(value: Any) -> float | None:

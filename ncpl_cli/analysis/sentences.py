@@ -24,7 +24,10 @@ class Facts:
     """What the notes need beyond the result.
 
     pooled        groups merged into this one; blocks: independent units after merging seeds
-    points        rows with both values, per run; missing: rows in between where one is undefined
+    points        rows with both values, per run
+    missing       by metric: rows in which its own rhythm lets expect a value and there is none
+    undefined     by run: why it has no r
+    no_control    the default control, where it could not be held fixed
     longest_task  (most epochs of one task, the usual number) where they differ
     head_start    mean plasticity loss of the first ten tasks after task 0
     unfinished    runs that are not finished; dropped_tasks: their last tasks, half trained, left out
@@ -33,7 +36,9 @@ class Facts:
     pooled: int
     blocks: int
     points: Mapping[str, int]
-    missing: int
+    missing: Mapping[str, int]
+    undefined: Mapping[str, str]
+    no_control: str | None
     longest_task: tuple[int, int] | None
     head_start: float | None
     unfinished: tuple[str, ...]
@@ -50,12 +55,12 @@ def estimand(method: str, across: str) -> str:
     return f"{name} over runs: x after the first task, y at each later task"
 
 
-def with_doubt(words: str | None, summary: Summary) -> str:
-    """The direction, with what stands against it."""
+def with_doubt(words: str | None, summary: Summary, p: float | None = None) -> str:
+    """The direction, with what stands against it: its interval or, where there is none, its p."""
     if words is None:
         return "undefined"
     if summary.ci95 is None:
-        return words
+        return words if p is None or p < 0.05 else f"{words}, but no more than chance would have it (p = {p_text(p)})"
     low, high = summary.ci95
     if low <= 0 <= high:
         return f"{words}, but the 95 % interval includes 0"
@@ -74,6 +79,14 @@ def pairs(count: int, adjusted: float) -> list[str]:
     if not math.isfinite(adjusted):
         return []
     return [f"{count} pairs were looked at: adjusted for that (Benjamini-Yekutieli), p = {p_text(adjusted)}."]
+
+
+def one_left_out(summary: Summary, what: str) -> list[str]:
+    """Whether the sign rests on a single unit."""
+    if summary.leave_one_out is None or summary.leave_one_out[0] * summary.leave_one_out[1] >= 0:
+        return []
+    low, high = summary.leave_one_out
+    return [f"Without one {what} r lies anywhere from {low:+.2f} to {high:+.2f}: the sign rests on single {what}s."]
 
 
 def no_p(units: int, what: str = "runs") -> str:
@@ -101,6 +114,10 @@ def _runs(result: GroupCorrelation, facts: Facts) -> list[str]:
         )
     elif units < FEWEST_RUNS:
         found.append(no_p(units, what))
+    if facts.undefined and units:
+        listed = "; ".join(f"{run}: {why}" for run, why in facts.undefined.items())
+        found.append(f"r is undefined in {len(facts.undefined)} of {count(result.n_runs, 'run')} ({listed}).")
+    found += one_left_out(result.overall.summary, what.removesuffix("s"))
     if units == 1:
         found.append("One run says nothing about other seeds: no interval.")
     return found
@@ -133,7 +150,7 @@ def _controls(result: GroupCorrelation) -> list[str]:
     if raw is None or abs(raw) < SMALL:
         return []
     found = []
-    for name, control in overall.partial.items():
+    for name, control in result.held_fixed.items():
         left = control.summary.mean_r
         if left is None or name == result.unit:  # the axis alone is the detrended r, said above
             continue
@@ -156,8 +173,8 @@ def _clock(result: GroupCorrelation) -> list[str]:
         return []
     p = "" if swap.p is None else f" (seed-swap p = {p_text(swap.p)})"
     return [
-        f"x of one run goes with y of another run nearly as well (r = {swap.swapped_r:+.2f} against "
-        f"{swap.matched_r:+.2f} within a run){p}: to that extent both merely follow the training clock."
+        f"x of one run goes with y of another run too (r = {swap.swapped_r:+.2f} against {swap.matched_r:+.2f} within "
+        f"a run){p}: to that extent both merely follow the training clock."
     ]
 
 
@@ -251,12 +268,22 @@ def _health(result: GroupCorrelation, facts: Facts) -> list[str]:
         listed = ", ".join(f"{run} {n}" for run, n in facts.points.items())
         found.append(f"Runs differ in their number of points: {listed}. Each run's r is over its own.")
     if facts.missing:
-        found.append(f"{facts.missing} rows between the first and the last point lack one of the two values.")
+        listed = ", ".join(f"{metric} in {count(n, 'row')}" for metric, n in facts.missing.items())
+        found.append(f"Missing (undefined or not recorded), over all runs: {listed}.")
     if facts.unfinished:
         found.append(f"Not finished, used as far as they are: {', '.join(facts.unfinished)}.")
     if facts.dropped_tasks:
-        found.append(f"{facts.dropped_tasks} half-trained last tasks are left out.")
+        found.append(f"{count(facts.dropped_tasks, 'half-trained last task')} left out.")
+    if facts.no_control:
+        found.append(
+            f"{facts.no_control} was not recorded or does not vary: nothing but the {result.unit} could be held fixed."
+        )
     return found
+
+
+def count(n: int, what: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def p_text(p: float) -> str:

@@ -49,10 +49,15 @@ def pearson(x: Array, y: Array) -> Array:
 
 
 def ranks(x: Array) -> Array:
-    """Ranks along the last axis, ties sharing their mean rank."""
+    """Ranks along the last axis, ties sharing their mean rank. What varies by no more than rounding is all ties."""
     from scipy.stats import rankdata
 
-    return np.asarray(rankdata(x, axis=-1), dtype=np.float64)
+    found = np.asarray(rankdata(x, axis=-1), dtype=np.float64)
+    if x.shape[-1]:
+        d, mean = _centred(x)
+        flat = _flat(np.abs(d).max(-1), mean)
+        found = np.where(flat[..., None], found.mean(-1, keepdims=True), found)
+    return found
 
 
 def spearman(x: Array, y: Array) -> Array:
@@ -62,6 +67,12 @@ def spearman(x: Array, y: Array) -> Array:
 
 METHODS: dict[str, Callable[[Array, Array], Array]] = {"pearson": pearson, "spearman": spearman}
 """The correlations that may be asked for. The registry."""
+
+
+def constant(x: Array) -> bool:
+    """Whether a series is constant, or varies by no more than rounding."""
+    d, mean = _centred(x)
+    return bool(_flat(np.abs(d).max(-1), mean))
 
 
 def _centred(x: Array) -> tuple[Array, Array]:

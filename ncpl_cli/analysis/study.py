@@ -43,7 +43,7 @@ class Run:
     imported: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Series:
     """A run's recorded epochs from epoch 1 on, in order; columns by address, NaN where undefined."""
 
@@ -133,7 +133,7 @@ def with_plasticity_loss(series: Series) -> Series:
     return replace(series, columns=filled)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Study:
     """The runs that were chosen, in order."""
 
@@ -145,7 +145,7 @@ class Study:
         return list(found)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Runs that differ only in seed. `settings`: what tells this group from the others of the selection.
 
@@ -160,6 +160,21 @@ class Group:
     series: tuple[Series, ...]
     left_out: tuple[Series, ...] = ()
     pooled: int = 1
+
+    @property
+    def title(self) -> str:
+        """Scenario, name and distinguishing settings in one line."""
+        return titled(self.scenario, self.name, self.settings)
+
+
+def titled(scenario: str, name: str | None, settings: Mapping[str, object]) -> str:
+    """A group in one line: `warm-start; theirs; lr=0.1, interventions=none`."""
+
+    def said(value: object) -> str:
+        return " + ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
+
+    listed = ", ".join(f"{key}={said(value)}" for key, value in settings.items())
+    return "; ".join(part for part in (scenario, name or "", listed) if part)
 
 
 def groups(study: Study, *, pool: bool = False, ignore: Iterable[str] = ()) -> list[Group]:
@@ -221,13 +236,15 @@ def load(
 ) -> Study:
     """The study in a store: chosen runs, chosen addresses. Probes (runs with a parent) are read on their parent's rows.
 
-    The online accuracy is always read along: plasticity losses that were not recorded follow from it.
+    The online accuracy is read along where plasticity losses are wanted: those not recorded follow from it.
     """
     rows = store.runs(ids, scenario=scenario)
     if names:
         rows = [row for row in rows if set(row.names) & set(names)]
     rows = [row for row in rows if row.parent is None]
-    wanted = list(dict.fromkeys([*addresses, "online_accuracy"]))
+    wanted = list(dict.fromkeys(addresses))
+    if {"plasticity_loss", "plasticity_loss_b24"} & set(wanted):
+        wanted = list(dict.fromkeys([*wanted, "online_accuracy"]))
     columns = store.series([Address.parse(a) for a in wanted], [row.id for row in rows])
     series = []
     for row in rows:

@@ -83,14 +83,11 @@ def sliding(tracks: Sequence[Track], window: int, method: str) -> tuple[Array, A
     """Ends of all windows, r (runs x windows) and points (runs x windows).
 
     A window labelled e covers (e - W, e], slides by one recorded row, and exists for a run when
-    e >= its first point + W - spacing and e <= its last point: only full windows count.
+    e >= its first point + W - its spacing and e <= its last point: only full windows count. The spacing is each run's
+    own (the median step between its points), so a run recorded more often moves no window of another.
     """
     axes = [t.points()[0] for t in tracks]
-    grid = np.unique(np.concatenate(axes)) if axes else np.array([])
-    if len(grid) < 2:
-        return np.array([]), np.empty((len(tracks), 0)), np.empty((len(tracks), 0), dtype=np.intp)
-    spacing = float(np.median(np.diff(grid)))
-    ends = grid[grid >= grid[0] + window - spacing]
+    ends = np.unique(np.concatenate(axes)) if axes else np.array([])
     r = np.full((len(tracks), len(ends)), np.nan)
     counts = np.zeros(r.shape, dtype=np.intp)
     together: dict[bytes, list[int]] = {}
@@ -98,8 +95,9 @@ def sliding(tracks: Sequence[Track], window: int, method: str) -> tuple[Array, A
         together.setdefault(axis.tobytes(), []).append(i)
     for members in together.values():
         axis = axes[members[0]]
-        if not len(axis):
+        if len(axis) < 2:
             continue
+        spacing = float(np.median(np.diff(axis)))
         full = np.flatnonzero((ends >= axis[0] + window - spacing) & (ends <= axis[-1]))
         first = np.searchsorted(axis, ends[full] - window, side="right")
         last = np.searchsorted(axis, ends[full], side="right") - 1

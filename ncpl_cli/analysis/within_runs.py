@@ -65,7 +65,9 @@ def correlate_within_runs(
     shifts, r_lags = lagged(tracks, options.lags, options.method) if options.lags else ([], np.empty((len(tracks), 0)))
 
     # windows and lags are one family of looks
-    family = _flips(np.concatenate([r_windows, r_lags], axis=1), blocks, options.family_flips, options.seed)
+    family = _flips(
+        np.concatenate([r_windows, r_lags], axis=1), blocks, options.family_flips or resampling.FLIPS, options.seed
+    )
     mean, std = _moments(r_windows)
     n_windows = len(ends)
     windows = Windows(
@@ -81,7 +83,7 @@ def correlate_within_runs(
     )
 
     # what is left of it under each control
-    left: dict[str, Array] = {
+    left: dict[str, Array] = {  # label -> r per run
         "spearman": per_run(tracks, lambda x, y, held, axis: statistics.spearman(x, y)),
         "first_difference": per_run(tracks, lambda x, y, held, axis: correlation(np.diff(x), np.diff(y))),
         "detrended": per_run(
@@ -93,6 +95,9 @@ def correlate_within_runs(
     for label, with_axis, chosen in _control_sets(unit, held):
         left[f"partial:{label}"] = per_run(tracks, _partial("pearson", with_axis), chosen)
         left[f"partial_ranks:{label}"] = per_run(tracks, _partial("spearman", with_axis), chosen)
+    no_control = next((c for c in candidates if c not in held), None)  # the default one: others raised an error
+    if no_control:
+        left |= {f"{kind}:{no_control}": np.full(len(tracks), np.nan) for kind in ("partial", "partial_ranks")}
     whole = _flips(np.stack([r, *left.values()], axis=1), blocks, options.flips, options.seed)
     controls = {
         name: Control(statistics.summary(values, blocks), number(p))
@@ -128,17 +133,27 @@ def correlate_within_runs(
                               overall.seed_swap.permutations),
         estimand=sentences.estimand(options.method, across), notes=(),
     )  # fmt: skip
+    missing = {
+        name: n
+        for name, n in ((x, sum(_gaps(t.axis, t.x) for t in tracks)), (y, sum(_gaps(t.axis, t.y) for t in tracks)))
+        if n
+    }
+    undefined = {t.series.run.id: _why(t, x, y) for t, value in zip(tracks, r, strict=True) if not np.isfinite(value)}
     facts = sentences.Facts(
         pooled=group.pooled,
         blocks=len(set(blocks)),
         points={t.series.run.id: int(t.both.sum()) for t in tracks},
-        missing=sum(int((~t.both[_from_first(t.both)]).sum()) for t in tracks),
+        missing=missing,
+        undefined=undefined,
+        no_control=no_control,
         longest_task=_longest_task(group),
         head_start=_head_start(group) if "plasticity_loss" in (x, y) else None,
         unfinished=tuple(t.series.run.id for t in tracks if t.series.run.status != "finished"),
         dropped_tasks=sum(s.unfinished_task() for s in group.series) if across == "tasks" else 0,
     )
-    return replace(result, notes=(*notes, *sentences.within_runs(result, facts)))
+    health = {"points": dict(facts.points), "missing": missing, "undefined_runs": undefined,
+              "unfinished": list(facts.unfinished)}  # fmt: skip
+    return replace(result, notes=(*notes, *sentences.within_runs(result, facts)), more={"data_health": health})
 
 
 def _flips(r: Array, blocks: Sequence[object], flips: int, seed: int) -> resampling.SignFlips:
@@ -214,7 +229,8 @@ def _common(tracks: Sequence[Track]) -> tuple[Array, Array, Array]:
 def _seed_swap(x: Array, y: Array, options: Options) -> resampling.SeedSwap:
     if options.method == "spearman" and x.shape[1]:
         x, y = statistics.ranks(x), statistics.ranks(y)
-    return resampling.seed_swap(statistics.pearson_between(x, y), permutations=options.family_flips, seed=options.seed)
+    permutations = options.family_flips or resampling.FLIPS
+    return resampling.seed_swap(statistics.pearson_between(x, y), permutations=permutations, seed=options.seed)
 
 
 def _best_lag(lags: Sequence[Lag]) -> int | None:
@@ -223,9 +239,22 @@ def _best_lag(lags: Sequence[Lag]) -> int | None:
     return max(defined, key=lambda g: (abs(g.mean_r or 0.0), -abs(g.lag))).lag if defined else None
 
 
-def _from_first(both: NDArray[np.bool_]) -> slice:
-    places = np.flatnonzero(both)
-    return slice(int(places[0]), int(places[-1]) + 1)
+def _gaps(axis: Array, values: Array) -> int:
+    """Rows without a value from the first one on, where its usual step (every epoch, every fifth) lets expect one."""
+    at = axis[np.isfinite(values)]
+    if len(at) < 2:
+        return 0
+    expected = int((axis[-1] - at[0]) // np.median(np.diff(at))) + 1
+    return max(0, expected - len(at))
+
+
+def _why(t: Track, x: str, y: str) -> str:
+    """Why a run's r is undefined."""
+    _, at_x, at_y, _ = t.points()
+    if len(at_x) < statistics.FEWEST_POINTS:
+        return "fewer than four points"
+    constant = [name for name, values in ((x, at_x), (y, at_y)) if statistics.constant(values)]
+    return f"constant {' and '.join(constant)}" if constant else "|r| = 1"
 
 
 def _longest_task(group: Group) -> tuple[int, int] | None:

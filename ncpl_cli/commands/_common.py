@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,6 +47,16 @@ def note(text: str) -> None:
     """One line for the person at the terminal, on stderr."""
     if not quiet():
         print(text, file=sys.stderr)
+
+
+def say(text: str, mark: str = "") -> None:
+    """A sentence of the result on stdout: wrapped on a terminal, one line in a pipe."""
+    if sys.stdout.isatty():
+        width = max(40, min(shutil.get_terminal_size().columns, 120))
+        text = textwrap.fill(text, width, initial_indent=mark, subsequent_indent=" " * len(mark))
+        print(text)
+    else:
+        print(f"{mark}{text}")
 
 
 def int_list(text: str, option: str) -> list[int]:

@@ -35,9 +35,13 @@ def contents() -> dict[str, list[dict[str, Any]]]:
 
     from ncpl_cli.data import DATASETS
     from ncpl_cli.engines import ENGINES
+    from ncpl_cli.interventions import INTERVENTIONS
     from ncpl_cli.metrics.catalogue import METRICS
     from ncpl_cli.networks import NETWORKS
     from ncpl_cli.scenarios import SCENARIOS
+
+    def _shown(value: Any) -> str:
+        return f"{value:g}" if isinstance(value, float) else str(value)
 
     def first_line(thing: Any) -> str:
         return (thing.__doc__ or "").strip().splitlines()[0]
@@ -56,9 +60,23 @@ def contents() -> dict[str, list[dict[str, Any]]]:
             {"id": "folder:PATH", "what": "One sub-folder of images per class."},
             {"id": "module:callable", "what": "Arrays that a function of your own returns."},
         ],
-        "networks": [{"id": name, "what": first_line(network)} for name, network in NETWORKS.items()],
+        "networks": [{"id": name, "what": first_line(network)} for name, network in NETWORKS.items()]
+        + [{"id": "module:callable", "what": "Your own, or another's: torchvision.models:vgg11."}],
         "engines": [{"id": name, "what": first_line(engine)} for name, engine in ENGINES.items()],
-        "interventions": [],
+        "interventions": [
+            {
+                "id": i.id, "what": " ".join((i.__doc__ or "").split()),
+                "parameters": ",".join(f"{f.name}={_shown(f.default)}" for f in fields(i)),
+                "engines": " ".join(i.engines), "source": i.source,
+            }
+            for i in INTERVENTIONS.values()
+        ]
+        + [
+            {
+                "id": "weight_decay", "what": "The optimiser's weight decay: the same as --weight-decay.",
+                "parameters": "strength=0.0001", "engines": "online stacked", "source": "common",
+            }
+        ],
         "metrics": [
             {
                 "id": m.id, "formula": m.formula, "direction": m.direction, "needs": m.needs, "cost": m.cost,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import Db, Json
+
+if TYPE_CHECKING:
+    from ncpl_cli.analysis import Comparison
+    from ncpl_cli.analysis.comparison import Gain
 
 
 def compare(
@@ -46,37 +51,34 @@ def compare(
         _common.print_json({"comparisons": [c.to_json() for c in found]})
         return
     for comparison in found:
-        print(f"{comparison.scenario}: gain in {comparison.y} over {comparison.plain!r}, paired by seed")
-        rows = [
-            (a.arm, len(a.gain.per_seed), *a.phase_1["train_accuracy"], *a.phase_1["test_accuracy"],
-             *a.phase_1["nc1"], *a.later)
-            for a in comparison.arms
-        ]  # fmt: skip
-        _common.print_table(
-            ("arm", "seeds", "train acc. phase 1", "plain", "test acc. phase 1", "plain", "nc1 phase 1", "plain",
-             comparison.y, "plain"),
-            rows, title="Means over the paired seeds",
-        )  # fmt: skip
-        _common.print_table(
-            ("arm", "gain", "low", "high", "p", "detectable", "matched gain", "low", "high", "p", "unmatched"),
-            [
-                (a.arm, *_gain(a.gain), a.gain.detectable,
-                 *(_gain(a.matched.gain) if a.matched else (None,) * 4), a.matched.unmatched if a.matched else None)
-                for a in comparison.arms
-            ],
-            title="Gain with its 95 % interval over seeds; matched: over plain networks that had learned equally much",
-        )  # fmt: skip
-        for line in comparison.notes:
-            print(f"- {line}")
-        for arm in comparison.arms:
-            for line in arm.notes:
-                print(f"- {arm.arm}: {line}")
-        print()
+        _show(comparison)
 
 
-def _gain(gain: object) -> tuple[float | None, ...]:
-    from ncpl_cli.analysis.comparison import Gain
+def _show(comparison: Comparison) -> None:
+    """One plain arm and its arms, for a person: what phase 1 cost, what was gained, and the warnings."""
+    from ncpl_cli.analysis.study import titled
 
-    assert isinstance(gain, Gain)
+    plain = titled(comparison.plain, None, comparison.settings)
+    print(f"{comparison.scenario}: gain in {comparison.y} over {plain}, paired by seed")
+    rows: list[tuple[object, ...]] = []
+    for arm in comparison.arms:
+        for metric, (ours, theirs) in arm.phase_1.items():
+            rows.append((arm.arm, f"phase-1 {metric}", ours, theirs, None, None, None, None))
+        rows.append((arm.arm, comparison.y, *arm.later, *_gain(arm.gain)))
+        if arm.matched:
+            rows.append((arm.arm, "... matched on phase 1", None, None, *_gain(arm.matched.gain)))
+    names = [name if i == 0 or rows[i - 1][0] != name else "" for i, (name, *_) in enumerate(rows)]
+    if sys.stdout.isatty():  # an arm is named once
+        rows = [(name, *row[1:]) for name, row in zip(names, rows, strict=True)]
+    _common.print_table(("arm", "mean over seeds of", "arm's", "plain", "gain", "low", "high", "p"), rows)
+    for line in comparison.notes:
+        _common.say(line, "- ")
+    for arm in comparison.arms:
+        for line in arm.notes:
+            _common.say(f"{arm.arm}: {line}", "- ")
+    print()
+
+
+def _gain(gain: Gain) -> tuple[float | None, ...]:
     low, high = gain.ci95 or (None, None)
     return gain.mean, low, high, gain.p

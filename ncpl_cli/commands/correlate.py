@@ -7,19 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ncpl_cli.commands import _common
+from ncpl_cli.commands import _common, _correlation
 from ncpl_cli.commands._common import Db, Json
 from ncpl_cli.errors import InputError, unknown
 
 if TYPE_CHECKING:
-    from ncpl_cli.analysis import GroupCorrelation, Study
+    from ncpl_cli.analysis import Study
     from ncpl_cli.store import Store
-
-SHOWN_WINDOWS = 8
-"""Windows shown on a terminal, spread evenly; all of them where stdout is a pipe, and in --json."""
-
-MANY_PAIRS = 10
-"""From so many pairs on, windows' family-wise p-values rest on a tenth of the drawn flips (the output says so)."""
 
 
 def correlate(
@@ -56,6 +50,7 @@ def correlate(
     from ncpl_cli.analysis import Options, all_pairs
     from ncpl_cli.analysis import correlate as correlation_of
     from ncpl_cli.metrics.catalogue import METRICS
+    from ncpl_cli.report.correlation_figure import check_figure, save_windows
     from ncpl_cli.store import open_store
 
     if pairs not in (None, "all"):
@@ -70,30 +65,27 @@ def correlate(
         seed=resampling_seed, directions={m.id: m.direction for m in METRICS.values()},
     )  # fmt: skip
     with open_store(_common.store_url(db), create=False) as store:
-        study = _study(store, [*xs, *ys, *controls], runs, scenario, name or (), everything=bool(pairs))
+        study = _study(
+            store, [*xs, *ys, *controls], runs, scenario, name or (), everything=bool(pairs), choose_y=not ys
+        )
     chosen = all_pairs(study) if pairs else [(a, b) for a in xs for b in ys if a != b]
     if pairs and not chosen:
         raise InputError("no two metrics that vary are recorded.", "ncpl export shows what is recorded")
-    if len(chosen) >= MANY_PAIRS:
-        from dataclasses import replace
-
-        options = replace(options, family_flips=options.family_flips // 10)
+    if plot:
+        check_figure(plot, len(chosen))
     results = correlation_of(study, chosen, options, xs=xs)
     if plot:
-        from ncpl_cli.report.correlation_figure import save_windows
-
         save_windows(results, plot)
         _common.note(f"drawn into {plot}.")
     if json_:
         _common.print_json({"groups": [result.to_json() for result in results]})
         return
-    for result in results:
-        show(result)
+    _correlation.show(results)
 
 
 def _study(
     store: Store, addresses: list[str], runs: str | None, scenario: str | None, names: list[str] | tuple[()],
-    *, everything: bool,
+    *, everything: bool, choose_y: bool,
 ) -> Study:  # fmt: skip
     from ncpl_cli.analysis import load
     from ncpl_cli.analysis.correlation import DEFAULT_ADDRESSES
@@ -101,7 +93,10 @@ def _study(
     from ncpl_cli.analysis.study import recorded
 
     ids = [part.strip() for part in runs.split(",")] if runs else None
-    wanted = [*addresses, *DEFAULT_ADDRESSES, DEFAULT_CONTROL]
+    # a default y is chosen by what is there; both plasticity losses stand side by side over runs
+    wanted = [*addresses, DEFAULT_CONTROL]
+    if choose_y or any(a.startswith("plasticity_loss") for a in addresses):
+        wanted += DEFAULT_ADDRESSES
     if everything:
         wanted = [*recorded(store, [row.id for row in store.runs(ids, scenario=scenario)])]
     study = load(store, wanted, ids=ids, scenario=scenario, names=names)
@@ -130,73 +125,3 @@ def _lags(text: str | None) -> tuple[int, int] | None:
     if not found:
         raise InputError(f"--lags {text!r} is not a range.", "write it as --lags -20:20")
     return int(found[1]), int(found[2])
-
-
-def show(result: GroupCorrelation) -> None:
-    """A group for a person: what was estimated, the numbers, the words."""
-    overall, s = result.overall, result.overall.summary
-    settings = ", ".join(f"{k}={v}" for k, v in result.settings.items())
-    about = [result.scenario, *([f"name {result.name}"] if result.name else []), *([settings] if settings else [])]
-    seeds = ", ".join(str(seed) for seed in sorted(set(result.seeds.values())))
-    print(f"{result.x} and {result.y}: {'; '.join(about)}")
-    print(f"{result.estimand}; {result.n_runs} run{'s' if result.n_runs != 1 else ''} (seed {seeds}); "
-          f"window {result.window} {result.unit}s; {overall.points} points")  # fmt: skip
-    over_runs = result.across == "runs"
-    interval = "Fisher z over runs, 95 %" if over_runs else f"per-run Fisher z, t, df {max(s.n - 1, 0)}, 95 %"
-    p = result.more.get("p_permutation") if over_runs else overall.p_sign_flip
-    rows: list[tuple[str, object, object, object]] = [
-        (
-            "mean r" if not over_runs else "mean r over tasks",
-            s.mean_r,
-            None,
-            f"same sign {s.same_sign[0]}/{s.same_sign[1]}",
-        ),
-        ("r with its interval", s.fisher_mean_r, _range(s.ci95), interval),
-        ("p", p, None, "permutation within seeds" if over_runs else "two-sided sign flip of runs"),
-        ("family-wise p", overall.p_family, None, "all tasks" if over_runs else "all windows and lags, max |t|"),
-        ("p over pairs", overall.p_by, None, "Benjamini-Yekutieli"),
-        ("r of the averaged series", None if over_runs else overall.r_of_means, None, "averaging raises r by itself"),
-        ("leaving one out", None, _range(s.leave_one_out), "smallest and largest mean r"),
-    ]
-    line = f"without a line in {result.unit}"
-    names = {"spearman": "Spearman", "first_difference": "first differences", "detrended": line}
-    controls = {names[key]: control for key, control in overall.controls.items()}
-    controls |= {f"given {key.replace('+', ' and ')}": control for key, control in overall.partial.items()}
-    for label, control in controls.items():
-        rows.append((label, control.summary.mean_r, _range(control.summary.ci95), _p(control.p)))
-    rows += [
-        ("x with y of another run", overall.seed_swap.swapped_r, None, _p(overall.seed_swap.p)),
-        ("independent points in a run", overall.effective_n, None, f"of {overall.points}"),
-        ("best lag", overall.best_lag, None, "positive: x leads y"),
-    ]
-    kept = [row for row in rows if row[1] is not None or row[2] is not None or row[0] == "p"]
-    _common.print_table(("statistic", "value", "interval", "what"), kept)
-    _show_windows(result)
-    print(f"In words: {overall.direction} (associated, not caused).")
-    for line in result.notes:
-        print(f"- {line}")
-    print()
-
-
-def _show_windows(result: GroupCorrelation) -> None:
-    import sys
-
-    windows = result.windows.to_json()
-    if not windows:
-        return
-    if sys.stdout.isatty() and len(windows) > SHOWN_WINDOWS:
-        last = len(windows) - 1
-        windows = [windows[round(i * last / (SHOWN_WINDOWS - 1))] for i in range(SHOWN_WINDOWS)]
-    columns = ("end", "points", "mean", "std", "p", "p_family", "undefined")
-    what = "r over runs, by task" if result.across == "runs" else "Sliding windows: mean and sd of r over runs"
-    _common.print_table(columns, [[w[c] for c in columns] for w in windows], title=what)
-
-
-def _range(values: tuple[float, float] | None) -> str | None:
-    if values is None:
-        return None
-    return f"{_common.cell_text(float(values[0]))} to {_common.cell_text(float(values[1]))}"
-
-
-def _p(p: float | None) -> str:
-    return "" if p is None else f"p = {_common.cell_text(p)}"

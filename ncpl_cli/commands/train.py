@@ -48,13 +48,17 @@ def _common_options(
     seed: Annotated[int | None, typer.Option(help="One seed; default 0.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Several seeds: 0-4 or 1,3,7.")] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="mnist, fashion-mnist, digits, folder:PATH, module:callable.")
+        str | None, typer.Option(help="digits, mnist, fashion-mnist, cifar10, folder:PATH, module:callable.")
     ] = None,
     train_samples: Annotated[int | None, typer.Option(help="Training samples in all, class-balanced.")] = None,
     validation_fraction: Annotated[float | None, typer.Option(help="Share of training samples set aside.")] = None,
     image_size: Annotated[int | None, typer.Option(help="folder: side in pixels; default the median.")] = None,
-    network: Annotated[str | None, typer.Option(help="Network; default mlp.")] = None,
-    width: Annotated[int | None, typer.Option(help="Units per layer; default 100.")] = None,
+    network: Annotated[
+        str | None, typer.Option(help="mlp, resnet18 or module:callable; default the scenario's.")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(help="Units per layer, default 100; resnet18: channels, default 64.")
+    ] = None,
     depth: Annotated[int | None, typer.Option(help="Hidden layers; default 3.")] = None,
     activation: Annotated[str | None, typer.Option(help="Activation; default relu.")] = None,
     norm: Annotated[str | None, typer.Option(help="none, layer or batch; default none.")] = None,
@@ -66,7 +70,15 @@ def _common_options(
     lr_schedule: Annotated[
         str | None, typer.Option(help="constant, cosine or step:EVERY:FACTOR within a task.")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="float32 or float64; default float32.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32, float64, tf32 (CUDA) or bf16; default float32.")
+    ] = None,
+    intervention: Annotated[
+        list[str] | None, typer.Option(help="ID or ID:KEY=VALUE,...; may be repeated (ncpl catalog).")
+    ] = None,
+    fresh_baseline: Annotated[
+        bool, typer.Option("--fresh-baseline", help="Train a fresh network on every task too: fresh_gap.")
+    ] = False,
     engine: Annotated[str | None, typer.Option(help="auto, online or stacked; default auto.")] = None,
     metrics: Annotated[str | None, typer.Option(help="default, all, or ids with commas (ncpl catalog).")] = None,
     layers: Annotated[str | None, typer.Option(help="Layers to measure: last or all; default last.")] = None,
@@ -75,7 +87,9 @@ def _common_options(
     task_accuracy: Annotated[
         str | None, typer.Option(help="Tasks tested again: current, end or every; default end.")
     ] = None,
-    keep_checkpoints: Annotated[str, typer.Option(help="last, every:K or all.")] = "last",
+    keep_checkpoints: Annotated[
+        str | None, typer.Option(help="last, probes, every:K or all; default last, warm-start: probes.")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs trained side by side; default the number of cores.")] = None,
     name: Annotated[str | None, typer.Option(help="A label for these runs.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on where an identical run stopped, or begin anew.")] = True,
@@ -110,6 +124,10 @@ def _command_of(scenario: Any) -> Callable[..., None]:
                 annotation=Annotated[kind | None, typer.Option(help=text)],
             )
         )
+    if hasattr(scenario, "branch_epochs"):
+        text = "now, or later: ncpl probe runs what is missing; default now"
+        kind = Annotated[str | None, typer.Option(help=text)]
+        parameters.append(inspect.Parameter("probes", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
     common = typing.get_type_hints(_common_options, include_extras=True)
     parameters += [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=common[parameter.name])
@@ -134,15 +152,18 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
     from ncpl_cli import device as device_of
     from ncpl_cli import experiment, settings
     from ncpl_cli.commands._progress import Progress
-    from ncpl_cli.errors import InputError, RunFailed
+    from ncpl_cli.errors import InputError, RunFailed, unknown
     from ncpl_cli.store import open_store
 
     if given["seed"] is not None and given["seeds"] is not None:
         raise InputError("--seed and --seeds say the same thing: give one.")
+    if given.get("probes") not in (None, "now", "later"):
+        raise unknown("--probes", given["probes"], ("now", "later"))
     seeds = _common.int_list(given["seeds"], "--seeds") if given["seeds"] else [given["seed"] or 0]
     for f in fields(scenario):
         if isinstance(f.default, tuple) and given[f.name] is not None:
-            given[f.name] = _common.epoch_list(given[f.name], f"--{f.name}")
+            read = _common.int_list if f.name == "hold_out_classes" else _common.epoch_list
+            given[f.name] = tuple(read(given[f.name], "--" + f.name.replace("_", "-")))
     if given["metrics"]:
         given["metrics"] = tuple(part.strip() for part in given["metrics"].split(","))
     device = device_of.resolve(given["device"])
@@ -156,7 +177,7 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
         with Progress() as progress:
             statuses = experiment.run(
                 specs, store, data, device=device, observer=progress, name=given["name"], jobs=given["jobs"],
-                keep=given["keep_checkpoints"], resume=given["resume"],
+                keep=given["keep_checkpoints"], resume=given["resume"], probes=given.get("probes") != "later",
             )  # fmt: skip
         results = [_result(store, spec.id) for spec in specs]
     if given["json_"]:
@@ -166,7 +187,7 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
     bad = [run for run, status in statuses.items() if status not in ("finished",)]
     if bad:
         raise RunFailed(
-            f"{len(bad)} of {len(specs)} runs did not finish: {', '.join(f'{r} {statuses[r]}' for r in bad)}.",
+            f"{len(bad)} of {len(statuses)} runs did not finish: {', '.join(f'{r} {statuses[r]}' for r in bad)}.",
             f"ncpl runs show {bad[0]} tells more; a smaller --lr often helps a run that diverged",
         )
 

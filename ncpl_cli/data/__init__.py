@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from ncpl_cli.data.cifar import load_cifar10
 from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.data.folder import load_folder
 from ncpl_cli.data.own import load_own
@@ -18,6 +19,7 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "digits": load_digits,
     "mnist": load_mnist,
     "fashion-mnist": load_fashion_mnist,
+    "cifar10": load_cifar10,
 }
 
 

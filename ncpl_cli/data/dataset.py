@@ -48,6 +48,19 @@ class Dataset:
         return int(np.prod(self.shape))
 
     @cached_property
+    def channel_statistics(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation of each channel over the training split, of values in [0, 1]: (channels,) each.
+
+        From a histogram of the 256 values: exact, and a fraction of the time of a float copy.
+        """
+        values = np.arange(256) / self.scale
+        images = self.train.images
+        counts = np.stack([np.bincount(images[:, c].reshape(-1), minlength=256) for c in range(images.shape[1])])
+        share = counts / counts.sum(1, keepdims=True)
+        mean = share @ values
+        return mean, np.sqrt((share * (values - mean[:, None]) ** 2).sum(1))
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 (16 digits) of the content, whatever the files it came from."""
         digest = hashlib.sha256()

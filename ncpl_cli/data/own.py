@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ncpl_cli.callables import load_object
 from ncpl_cli.data.dataset import Dataset, Split
-from ncpl_cli.errors import DataError, InputError
-
-
-def load_object(path: str) -> Callable[..., Any]:
-    """The object that `module:callable` names, looked for from the current directory on."""
-    module_name, _, name = path.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{path} cannot be imported ({error}).", "write it as module:callable") from error
-    if not callable(found):
-        raise InputError(f"{path} is not callable.")
-    return found  # type: ignore[no-any-return]
+from ncpl_cli.errors import DataError
 
 
 def load_own(path: str) -> Dataset:

@@ -75,6 +75,23 @@ METRICS: dict[str, Metric] = {
             ("plasticity_loss", "first-epoch online accuracy, task 0 minus this", "higher = more loss", "ncpl, B24"),
             ("plasticity_loss_b24", "the same with means over all epochs of a task", "higher = more loss", "B24"),
         ),
+        Metric(
+            "fresh_gap", "first-epoch online accuracy of a fresh network on this task, minus ours",
+            "higher = more loss", "a second training run (--fresh-baseline)", "D24", "history", "dear",
+        ),
+        *_family(
+            "probes", "probes of a warm start",
+            ("probe_test_accuracy", "test accuracy of a copy trained on all data", "higher = more plastic", "A20, B24"),
+            ("probe_epochs_to_fit", "epochs until its running train accuracy > 0.99", "lower = more plastic", "A20"),
+            ("probe_cap_hit", "1 where it did not get there within the cap", "0 = it fitted", "B24"),
+            ("warm_start_gap", "probe test accuracy after epoch 0 minus after this epoch", "higher = more loss", "A20"),
+        ),
+        *_family(
+            "interventions", "the run",
+            ("regulariser_skipped", "share of steps whose minibatch held no two classes", "context", "ncpl"),
+            ("regulariser_classes", "mean number of classes that counted in a minibatch", "context", "ncpl"),
+            ("recycled_units", "units re-initialised in the epoch", "higher = more units had died", "S23, D24"),
+        ),
         *_family(
             "units", "features of 2 000 training samples",
             ("dead_units", "share of ReLU units never active", "higher = less plastic", "common"),

@@ -16,11 +16,14 @@ from torch.nn import functional as F
 
 from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.data.sparse import padded, rows_times_matrix, sparse
-from ncpl_cli.networks import Network
+from ncpl_cli.networks import MLP, Network
 from ncpl_cli.scenarios.task import Task
 
 BLOCK = 4096
 """Samples of a block: what a layer needs for one stays in the cache."""
+
+IMAGE_BLOCK = 500
+"""Images of a block of a convolutional network: its activations are many times larger than its images."""
 
 
 @dataclass
@@ -68,7 +71,7 @@ def view(
 ) -> View:  # fmt: skip
     """Run a network over a split (its first `samples`), keeping the named layers.
 
-    A pixel order is put into the first layer's weights: x[:, p] @ W == x @ V with V[p] = W.
+    A pixel order is put into an MLP's first layer: x[:, p] @ W == x @ V with V[p] = W.
     """
     n = len(split) if samples is None else min(samples, len(split))
     names = network.layer_names
@@ -76,33 +79,52 @@ def view(
     kept: dict[str, Tensor] = {}
     before: dict[str, Tensor] = {}
     with evaluating(network):
-        for start, first in _first_layer(network, data, split, n, pixel_order, device):
-            block, activations, z = network.classify_from(first)
+        for start, (block, activations, z) in _classified(network, data, split, n, pixel_order, device):
             if logits is None:  # whole tensors at once: pieces to be joined would be copied a second time
                 logits = block.new_empty(n, block.shape[1])
                 kept = {
-                    name: first.new_empty(n, a.shape[1])
+                    name: block.new_empty(n, a.shape[1])
                     for name, a in zip(names, activations, strict=True)
                     if name in layers
                 }
                 before = (
-                    {name: first.new_empty(n, a.shape[1]) for name, a in zip(names, z, strict=True)}
+                    {name: block.new_empty(n, a.shape[1]) for name, a in zip(names, z, strict=False)}
                     if preactivations
                     else {}
                 )
-            rows = slice(start, start + len(first))
+            rows = slice(start, start + len(block))
             logits[rows] = block
-            for name, a, p in zip(names, activations, z, strict=True):
+            for name, a in zip(names, activations, strict=True):
                 if name in kept:
                     kept[name][rows] = a
+            for name, p in zip(names, z, strict=False):  # a network need not show its preactivations
                 if name in before:
                     before[name][rows] = p
     assert logits is not None
     return View(labels[:n], logits, kept, before)
 
 
-def _first_layer(
+Classified = tuple[Tensor, list[Tensor], list[Tensor]]
+
+
+def _classified(
     network: Network, data: Dataset, split: Split, n: int, pixel_order: NDArray[np.int64] | None, device: str
+) -> Iterator[tuple[int, Classified]]:
+    """Logits, activations and preactivations, block by block."""
+    if isinstance(network, MLP):
+        for start, first in _first_layer(network, data, split, n, pixel_order, device):
+            yield start, network.classify_from(first)
+        return
+    dtype = network.classifier.weight.dtype
+    for start in range(0, n, IMAGE_BLOCK):
+        pixels = torch.from_numpy(split.images[start : min(n, start + IMAGE_BLOCK)]).to(device)
+        if pixel_order is not None:
+            pixels = pixels.flatten(1)[:, torch.from_numpy(pixel_order).to(device)].view(pixels.shape)
+        yield start, network.classify(pixels.to(dtype) / data.scale)
+
+
+def _first_layer(
+    network: MLP, data: Dataset, split: Split, n: int, pixel_order: NDArray[np.int64] | None, device: str
 ) -> Iterator[tuple[int, Tensor]]:
     """The first linear layer's output, block by block: sparse on the CPU, where images are mostly zeros, else dense."""
     linear: Any = network.hidden[0]
@@ -139,8 +161,14 @@ def task_accuracy(
     with evaluating(network):
         for start in range(0, len(tasks), together):
             group = tasks[start : start + together]
-            first = [z for t in group for _, z in _first_layer(network, data, data.test, n, t.pixel_order, device)]
-            predicted = network.classify_from(torch.cat(first))[0].argmax(1).cpu().numpy().reshape(len(group), n)
+            if isinstance(network, MLP):
+                first = [z for t in group for _, z in _first_layer(network, data, data.test, n, t.pixel_order, device)]
+                logits = network.classify_from(torch.cat(first))[0]
+            else:
+                logits = torch.cat(
+                    [c[0] for t in group for _, c in _classified(network, data, data.test, n, t.pixel_order, device)]
+                )
+            predicted = logits.argmax(1).cpu().numpy().reshape(len(group), n)
             for task, own in zip(group, predicted, strict=True):
                 found[task.index] = float((own == task.test_labels[:n]).mean())
     return found

@@ -98,6 +98,7 @@ def _views(snapshot: Snapshot, layers: Sequence[str]) -> dict[str, View]:
     splits = {"train": (data.train, task.train_labels), "test": (data.test, task.test_labels)}
     if data.validation is not None:
         splits["validation"] = (data.validation, data.validation.labels)
+    splits |= {name: (split, split.labels) for name, split in task.parts.items()}
     return {
         name: view(
             snapshot.network, data, split, labels, task.pixel_order, device=snapshot.device, samples=snapshot.samples,

@@ -1,19 +1,26 @@
 """Networks. The dictionary below is the registry: a new network is one file and one name here.
 
-A network is an `nn.Module` with `layer_names`, `classify(x)` and `initialise(rng)`, as in `mlp.py`, and a
-linear `classifier`.
+A network is an `nn.Module` with `layer_names`, `classify(x) -> (logits, activations, preactivations)`,
+`initialise(rng)`, `activation`, `norm` and a linear `classifier`, as in `mlp.py`. `preactivations` may be empty.
+`module:callable` names one that is not here.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ncpl_cli import rng
 from ncpl_cli.networks.mlp import ACTIVATIONS, EXACT_ZEROS, MLP, NORMS
+from ncpl_cli.networks.own import OwnNetwork
+from ncpl_cli.networks.resnet import RESNET_NORMS, ResNet18
 
-Network = MLP
+Network = MLP | ResNet18 | OwnNetwork
 
-NETWORKS: dict[str, type[Network]] = {"mlp": MLP}
+NETWORKS: dict[str, type[Network]] = {"mlp": MLP, "resnet18": ResNet18}
+
+DEFAULT_WIDTH = {"mlp": 100, "resnet18": 64}
 
 
 def build(
@@ -22,6 +29,7 @@ def build(
     classes: int,
     seed: int,
     *,
+    statistics: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
     precision: str = "float32",
     stream: str = "initialisation",
     width: int = 100,
@@ -29,14 +37,27 @@ def build(
     activation: str = "relu",
     norm: str = "none",
 ) -> Network:
-    """The named network for images of `shape` (channels, height, width), initialised from the run's own stream."""
+    """The named network for images of `shape` (channels, height, width), initialised from the run's own stream.
+
+    statistics  mean and deviation of each channel, by which networks other than the MLP standardise their input;
+                the MLP takes images as they are, mostly zeros, which its engines and metrics make use of
+    """
     channels, height, breadth = shape
-    network = NETWORKS[name](
-        channels * height * breadth, classes, width=width, depth=depth, activation=activation, norm=norm
-    )
-    network.to(getattr(torch, precision))
+    mean, std = statistics or (np.zeros(channels), np.ones(channels))
+    moments = {"mean": torch.from_numpy(mean), "std": torch.from_numpy(np.where(std > 0, std, 1.0))}
+    network: Network
+    if name == "mlp":
+        network = MLP(channels * height * breadth, classes, width=width, depth=depth, activation=activation, norm=norm)
+    elif name == "resnet18":
+        network = ResNet18(channels, classes, width=width, norm=norm, **moments)
+    else:
+        network = OwnNetwork(name, shape, classes, **moments)
+    network.to(torch.float64 if precision == "float64" else torch.float32)
     network.initialise(rng.stream(seed, stream))
     return network
 
 
-__all__ = ["ACTIVATIONS", "EXACT_ZEROS", "MLP", "NETWORKS", "NORMS", "Network", "build"]
+__all__ = [
+    "ACTIVATIONS", "DEFAULT_WIDTH", "EXACT_ZEROS", "MLP", "NETWORKS", "NORMS", "RESNET_NORMS", "Network", "OwnNetwork",
+    "ResNet18", "build",
+]  # fmt: skip

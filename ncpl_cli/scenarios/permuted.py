@@ -19,7 +19,8 @@ class PermutedMNIST:
     """A new pixel permutation and a new sample order each task; 60 000 samples once."""
 
     id: ClassVar[str] = "permuted-mnist"
-    preset: ClassVar[dict[str, object]] = {"dataset": "mnist", "lr": 0.01, "batch_size": 1}
+    preset: ClassVar[dict[str, object]] = {"dataset": "mnist", "network": "mlp", "lr": 0.01, "batch_size": 1}
+    horizon_field: ClassVar[str] = "tasks"
 
     tasks: int = option(140, "number of tasks", identity=False)
     first_task_epochs: int = option(1, "epochs on the first task")
@@ -65,6 +66,14 @@ class PermutedMNIST:
         if self.first_task_nc1 is None and self.first_task_max_epochs != 50:
             raise InputError("--first-task-max-epochs needs --first-task-nc1.")
 
+    def check_data(self, data: Dataset) -> None:
+        """Nothing in these options depends on the data."""
+
+    @classmethod
+    def presets(cls, dataset: str) -> dict[str, object]:
+        """Defaults for a data set: the same for all."""
+        return dict(cls.preset)
+
     def task_epochs(self, index: int) -> int:
         """How many epochs task `index` has at most."""
         if index == 0 and self.first_task_nc1 is not None:
@@ -76,11 +85,22 @@ class PermutedMNIST:
         """Whether all runs of these settings have the same number of epochs."""
         return self.first_task_nc1 is None
 
+    @property
+    def lockstep(self) -> bool:
+        """Whether runs that differ in seed can advance together."""
+        return self.fixed_length
+
+    @property
+    def kin(self) -> PermutedMNIST:
+        """What runs have in common that can advance together."""
+        return self
+
     def task(self, index: int, data: Dataset, seed: int) -> Task:
         """Task `index` of the run with this seed."""
         return Task(
             index=index,
             epochs=self.task_epochs(index),
+            changes=index > 0,
             order=sample_order(seed, index, len(data.train), repeat=index == 0 and self.first_task_order == "same"),
             pixel_order=self._pixel_order(index, data.pixels, seed),
             train_labels=data.train.labels,
@@ -104,4 +124,4 @@ class PermutedDigits(PermutedMNIST):
     """Permuted images on scikit-learn's bundled digits: 64 pixels, 1 437 samples, nothing to download."""
 
     id: ClassVar[str] = "permuted-digits"
-    preset: ClassVar[dict[str, object]] = {"dataset": "digits", "lr": 0.01, "batch_size": 1}
+    preset: ClassVar[dict[str, object]] = {"dataset": "digits", "network": "mlp", "lr": 0.01, "batch_size": 1}

@@ -19,7 +19,8 @@ class ShuffledLabels:
     """Labels shuffled among the images (nothing to generalise: pure memorisation) or among the classes."""
 
     id: ClassVar[str] = "shuffled-labels"
-    preset: ClassVar[dict[str, object]] = {"dataset": "digits", "lr": 0.01, "batch_size": 1}
+    preset: ClassVar[dict[str, object]] = {"dataset": "digits", "network": "mlp", "lr": 0.01, "batch_size": 1}
+    horizon_field: ClassVar[str] = "tasks"
 
     tasks: int = option(20, "number of tasks", identity=False)
     epochs: tuple[int, ...] = option((10,), "epochs of each task (the last one repeats)")
@@ -33,6 +34,14 @@ class ShuffledLabels:
             raise InputError("--tasks must be at least 1.")
         return replace(scenario, epochs=shortest(scenario.epochs))
 
+    def check_data(self, data: Dataset) -> None:
+        """Nothing in these options depends on the data."""
+
+    @classmethod
+    def presets(cls, dataset: str) -> dict[str, object]:
+        """Defaults for a data set: the same for all."""
+        return dict(cls.preset)
+
     def task_epochs(self, index: int) -> int:
         """How many epochs task `index` has."""
         return epochs_of(self.epochs, index)
@@ -41,6 +50,16 @@ class ShuffledLabels:
     def fixed_length(self) -> bool:
         """Whether all runs of these settings have the same number of epochs."""
         return True
+
+    @property
+    def lockstep(self) -> bool:
+        """Whether runs that differ in seed can advance together."""
+        return self.fixed_length
+
+    @property
+    def kin(self) -> ShuffledLabels:
+        """What runs have in common that can advance together."""
+        return self
 
     def task(self, index: int, data: Dataset, seed: int) -> Task:
         """Task `index` of the run with this seed."""
@@ -53,6 +72,7 @@ class ShuffledLabels:
         return Task(
             index=index,
             epochs=self.task_epochs(index),
+            changes=index > 0,
             order=sample_order(seed, index, len(data.train)),
             train_labels=train,
             test_labels=test,

@@ -26,6 +26,7 @@ class Task:
     stop_nc1      end the task after the first epoch whose train nc1 is below this
     stop_accuracy  end it after the first epoch whose running train accuracy (`online_accuracy`) is above this
     phase         `task`, or of a warm start `warm-up` or `probe`: what interventions go by
+    changes       whether interventions do at its start what they do at a change of task or phase
     parts         splits that are measured in place of the data set's own, and further ones (`unseen`), by name
     """
 
@@ -38,6 +39,7 @@ class Task:
     stop_nc1: float | None = None
     stop_accuracy: float | None = None
     phase: str = "task"
+    changes: bool = False
     parts: Mapping[str, Split] = field(default_factory=dict)
 
     @cached_property

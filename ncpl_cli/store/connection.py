@@ -67,6 +67,13 @@ def connect(url: str, *, readonly: bool = False, timeout: float = 30.0) -> sa.En
     return engine
 
 
+def plain_rows(connection: sa.Connection, query: sa.Select[Any]) -> list[tuple[Any, ...]]:
+    """A query's rows as the driver gives them: for millions of numbers, where SQLAlchemy's rows take half the time."""
+    with contextlib.closing(connection.execute(query)) as result:
+        cursor: Any = result.cursor
+        return list(cursor.fetchall())
+
+
 def refuse_network(path: Path) -> None:
     """SQLite's locks do not hold on network file systems: refuse them."""
     try:

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from ncpl_cli.errors import InputError, LeaseLost, NcplError, StoreError, unknown
 from ncpl_cli.records import Address, EpochRecord, RunInfo
 from ncpl_cli.store import schema
-from ncpl_cli.store.connection import connect, sqlite_path, translated
+from ncpl_cli.store.connection import connect, plain_rows, sqlite_path, translated
 from ncpl_cli.store.migrate import ensure_head
 from ncpl_cli.store.owner import Owner
 from ncpl_cli.store.schema import WIDE, attempts, epochs, labels, measurements, runs, task_accuracy, terms, undefined
@@ -282,6 +282,32 @@ class Store:
                     connection, undefined, {**key, **self._place(address), "reason": self._terms["reason", why]}
                 )
 
+    def annotate(
+        self, run: str, values: Mapping[int, Mapping[str, float]], undefined_: Mapping[int, Mapping[str, str]]
+    ) -> None:
+        """Put down what is known of a run's epochs from elsewhere (its probes), by epoch and metric, at train/last.
+
+        What stood there before is replaced; epochs that are not stored are left out.
+        """
+        with self._write() as connection:
+            pk = int(_one(connection, runs.c.id == run, run)["pk"])
+            stored = set(connection.execute(sa.select(epochs.c.epoch).where(epochs.c.run == pk)).scalars())
+            addresses = {Address(name) for of in (*values.values(), *undefined_.values()) for name in of}
+            self._learn(connection, addresses, {why for of in undefined_.values() for why in of.values()})
+            for epoch in sorted(stored & (values.keys() | undefined_.keys())):
+                key = {"run": pk, "epoch": epoch}
+                given, lacking = values.get(epoch, {}), undefined_.get(epoch, {})
+                for name in (*given, *lacking):
+                    place = self._place(Address(name))
+                    for table in (measurements, undefined):
+                        here = [table.c[column] == value for column, value in {**key, **place}.items()]
+                        connection.execute(table.delete().where(*here))
+                    if name in given:
+                        connection.execute(measurements.insert().values(**key, **place, value=float(given[name])))
+                    else:
+                        why = self._terms["reason", lacking[name]]
+                        connection.execute(undefined.insert().values(**key, **place, reason=why))
+
     def remember(self, run: str, attempt: int, recorded: Mapping[str, object]) -> None:
         """Put down what a run's epochs have been measured for."""
         with self._write() as connection:
@@ -353,8 +379,9 @@ class Store:
         scenario: str | None = None,
         name: str | None = None,
         status: str | None = None,
+        parent: str | None = None,
     ) -> list[RunRow]:
-        """All runs that fit, in the order they were made."""
+        """All runs that fit, in the order they were made; `parent`: probes of that run."""
         query = _runs_query().order_by(runs.c.pk)
         if ids is not None:
             query = query.where(runs.c.id.in_([self.run(key).id for key in ids]))
@@ -362,6 +389,8 @@ class Store:
             query = query.where(runs.c.scenario == scenario)
         if status is not None:
             query = query.where(runs.c.status == status)
+        if parent is not None:
+            query = query.where(runs.c.parent == parent)
         if name is not None:
             query = query.where(runs.c.pk.in_(sa.select(labels.c.run).where(labels.c.name == name)))
         with self._read() as connection:
@@ -471,31 +500,32 @@ class Store:
             numbers = {(k, t): n for k, t, n in connection.execute(sa.select(terms.c.kind, terms.c.text, terms.c.id))}
             for run in ids:
                 query = sa.select(*chosen).where(epochs.c.run == keys[run]).order_by(epochs.c.epoch)
-                rows = connection.execute(query).all()
-                table = np.array([tuple(row) for row in rows], dtype=np.float64).reshape(len(rows), len(chosen))
+                table = np.array(plain_rows(connection, query), dtype=np.float64).reshape(-1, len(chosen))
                 columns = {"epoch": table[:, 0], "task": table[:, 1], "task_epoch": table[:, 2]}
                 columns |= {str(a): table[:, 3 + i] for i, a in enumerate(wide)}
-                for address in addresses:
-                    if address not in wide:
-                        place = [numbers.get(k) for k in zip(("metric", "split", "layer"), address, strict=True)]
-                        columns[str(address)] = self._long(connection, keys[run], place, columns["epoch"])
-                found[run] = columns
+                long = {
+                    a: [numbers.get(k, -1) for k in zip(("metric", "split", "layer"), a, strict=True)]
+                    for a in addresses
+                    if a not in wide
+                }
+                found[run] = columns | self._long(connection, keys[run], long, columns["epoch"])
         return found
 
     def _long(
-        self, connection: sa.Connection, pk: int, place: Sequence[int | None], axis: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+        self, connection: sa.Connection, pk: int, places: Mapping[Address, Sequence[int]], axis: NDArray[np.float64]
+    ) -> dict[str, NDArray[np.float64]]:
         import numpy as np
 
-        column = np.full(len(axis), np.nan)
-        if None not in place:
-            query = sa.select(measurements.c.epoch, measurements.c.value).where(
-                measurements.c.run == pk, measurements.c.metric == place[0], measurements.c.split == place[1],
-                measurements.c.layer == place[2],
-            )  # fmt: skip
-            rows = np.array([tuple(row) for row in connection.execute(query)], dtype=np.float64).reshape(-1, 2)
-            column[np.searchsorted(axis, rows[:, 0])] = rows[:, 1]
-        return column
+        columns = {str(address): np.full(len(axis), np.nan) for address in places}
+        metrics = sorted({place[0] for place in places.values() if -1 not in place})
+        if metrics:  # one pass over the run's rows for all addresses together
+            m = measurements.c
+            query = sa.select(m.epoch, m.metric, m.split, m.layer, m.value).where(m.run == pk, m.metric.in_(metrics))
+            rows = np.array(plain_rows(connection, query), dtype=np.float64).reshape(-1, 5)
+            for address, place in places.items():
+                here = rows[(rows[:, 1:4] == place).all(1)]
+                columns[str(address)][np.searchsorted(axis, here[:, 0])] = here[:, 4]
+        return columns
 
     def frame(self, ids: Sequence[str] | None = None, **filters: str | None) -> pd.DataFrame:
         """Every recorded epoch as a row, a column per metric; further rows for other splits and layers.

@@ -1,0 +1,219 @@
+"""A correlation for a person: words and the number first, then what is left of it, then a few windows, then warnings.
+
+On a terminal tables are cut to what can be read at a glance; in a pipe they are tab-separated and complete.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ncpl_cli.commands import _common
+
+if TYPE_CHECKING:
+    from ncpl_cli.analysis import GroupCorrelation
+
+FEW_PAIRS = 3
+"""From more pairs in a group on, they are one table, strongest first, instead of a page each."""
+
+SHOWN_PAIRS = 20
+SHOWN_WINDOWS = 8
+"""On a terminal; all of them in a pipe, and in --json."""
+
+Row = tuple[str, object, object, object, object, str]
+
+
+def show(results: Sequence[GroupCorrelation]) -> None:
+    """Groups one after the other; a group of many pairs as one table."""
+    groups: dict[str, list[GroupCorrelation]] = {}
+    for result in results:
+        groups.setdefault(result.title, []).append(result)
+    for title, members in groups.items():
+        if len(members) > FEW_PAIRS:
+            _show_pairs(title, members)
+            continue
+        for result in members:
+            _show_one(title, result)
+
+
+def _show_one(title: str, result: GroupCorrelation) -> None:
+    print(f"{title}: {result.x} and {result.y}")
+    _common.say(_headline(result))
+    _common.say(_estimand(result))
+    columns = ("statistic", "r", "low", "high", "p", "what")
+    _common.print_table(columns, _statistics(result), title="What is left of it under each control")
+    _show_lags(result)
+    _show_windows(result)
+    for line in result.notes:
+        _common.say(line, "- ")
+    print()
+
+
+def _headline(result: GroupCorrelation) -> str:
+    """Direction in words, with the number, its interval and its p."""
+    overall, s = result.overall, result.overall.summary
+    words = f"{overall.direction[0].upper()}{overall.direction[1:]}"
+    if result.across == "runs":
+        r, p = overall.r_of_means, result.more.get("p_permutation")
+        about = f"r = {_signed(r)} over {_runs(result)}, y averaged over tasks"
+    else:
+        r, p = s.mean_r, overall.p_sign_flip
+        about = f"mean r = {_signed(r)} over {_runs(result)}, same sign in {s.same_sign[0]} of {s.same_sign[1]}"
+    if r is None:
+        return f"{words}: see below."
+    interval = f"; 95 % interval {_signed(s.ci95[0])} to {_signed(s.ci95[1])}" if s.ci95 else ""
+    tested = f"; p = {p:.2g}" if p is not None else ""
+    return f"{words}: {about}{interval}{tested} (associated, not caused)."
+
+
+def _estimand(result: GroupCorrelation) -> str:
+    seeds = _ranges(sorted(set(result.seeds.values())))
+    about = f"Estimand: {result.estimand}; {_runs(result)} (seeds {seeds})"
+    if result.across == "runs":
+        return f"{about}."
+    return f"{about}, {result.overall.points} points in a run, window {result.window} {result.unit}s."
+
+
+def _statistics(result: GroupCorrelation) -> list[Row]:
+    """The published statistic and its controls; rows that do not apply are left out."""
+    overall, s = result.overall, result.overall.summary
+    over_runs = result.across == "runs"
+    low, high = s.ci95 or (None, None)
+    rows: list[Row]
+    if over_runs:
+        rows = [
+            ("r over runs", overall.r_of_means, low, high, result.more.get("p_permutation"),
+             "y averaged over tasks; p by permutation within seeds"),
+            ("mean over tasks", s.mean_r, None, None, overall.p_family, "p of the strongest task, paid for all tasks"),
+        ]  # fmt: skip
+    else:
+        rows = [
+            ("mean of r", s.mean_r, None, None, overall.p_sign_flip, f"p by sign flips; sd {_text(overall.std)}"),
+            ("mean of Fisher's z", s.fisher_mean_r, low, high, None, "the interval's centre, as an r; t over runs"),
+            ("strongest look", None, None, None, overall.p_family, "p paid for all windows and lags (max |t|)"),
+            ("series averaged over runs", overall.r_of_means, None, None, None, "averaging raises r by itself"),
+        ]  # fmt: skip
+    rows.append(("over all pairs", None, None, None, overall.p_by, "p adjusted by Benjamini-Yekutieli"))
+    first, last = s.leave_one_out or (None, None)
+    rows.append(("leaving one out", None, first, last, None, "smallest and largest r without one of them"))
+    names = {
+        "spearman": ("Spearman", "on ranks"),
+        "first_difference": ("first differences", f"of the change from one {result.unit} to the next"),
+        "detrended": ("detrended", f"without a straight line in the {result.unit}"),
+    }
+    controls = [(*names[key], control) for key, control in overall.controls.items() if key != result.method]
+    controls += [
+        (f"given {key.replace('+', ' and ')}", "partial r", control)
+        for key, control in result.held_fixed.items()
+        if key != result.unit  # that is the detrended one
+    ]
+    for label, what, control in controls:
+        low, high = control.summary.ci95 or (None, None)
+        rows.append((label, control.summary.mean_r, low, high, control.p, what))
+    swap = overall.seed_swap
+    rows.append(("x with y of another run", swap.swapped_r, None, None, swap.p, "do both merely follow the clock?"))
+    for name, definition in result.more.get("definitions", {}).items():
+        rows.append((f"as {name}", definition["r"], None, None, None, "over runs"))
+        held = definition["partial"]["first_task_epochs"]
+        rows.append((f"as {name}", held, None, None, None, "given first_task_epochs"))
+    return [row for row in rows if any(cell is not None for cell in row[1:5])]
+
+
+def _show_pairs(title: str, results: Sequence[GroupCorrelation]) -> None:
+    """Many pairs of one group, strongest first."""
+    first = results[0]
+    print(f"{title}: {len(results)} pairs, strongest first")
+    _common.say(_estimand(first))
+
+    def strength(result: GroupCorrelation) -> float:
+        return abs(_r(result) or 0.0)
+
+    ordered = sorted(results, key=strength, reverse=True)
+    shown = ordered[:SHOWN_PAIRS] if sys.stdout.isatty() else ordered
+    rows = []
+    for result in shown:
+        overall = result.overall
+        low, high = overall.summary.ci95 or (None, None)
+        detrended = overall.controls["detrended"].summary.mean_r
+        row = (result.x, result.y, _r(result), low, high, overall.p_by, detrended)
+        rows.append(row if sys.stdout.isatty() else (*row, overall.direction))  # words need a wider place
+    columns = ("x", "y", "r", "low", "high", "p over pairs", "detrended", "in words")
+    _common.print_table(columns[: len(rows[0])], rows)
+    if len(shown) < len(ordered):
+        _common.say(f"{len(ordered) - len(shown)} weaker pairs are in --json and in a pipe.", "- ")
+    units = first.overall.summary.n
+    _common.say("p is adjusted for all pairs (Benjamini-Yekutieli)"
+         + (f"; {units} runs are too few for one." if first.overall.p_by is None else "."), "- ")  # fmt: skip
+    _common.say("One pair with its windows, controls and warnings: ncpl correlate --x X --y Y.", "- ")
+    print()
+
+
+def _r(result: GroupCorrelation) -> float | None:
+    return result.overall.r_of_means if result.across == "runs" else result.overall.summary.mean_r
+
+
+def _show_lags(result: GroupCorrelation) -> None:
+    if not result.lags:
+        return
+    best = result.overall.best_lag
+    shown = [g for g in result.lags if not sys.stdout.isatty() or g.lag in (best, 0)]
+    rows = [(g.lag, g.mean_r, g.p, g.p_family, "best" if g.lag == best else "") for g in shown]
+    title = f"Lags in {result.unit}s recorded (positive: x leads y)"
+    _common.print_table(("lag", "r", "p", "p_family", ""), rows, title=title)
+
+
+def _show_windows(result: GroupCorrelation) -> None:
+    windows = result.windows.to_json()
+    if not windows:
+        return
+    marked = _marked([w["mean"] for w in windows])
+    shown: Iterable[int] = range(len(windows))
+    if sys.stdout.isatty() and len(windows) > SHOWN_WINDOWS:
+        shown = sorted(marked)
+    over_runs = result.across == "runs"
+    keys = ("end", "points", "mean", "p", "p_family") if over_runs else (
+        "end", "points", "mean", "std", "p", "p_family", "undefined"
+    )  # fmt: skip
+    heads = {"end": "task" if over_runs else "end", "points": "runs" if over_runs else "points",
+             "mean": "r" if over_runs else "mean"}  # fmt: skip
+    what = "r over runs, task by task" if over_runs else f"r in windows of {result.window} {result.unit}s"
+    rows = [[*(windows[i][key] for key in keys), marked.get(i, "")] for i in shown]
+    title = f"{what}: {len(rows)} of {len(windows)}" if len(rows) < len(windows) else what
+    _common.print_table([*(heads.get(key, key) for key in keys), ""], rows, title=title)
+
+
+def _marked(means: Sequence[float | None]) -> dict[int, str]:
+    """Which windows say most: first, middle, last, lowest and highest."""
+    last = len(means) - 1
+    found: dict[int, list[str]] = {}
+    for place, word in ((0, "first"), (last // 2, "middle"), (last, "last")):
+        found.setdefault(place, []).append(word)
+    defined = [(value, i) for i, value in enumerate(means) if value is not None]
+    if len(defined) > 1:
+        found.setdefault(min(defined)[1], []).append("lowest")
+        found.setdefault(max(defined)[1], []).append("highest")
+    return {place: ", ".join(words) for place, words in found.items()}
+
+
+def _runs(result: GroupCorrelation) -> str:
+    return f"{result.n_runs} run{'s' if result.n_runs != 1 else ''}"
+
+
+def _signed(value: Any) -> str:
+    return "–" if value is None else f"{value:+.2f}"
+
+
+def _text(value: float | None) -> str:
+    return _common.cell_text(value)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`0-4, 7`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)

@@ -1,0 +1,65 @@
+"""`ncpl probe`: run the probes that warm-start runs still lack."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Any
+
+import typer
+
+from ncpl_cli.commands import _common
+from ncpl_cli.commands._common import DataDir, Db, Device, Json
+
+
+def probe(
+    runs: Annotated[list[str] | None, typer.Argument(help="Warm-start runs; default all that are finished.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only runs with this label.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Threads; default the number of cores.")] = None,
+    db: Db = None,
+    data_dir: DataDir = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Run the probes that warm starts still lack, from their checkpoints.
+
+    Several such commands may work on one store at the same time: each takes what nobody is at.
+
+    Example: ncpl train warm-start --probes later; ncpl probe
+    """
+    from ncpl_cli import data as data_room
+    from ncpl_cli import device as device_of
+    from ncpl_cli import experiment, settings
+    from ncpl_cli.commands._progress import Progress
+    from ncpl_cli.errors import InputError, RunFailed
+    from ncpl_cli.spec import DatasetSpec
+    from ncpl_cli.store import open_store
+
+    where = device_of.resolve(device)
+    statuses: dict[str, str] = {}
+    with open_store(_common.store_url(db), create=False) as store:
+        rows = store.runs(runs or None, scenario="warm-start", name=name)
+        if not rows:
+            raise InputError("there is no warm-start run of that description.", "ncpl train warm-start makes some")
+        ready = [row for row in rows if row.status == "finished"]
+        if waiting := len(rows) - len(ready):
+            _common.note(f"{waiting} of {len(rows)} runs are not finished; their probes wait.")
+        by_data: dict[tuple[Any, ...], list[Any]] = {}
+        for row in ready:
+            keys = ("dataset", "train_samples", "validation_fraction", "image_size")
+            by_data.setdefault(tuple(row.settings[key] for key in keys), []).append(row)
+        with Progress() as progress:
+            for (dataset, *rest), of_data in by_data.items():
+                data = data_room.load(DatasetSpec(dataset, *rest), _common.data_path(data_dir))
+                parents = [settings.from_row(row, data) for row in of_data]
+                statuses |= experiment.probe(
+                    parents, store, data, device=where, observer=progress, name=name, jobs=jobs, skip_held=True
+                )
+    counts = dict(Counter(statuses.values()))
+    if json_:
+        _common.print_json({"probes": counts})
+    else:
+        _common.print_table(("status", "probes"), sorted(counts.items()))
+    if failed := [run for run, status in statuses.items() if status != "finished"]:
+        raise RunFailed(
+            f"{len(failed)} of {len(statuses)} probes did not finish.", f"ncpl runs show {failed[0]} tells more"
+        )

@@ -1,0 +1,290 @@
+"""Import: anyone's logs, validated row by row, all or nothing, the same twice; an export comes back equal."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ncpl_cli.errors import DataError, InputError
+from ncpl_cli.main import call
+from ncpl_cli.records import Address, EpochRecord, RunInfo
+from ncpl_cli.store import Owner, open_store
+from ncpl_cli.store.imports import Imported, import_csv
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> str:
+    return str(tmp_path / "a.db")
+
+
+def bring(db: str, text: str, *, name: str = "theirs", file: str = "r.csv", **options: object) -> Imported:
+    path = Path(db).with_name(file)
+    path.write_text(text)
+    with open_store(db) as store:
+        return import_csv(store, path, scenario="warm-start", name=name, **options)  # type: ignore[arg-type]
+
+
+def dump(db: str) -> list[str]:
+    with sqlite3.connect(db) as connection:
+        return [line for line in connection.iterdump() if line.startswith("INSERT")]
+
+
+SMALL = "run,seed,epoch,nc1,test_accuracy,their_loss\na,0,5,0.5,0.25,1.5\na,0,10,0.4,,1e-3\nb,1,5,0.1,0.2,0.3\n"
+
+
+def test_rows_become_epochs_of_runs(db: str) -> None:
+    done = bring(db, SMALL)
+    assert (done.rows, done.epochs, done.new, dict(done.runs)) == (3, 3, 2, {"a": "a", "b": "b"})
+    with open_store(db) as store:
+        assert store.check() == []
+        a, b = store.runs()
+        assert (a.scenario, a.seed, a.status, a.names, a.epochs) == ("warm-start", 0, "finished", ("theirs",), 10)
+        assert a.settings == {"imported": True} and a.total_epochs == 10 and b.seed == 1
+        assert store.values("a", 5) == {
+            Address("nc1"): 0.5, Address("test_accuracy"): 0.25, Address("their_loss"): 1.5,
+        }  # fmt: skip
+        assert store.values("a", 10) == {Address("nc1"): 0.4, Address("their_loss"): 1e-3}
+        assert [(row["task"], row["task_epoch"]) for row in store.rows("a")] == [(0, 5), (0, 10)]
+        assert store.attempts("a")[0]["provenance"]["file"] == "r.csv"
+
+
+def test_the_same_file_twice_changes_nothing(db: str) -> None:
+    bring(db, SMALL)
+    before = dump(db)
+    again = bring(db, SMALL, file="copy.csv")
+    assert (again.unchanged, again.new, again.epochs) == (2, 0, 0) and dump(db) == before
+    # fewer columns, another order, other spellings of the same numbers: the same values
+    bring(db, "seed,run,nc1,epoch\n1,b,1e-1,5\n0,a,0.40,10.0\n0,a,.5,5\n")
+    assert dump(db) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "column"),
+    [("0.5,0.25", "0.5,0.26", "test_accuracy"), ("0.4,,", "0.4,0.1,", "test_accuracy"),
+     ("0.25,1.5", "0.25,1.6", "their_loss"), ("0.25,1.5", "0.25,", "their_loss"), ("b,1,", "b,2,", "seed")],
+)  # fmt: skip
+def test_other_values_are_an_error_unless_replaced(db: str, old: str, new: str, column: str) -> None:
+    bring(db, SMALL)
+    before = dump(db)
+    changed = SMALL.replace(old, new)
+    assert changed != SMALL
+    with pytest.raises(
+        DataError, match=f"column '{column}': run '.' of 'theirs' is stored with other values"
+    ) as caught:
+        bring(db, changed)
+    assert "--replace" in str(caught.value.hint) and dump(db) == before
+    done = bring(db, changed, replace=True)
+    assert done.replaced == 2 and done.epochs == 3
+    assert bring(db, changed).unchanged == 2
+    assert bring(db, changed, name="others").new == 2  # under another name it is another run
+
+
+def test_replacing_leaves_nothing_of_the_old_run(db: str) -> None:
+    bring(db, SMALL)
+    bring(db, "run,seed,epoch,nc1\na,0,7,0.9\n", replace=True)
+    with open_store(db) as store:
+        assert [row["epoch"] for row in store.rows("a")] == [7] and store.values("a", 7) == {Address("nc1"): 0.9}
+        assert store.last_epoch("b") == 5 and store.run("a").attempt == 2 and store.check() == []
+
+
+def test_a_log_that_has_grown_is_continued(db: str) -> None:
+    bring(db, SMALL)
+    done = bring(db, SMALL + "a,0,15,0.3,0.4,0.5\n")
+    assert (done.extended, done.unchanged, done.epochs) == (1, 1, 1)
+    with open_store(db) as store:
+        assert store.run("a").total_epochs == 15 and store.rows("a")[-1]["task_epoch"] == 15
+
+
+MALFORMED = {
+    "run,seed,epoch,nc1\na,0,1,0.5\na,0,2,x\n": r"line 3, column 'nc1': 'x' is not a number",
+    "run,seed,epoch,nc1\na,0,1.5,0.5\n": r"line 2, column 'epoch': '1.5' is not a whole number",
+    "run,seed,epoch,nc1\na,zero,1,0.5\n": r"line 2, column 'seed': 'zero' is not a whole number",
+    "run,seed,epoch,nc1\na,0,-1,0.5\n": r"line 2, column 'epoch': -1 is not between",
+    "run,seed,epoch,nc1\na,0,,0.5\n": r"line 2, column 'epoch': '' is not a whole number",
+    "run,seed,epoch,nc1\n,0,1,0.5\n": r"line 2, column 'run': a run without a label",
+    "run,seed,epoch,nc1\na,0,1\n": r"line 2: it has 3 fields where the first line names 4 columns",
+    "run,seed,epoch,nc1\na,0,1,0.5\na,1,2,0.5\n": r"line 3, column 'seed': run 'a' has seed 0 in line 2 and seed 1",
+    "run,seed,epoch,nc1\na,0,1,0.5\na,0,1,0.6\n": r"line 3, column 'epoch': run 'a' has epoch 1 already",
+    "run,seed,task,epoch,nc1\na,0,1,5,0.5\na,0,0,6,0.6\n": r"line 3, column 'task': task 0 in epoch 6, after task 1",
+    "run,seed,task,epoch,nc1\na,0,0,9,0.5\na,0,1,3,0.6\n": r"task 1 in epoch 3, before the last task ends",
+    "run,seed,epoch,seconds\na,0,1,soon\n": r"line 2, column 'seconds': 'soon' is not a number of seconds",
+    "run,seed,epoch,split,task,nc1\na,0,1,train,0,1\na,0,1,test,1,2\n": r"line 3: run 'a', epoch 1: task or times",
+    "run,seed,nc1\na,0,0.5\n": r"line 1: the columns epoch are missing",
+    "run,seed,epoch,nc1,nc1\na,0,1,1,1\n": r"line 1, column 'nc1': this column is there twice",
+    "run,seed,epoch,nc1,nc1@train\na,0,1,1,1\n": r"column 'nc1@train': this is the same metric as column 'nc1'",
+    "run,seed,epoch,split,nc1@test\na,0,1,test,1\n": r"column 'nc1@test': a column may name its split",
+    "run,seed,epoch,@test\na,0,1,1\n": r"column '@test': this is no metric",
+    ",run,seed,epoch\n0,a,0,1\n": r"line 1: column 1 has no name",
+    "run;seed;epoch;nc1\na;0;1;1\n": r"not separated by commas",
+    'run,seed,epoch,nc1\n"a,0,1,1\n': r"not CSV",
+    "": r"is empty",
+}
+
+
+@pytest.mark.parametrize("text", MALFORMED, ids=lambda t: MALFORMED[t][:40])
+def test_a_malformed_row_names_its_place_and_nothing_is_stored(db: str, text: str) -> None:
+    bring(db, "run,seed,epoch,nc1\nold,0,1,0.5\n")
+    before = dump(db)
+    with pytest.raises(DataError, match=MALFORMED[text]) as caught:
+        bring(db, text)
+    assert str(caught.value).startswith(str(Path(db).with_name("r.csv"))) and caught.value.exit_code == 1
+    assert dump(db) == before
+
+
+def test_an_error_in_a_late_batch_takes_everything_back(db: str) -> None:
+    rows = [f"a,0,{epoch},0.5,{epoch}" for epoch in range(1, 10_000)]
+    with open_store(db) as store:
+        path = Path(db).with_name("r.csv")
+        path.write_text("run,seed,epoch,nc1,new_metric\n" + "\n".join([*rows, "a,0,10001,0.5,?"]) + "\n")
+        with pytest.raises(DataError, match="line 10001, column 'new_metric'"):
+            import_csv(store, path, scenario="warm-start", name="theirs")
+        assert store.runs() == [] and store.info()["rows"]["epochs"] == 0
+        # the open store has not remembered names that were taken back
+        path.write_text("run,seed,epoch,nc1,new_metric\n" + "\n".join(rows) + "\n")
+        assert import_csv(store, path, scenario="warm-start", name="theirs").epochs == 9_999
+        assert store.check() == [] and store.values("a", 9_999)[Address("new_metric")] == 9_999
+
+
+def test_what_has_no_value_is_undefined(db: str) -> None:
+    words = ("", "nan", "NaN", "NA", "null", "None", "inf", "-Infinity")
+    done = bring(db, "run,seed,epoch,nc1,other\n" + "".join(f"a,0,{i + 1},{w},{w}\n" for i, w in enumerate(words)))
+    assert done.not_finite == 8  # nan twice and infinities twice, in two columns
+    with open_store(db) as store:
+        columns = store.series([Address("nc1"), Address("other")], ["a"])["a"]
+        assert np.isnan(columns["nc1"]).all() and np.isnan(columns["other"]).all() and len(columns["epoch"]) == 8
+
+
+def test_splits_layers_and_addresses(db: str) -> None:
+    bring(db, "run,seed,epoch,split,layer,nc1,vci\na,0,1,train,last,0.1,\na,0,1,test,layer1,0.2,0.3\n")
+    bring(db, "run,seed,epoch,nc1,nc1@test,nc1@test/layer1\nb,0,1,0.1,0.2,0.3\n")
+    with open_store(db) as store:
+        layered = Address("nc1", "test", "layer1")
+        assert store.values("a", 1) == {Address("nc1"): 0.1, layered: 0.2, Address("vci", "test", "layer1"): 0.3}
+        assert store.values("b", 1) == {Address("nc1"): 0.1, Address("nc1", "test"): 0.2, layered: 0.3}
+    with pytest.raises(DataError, match="run 'a' has epoch 1 already"):  # an empty place is the train split, last layer
+        bring(db, "run,seed,epoch,split,layer,nc1\na,0,1,,,1\na,0,1,train,last,2\n", name="n")
+
+
+def test_rows_in_any_order_and_over_batches(db: str) -> None:
+    tasks = [(task, epoch) for task in range(3) for epoch in range(task * 3000 + 1, task * 3000 + 3001)]
+    rows = [f"a,0,{t},{e},{s},{e / 7!r},{e / 3!r}" for t, e in tasks for s in ("train", "test")]
+    order = np.random.default_rng(0).permutation(len(rows))
+    head = "run,seed,task,epoch,split,nc1,vci\n"
+    bring(db, head + "\n".join(rows) + "\n")
+    done = bring(db, head + "\n".join(rows[i] for i in order) + "\n", name="shuffled")
+    assert done.epochs == 9000 and dict(done.runs) == {"a": "shuffled-a"}
+    assert bring(db, head + "\n".join(rows[::-1]) + "\n").unchanged == 1
+    with open_store(db) as store:
+        assert store.check() == []
+        wanted = [Address("nc1"), Address("nc1", "test"), Address("vci"), Address("vci", "test")]
+        one, other = store.series(wanted, ["a", "shuffled-a"]).values()
+        for name, column in one.items():
+            assert column.tolist() == other[name].tolist(), name
+        assert one["task_epoch"][[0, 2999, 3000, -1]].tolist() == [1, 3000, 1, 3000]
+        assert one["vci@test"][-1] == 9000 / 3
+    duplicate = rows[int(order[0])]
+    with pytest.raises(DataError, match="already"):
+        bring(db, head + "\n".join([*(rows[i] for i in order), duplicate]) + "\n", name="third")
+
+
+def test_an_export_comes_back_equal(db: str, tmp_path: Path) -> None:
+    with open_store(db) as store:
+        for seed in range(2):
+            info = RunInfo(f"abc{seed:09x}", "{}", "permuted-digits", seed, {"lr": 0.1}, {"tasks": 3}, 3)
+            store.register(info)
+            attempt = store.claim([info.id], Owner.current(), {})[info.id]
+            for epoch in range(4):
+                values = {Address("online_accuracy"): 0.1 + epoch / 3, Address("nc1"): 1 / (3 + epoch),
+                          Address("nc1", "test"): 2 / 3, Address("vci", "test", "layer1"): 1e-300,
+                          Address("plasticity_loss"): -0.1}  # fmt: skip
+                store.save(
+                    [(info.id, attempt, EpochRecord(epoch, epoch // 2, epoch % 2, 7 * epoch, 0.1 + seed, 9.0, values))]
+                )
+            store.finish(info.id, attempt, "finished")
+    first, second, other = str(tmp_path / "1.csv"), str(tmp_path / "2.csv"), str(tmp_path / "b.db")
+    assert call(["export", "--db", db, "-o", first]) == 0
+    line = ["import", first, "--scenario", "permuted-digits", "--name", "back"]
+    assert call([*line, "--db", other]) == 0 and call(["export", "--db", other, "-o", second]) == 0
+    one, two = (pd.read_csv(path, dtype=str) for path in (first, second))
+    pd.testing.assert_frame_equal(one.drop(columns="name"), two.drop(columns="name"))
+    assert set(two["name"]) == {"back"} and len(one) == 2 * 4 * 3
+    # into the store it came from: the trained runs stay as they are, the imported ones stand beside them
+    assert call([*line, "--db", db]) == 0
+    with open_store(db) as store:
+        assert [r.id for r in store.runs()] == [
+            "abc000000000",
+            "abc000000001",
+            "back-abc000000000",
+            "back-abc000000001",
+        ]
+        assert not store.run("abc000000000").settings.get("imported")
+
+
+def test_labels_that_are_taken_or_strange_get_an_id(db: str) -> None:
+    bring(db, "run,seed,epoch,nc1\nrun 1/é,0,1,0.5\n")
+    (run,) = bring(db, "run,seed,epoch,nc1\nrun 1/é,0,1,0.5\n").runs.values()
+    assert len(run) == 12 and int(run, 16) >= 0
+    with open_store(db) as store:
+        assert store.run(run).recorded == {"run": "run 1/é"}
+
+
+def test_files_that_are_no_csv(db: str, tmp_path: Path) -> None:
+    with open_store(db) as store:
+        for path, words in ((tmp_path / "none.csv", "cannot be read"), (tmp_path / "a.parquet", "is not CSV")):
+            with pytest.raises(InputError, match=words):
+                import_csv(store, path, scenario="s", name="n")
+        (tmp_path / "latin.csv").write_bytes(b"run,seed,epoch\n\xe9,0,1\n")
+        with pytest.raises(DataError, match="not UTF-8"):
+            import_csv(store, tmp_path / "latin.csv", scenario="s", name="n")
+        (tmp_path / "bom.csv").write_bytes(b"\xef\xbb\xbfrun,seed,epoch,nc1\r\na,0,1,0.5\r\n")
+        assert import_csv(store, tmp_path / "bom.csv", scenario="s", name="n").epochs == 1
+
+
+def test_the_command_says_what_it_did(db: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text(SMALL.replace("their_loss", "their_loss,note").replace("\n", ",x\n").replace("note,x", "note"))
+    line = ["import", str(path), "--db", db, "--scenario", "permuted-mnist", "--name", "theirs"]
+    assert call(line) == 1
+    assert "line 2, column 'note': 'x' is not a number" in capsys.readouterr().err
+    assert call([*line, "--skip", "note"]) == 0
+    streams = capsys.readouterr()
+    assert "3 rows of 2 runs (2 new); 3 epochs stored as 'theirs'." in streams.out
+    assert "their_loss" in streams.err and "columns left out: note" in streams.err
+    assert call([*line, "--skip", "note", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert (done["unchanged"], done["epochs_stored"], done["rows"]) == (2, 0, 3) and done["runs"] == {
+        "a": "a",
+        "b": "b",
+    }
+    assert any("their_loss" in note for note in done["notes"])
+    assert call([*line, "--skip", "nothing"]) == 2 and "has no such column" in capsys.readouterr().err
+    assert call(["import", str(path), "--db", db, "--scenario", "s"]) == 2
+
+
+def test_imported_runs_are_correlated_by_name(db: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw = np.random.default_rng(0)
+    lines = ["run,seed,epoch,nc1,test_accuracy"]
+    for run in range(4):
+        x = draw.standard_normal((2, 40))
+        lines += [f"r{run},{run},{5 * i + 5},{float(x[0, i])!r},{float(x[1, i])!r}" for i in range(40)]
+    path = tmp_path / "theirs.csv"
+    path.write_text("\n".join(lines) + "\n")
+    for name in ("theirs", "others"):
+        assert call(["import", str(path), "--db", db, "--scenario", "warm-start", "--name", name]) == 0
+    capsys.readouterr()
+    assert call(["correlate", "--db", db, "--window", "100", "--name", "theirs", "--json"]) == 0
+    (group,) = json.loads(capsys.readouterr().out)["groups"]
+    assert (group["name"], group["n_runs"], group["y"]) == ("theirs", 4, "test_accuracy")
+    assert any("No probe_test_accuracy" in note for note in group["notes"])
+    assert (group["windows"][0]["end"], group["windows"][0]["points"], group["windows"][0]["p"]) == (100, 20, None)
+    frame = pd.read_csv(path)
+    r = [g[g.epoch <= 100]["nc1"].corr(g[g.epoch <= 100]["test_accuracy"]) for _, g in frame.groupby("run")]
+    assert group["windows"][0]["mean"] == pytest.approx(np.mean(r), abs=1e-12)
+    assert group["windows"][0]["std"] == pytest.approx(np.std(r, ddof=1), abs=1e-12)
+    assert call(["correlate", "--db", db, "--json"]) == 0
+    assert [g["name"] for g in json.loads(capsys.readouterr().out)["groups"]] == ["theirs", "others"]
