@@ -110,8 +110,8 @@ def train(
 
     if start is not None:
         for net, saved in zip(nets, start.states, strict=True):
-            _put(net, _part(saved, "network."))
-        engine.load_state([_part(saved, "optimizer.") for saved in start.states])
+            _put(net, part(saved, "network."))
+        engine.load_state([part(saved, "optimizer.") for saved in start.states])
         histories = [list(history) for history in start.histories]
         position, diverged, finished = start.position, start.diverged, start.finished
         held = {r: dict(start.states[r]) for r in finished}
@@ -237,6 +237,7 @@ def _record(
     history.append((task.index, task_epoch, progress.correct / progress.samples))
     values: dict[Address, float] = {Address("online_accuracy"): history[-1][2], **start.values}
     undefined: dict[Address, str] = dict(start.undefined)
+    costs = dict(start.seconds)
     if math.isfinite(progress.loss):
         values[Address("online_loss")] = progress.loss
     else:
@@ -253,6 +254,7 @@ def _record(
             measured = measure(snapshot, tuple(chosen(spec.measure.metrics) - AT_START), spec.measure.layers)
             values |= measured.values
             undefined |= measured.undefined
+            costs |= measured.seconds
         nc1 = values.get(Address("nc1"))
         stop = stop or (task.stop_nc1 is not None and nc1 is not None and nc1 < task.stop_nc1)
         which = spec.measure.task_accuracy
@@ -270,7 +272,7 @@ def _record(
         accuracies[task.index] = test
     return EpochRecord(
         epoch, task.index, task_epoch, samples_seen, progress.seconds / share, time.perf_counter() - began,
-        values, undefined, accuracies,
+        values, undefined, accuracies, costs,
     ), stop  # fmt: skip
 
 
@@ -295,7 +297,8 @@ def untrained(
     undefined = dict(measured.undefined)
     for name in ("online_accuracy", "online_loss", "plasticity_loss", "plasticity_loss_b24"):
         undefined[Address(name)] = "untrained"
-    return EpochRecord(0, 0, 0, 0, 0.0, time.perf_counter() - began, measured.values, undefined)
+    took = time.perf_counter() - began
+    return EpochRecord(0, 0, 0, 0, 0.0, took, measured.values, undefined, costs=measured.seconds)
 
 
 def build(spec: RunSpec, data: Dataset, stream: str = "initialisation") -> networks.Network:
@@ -321,5 +324,6 @@ def learning_rate(optimizer: OptimizerSpec, task_epoch: int, epochs: int) -> flo
     return optimizer.lr
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> State:
+def part(tensors: Mapping[str, Tensor], prefix: str) -> State:
+    """The tensors of a state whose names begin with a prefix (`network.`, `optimizer.`), without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -133,11 +133,7 @@ def test_a_run_measures_curvature_at_the_start_of_a_task(digits: Dataset) -> Non
         measure=MeasureSpec(metrics=("default", "hessian_top", "churn")),
     )  # fmt: skip
     spec = replace(spec, network=replace(spec.network, width=8, depth=1))
-    epochs = list(
-        train(  # one epoch of the first task, two of the second
-            Cohort((spec,), "online", "cpu"), digits, 2
-        )
-    )
+    epochs = list(train(Cohort((spec,), "online", "cpu"), digits))  # one epoch of the first task, two of the second
     records = [epoch.records[0] for epoch in epochs]
     assert all(record is not None for record in records)
     tops = {r.epoch: r.get("hessian_top") for r in records if r is not None}

@@ -42,6 +42,12 @@ def dear_metrics(
     return {n: v for n, v in values.items() if n in wanted}, {n: w for n, w in undefined.items() if n in wanted}
 
 
+def what_it_takes(network: Network, classes: int, wanted: Collection[str]) -> str | None:
+    """In words, the memory that the dear metrics among `wanted` will take; None where it is not worth a line."""
+    asked = {*ntk.NTK_METRICS} & {*wanted}
+    return f"{ntk.cost(network, ntk.SAMPLES, classes)}." if asked else None
+
+
 def _ntk(network: Network, data: Dataset, task: Task, wanted: Collection[str], device: str) -> Found:
     names = [name for name in ntk.NTK_METRICS if name in wanted]
     return ntk.ntk_metrics(network, training_samples(network, data, task, slice(0, ntk.SAMPLES), device), names)

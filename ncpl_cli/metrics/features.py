@@ -10,9 +10,9 @@ import torch
 
 from ncpl_cli.errors import InputError
 from ncpl_cli.metrics import units
-from ncpl_cli.metrics.catalogue import chosen
+from ncpl_cli.metrics.catalogue import METRICS, chosen
 from ncpl_cli.metrics.few_shot import few_shot_metrics
-from ncpl_cli.metrics.neural_collapse import CLASSIFIER_METRICS, checked, collapse, means_of
+from ncpl_cli.metrics.neural_collapse import CLASSIFIER_METRICS, TEST_METRICS, checked, collapse, means_of
 from ncpl_cli.metrics.snapshot import DIAGNOSTIC_SAMPLES, Measured
 from ncpl_cli.records import Address
 
@@ -46,8 +46,11 @@ def measure_features(
         if t.shape[1] != x.shape[1]:
             raise InputError(f"test_features have {t.shape[1]} dimensions, and features have {x.shape[1]}.")
         splits["test"] = (t, u)
-    classes = 1 + max(int(own.max(initial=-1)) for _, own in splits.values())
-    classes = max(classes, 0 if w is None else len(w))
+    present = np.unique(np.concatenate([own for _, own in splits.values()]))
+    if w is None:  # labels need not be small then
+        splits = {split: (h, np.searchsorted(present, own)) for split, (h, own) in splits.items()}
+        y = splits["train"][1]
+    classes = max(1, len(present) if w is None else len(w))
     means = means_of(x, y, classes, global_mean=global_mean) if len(splits) > 1 and np.isfinite(x).all() else None
     for split, (h, own) in splits.items():
         result = collapse(
@@ -55,6 +58,10 @@ def measure_features(
             train_means=means if split == "test" else None, means=means if split == "train" else None,
         )  # fmt: skip
         found.put(result.values, result.undefined, split)
+        if split == "test" and means is None:
+            lost = ("ncc_error", *TEST_METRICS)
+            found.put({}, dict.fromkeys(lost, "the training features are not finite"), split)
+            found.values.pop(Address("ncc_error", split), None)
         if w is None:
             found.put({}, dict.fromkeys(CLASSIFIER_METRICS, NO_CLASSIFIER), split)
         found.contexts[split, "last"] = result.context
@@ -66,4 +73,7 @@ def measure_features(
     few_rows = torch.from_numpy(x[:DIAGNOSTIC_SAMPLES])
     if len(x) and bool(torch.isfinite(few_rows).all()):
         found.put(*units.unit_metrics(few_rows, bool((few_rows == 0).any())))
+    else:
+        of_units = [name for name, metric in METRICS.items() if metric.family == "units"]
+        found.put({}, dict.fromkeys(of_units, "features are not finite" if len(x) else "there are no samples"))
     return found.only(wanted)

@@ -83,7 +83,11 @@ def collapse(
         classes = len(train_means.counts)
     y, count = _classes(y, classes, None if w is None else len(w))
     if (why := not_finite(x, w, b)) is not None:
-        return CollapseResult(dict.fromkeys(names, np.nan), dict.fromkeys(names, why))
+        present = np.unique(y, return_counts=True)[1]
+        context: dict[str, float] = {
+            "n": len(x), "d": x.shape[1], "classes": len(present), "min_class_count": int(present.min(initial=len(x))),
+        }  # fmt: skip
+        return CollapseResult(dict.fromkeys(names, np.nan), dict.fromkeys(names, why), context)
     threads = threads or torch.get_num_threads()
     convention(global_mean)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # no squares near 1e300: said in the result
@@ -125,15 +129,12 @@ def from_statistics(found: Statistics, w: Array | None, b: Array | None, names: 
     names = [name for name in names if name not in BY_SAMPLE]
     means, s = found.means, found.singular
     n, d, k = int(means.counts.sum()), len(means.origin), len(means.present)
-    context: dict[str, float] = {"n": n, "d": d, "classes": k}
+    counts = means.counts[means.present]
+    context: dict[str, float] = {"n": n, "d": d, "classes": k, "min_class_count": int(counts.min(initial=n))}
     if k < 2:
         why = "fewer than two classes"
         return CollapseResult(dict.fromkeys(names, np.nan), dict.fromkeys(names, why), context)
-    counts = means.counts[means.present]
-    context |= {
-        "min_class_count": int(counts.min()), "harmonic_class_count": k / float((1 / counts).sum()),
-        "rank_between": len(s),
-    }  # fmt: skip
+    context |= {"harmonic_class_count": k / float((1 / counts).sum()), "rank_between": len(s)}
     values, undefined = dict.fromkeys(names, np.nan), dict[str, str]()
     if w is not None:
         _classifier(values, undefined, means, w, b)
@@ -379,7 +380,7 @@ def checked(
 ) -> tuple[NDArray[Any], NDArray[np.int64], Array | None, Array | None]:
     """Features as float32 or float64 (N, d), labels as int64 (N,), the classifier as float64; else InputError."""
     x, y = _array(features, "features"), _array(labels, "labels")
-    if x.ndim != 2:
+    if x.ndim != 2 or x.shape[1] == 0:
         raise InputError(f"features must be a matrix (N, d), not {x.shape}.")
     if x.dtype not in (np.float32, np.float64):
         x = x.astype(np.float32 if x.dtype == np.float16 else np.float64)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -39,11 +41,23 @@ class Snapshot:
 
 @dataclass
 class Measured:
-    """Values and, where there is none, the reason, by address; what collapse must be read with, by split and layer."""
+    """Values and, where there is none, the reason, by address.
+
+    contexts  what collapse must be read with (n, d, classes, ...), by split and layer
+    seconds   what each family of metrics took; `features` is the forward pass that several share
+    """
 
     values: dict[Address, float] = field(default_factory=dict)
     undefined: dict[Address, str] = field(default_factory=dict)
     contexts: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def timed(self, family: str) -> Iterator[None]:
+        """Add the time that a block takes to a family's."""
+        began = time.perf_counter()
+        yield
+        self.seconds[family] = self.seconds.get(family, 0.0) + time.perf_counter() - began
 
     def put(
         self, values: Mapping[str, float], undefined: Mapping[str, str], split: str = "train", layer: str = "last"
@@ -55,7 +69,8 @@ class Measured:
     def only(self, wanted: Collection[str]) -> Measured:
         """What is among the wanted metrics."""
         values = {a: v for a, v in self.values.items() if a.metric in wanted}
-        return Measured(values, {a: w for a, w in self.undefined.items() if a.metric in wanted}, self.contexts)
+        undefined = {a: why for a, why in self.undefined.items() if a.metric in wanted}
+        return Measured(values, undefined, self.contexts, self.seconds)
 
 
 def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: str = "last") -> Measured:
@@ -64,32 +79,36 @@ def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: s
     families = {METRICS[name].family for name in wanted}
     names = snapshot.network.layer_names if layers == "all" else ["last"]
     found = Measured()
-    views = _views(snapshot, names) if families & {"collapse", "performance", "units", "few_shot"} else {}
+    views: dict[str, View] = {}
+    if families & {"collapse", "performance", "units", "few_shot"}:
+        with found.timed("features"):
+            views = _views(snapshot, names)
+    for family, of_layer in (("collapse", _collapse), ("units", _units), ("few_shot", _few_shot)):
+        if family in families:
+            with found.timed(family):
+                for layer in names:
+                    of_layer(found, snapshot, views, layer)
     if "performance" in families:
         for split, seen in views.items():
-            found.values[Address(f"{split}_accuracy")] = seen.accuracy
-            found.values[Address(f"{split}_loss")] = seen.loss
-    if "collapse" in families:
-        for layer in names:
-            _collapse(found, snapshot, views, layer)
-    if "units" in families:
-        for layer in names:
-            _units(found, snapshot, views["train"].layers[layer][:DIAGNOSTIC_SAMPLES], layer)
+            found.put({f"{split}_accuracy": seen.accuracy, f"{split}_loss": seen.loss}, {})
     if "preactivations" in families:
-        _preactivations(found, snapshot, names)
-    if "few_shot" in families and "unseen" in views:
-        for layer in names:
-            _few_shot(found, views["unseen"], layer)
+        with found.timed("preactivations"):
+            _preactivations(found, snapshot, names)
     if "gradients" in families:
-        _gradients(found, snapshot)
+        with found.timed("gradients"):
+            _gradients(found, snapshot)
     if "weights" in families:
-        _weights(found, snapshot)
-    if families & {"ntk", "curvature", "churn"}:
-        dear = dear_metrics(
-            snapshot.network, snapshot.data, snapshot.task, wanted, device=snapshot.device,
-            learning_rate=snapshot.learning_rate,
-        )  # fmt: skip
-        found.put(*dear)
+        with found.timed("weights"):
+            _weights(found, snapshot)
+    for family in sorted(families & {"ntk", "curvature", "churn"}):
+        own = {name for name in wanted if METRICS[name].family == family}
+        with found.timed(family):
+            found.put(
+                *dear_metrics(
+                    snapshot.network, snapshot.data, snapshot.task, own, device=snapshot.device,
+                    learning_rate=snapshot.learning_rate,
+                )
+            )  # fmt: skip
     return found.only(wanted)
 
 
@@ -126,7 +145,8 @@ def _collapse(found: Measured, snapshot: Snapshot, views: Mapping[str, View], la
             found.values[Address("null_nc1", split, layer)] = result.context["null_nc1"]
 
 
-def _units(found: Measured, snapshot: Snapshot, features: Tensor, layer: str) -> None:
+def _units(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str) -> None:
+    features = views["train"].layers[layer][:DIAGNOSTIC_SAMPLES]
     found.put(*units.unit_metrics(features, snapshot.network.activation in EXACT_ZEROS), layer=layer)
 
 
@@ -171,8 +191,9 @@ def _preactivations(found: Measured, snapshot: Snapshot, layers: Sequence[str]) 
         put("linearised_units", affine, unknown)
 
 
-def _few_shot(found: Measured, seen: View, layer: str) -> None:
-    found.put(*few_shot_metrics(seen.layers[layer], seen.labels), "unseen", layer)
+def _few_shot(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str) -> None:
+    if (seen := views.get("unseen")) is not None:
+        found.put(*few_shot_metrics(seen.layers[layer], seen.labels), "unseen", layer)
 
 
 def _gradients(found: Measured, snapshot: Snapshot) -> None:
@@ -187,7 +208,9 @@ def _weights(found: Measured, snapshot: Snapshot) -> None:
     found.values[Address("weight_norm")] = weights.weight_norm(network)
     found.values[Address("weight_mean_abs")] = weights.weight_mean_abs(network)
     found.values[Address("spectral_norm")] = weights.spectral_norm(network.classifier.weight)
-    if snapshot.initial is not None:
+    if snapshot.initial is None:
+        found.undefined[Address("distance_from_init")] = "the initialisation is not known"
+    else:
         found.values[Address("distance_from_init")] = weights.distance_from_init(network, snapshot.initial)
 
 

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from ncpl_cli.store.owner import Owner
-from ncpl_cli.store.store import RunRow, Store, open_store
+from ncpl_cli.store.store import RunRow, Store, not_repeated, open_store
 
-__all__ = ["Owner", "RunRow", "Store", "open_store"]
+__all__ = ["Owner", "RunRow", "Store", "not_repeated", "open_store"]

@@ -262,11 +262,7 @@ class Store:
             at = (epochs.c.run == pk) & (epochs.c.epoch == record.epoch)
             row = connection.execute(sa.select(epochs).where(at)).mappings().one()
             if row["online_accuracy"] != record.get("online_accuracy"):
-                raise StoreError(
-                    f"run {run} does not repeat itself here: epoch {record.epoch} has another online accuracy.",
-                    "measure it on the device and with the versions it was trained with (ncpl runs show), "
-                    "or train it anew with --no-resume",
-                )
+                raise not_repeated(run, record.epoch)
             wide = {name: v for name in WIDE if row[name] is None and (v := record.get(name)) is not None}
             if wide:
                 connection.execute(epochs.update().where(at).values(wide))
@@ -631,6 +627,15 @@ def open_store(url: str | os.PathLike[str], *, create: bool = True, upgrade: boo
         engine.dispose()
         raise
     return Store(text, engine)
+
+
+def not_repeated(run: str, epoch: int) -> StoreError:
+    """The error for an epoch that came out otherwise when it was trained again."""
+    return StoreError(
+        f"run {run} does not repeat itself here: epoch {epoch} has another online accuracy.",
+        "measure it on the device and with the versions it was trained with (ncpl runs show), "
+        "or train it anew with --no-resume",
+    )
 
 
 def _hold(connection: sa.Connection, run: str, attempt: int, lease: float, seconds: float = 0.0) -> int:
