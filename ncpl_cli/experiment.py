@@ -32,11 +32,10 @@ from ncpl_cli.provenance import provenance
 from ncpl_cli.records import EpochRecord, RunInfo
 from ncpl_cli.scenarios import WarmStart, WarmStartProbe
 from ncpl_cli.spec import RunSpec, flat
-from ncpl_cli.store import Owner, Store, not_repeated
+from ncpl_cli.store import Owner, Store, heartbeat, not_repeated
 from ncpl_cli.trainer import Epoch, Start, State, part, train
 
 CHECKPOINT_SECONDS = 1.0
-HEARTBEAT_SECONDS = 10.0
 
 
 class Observer(Protocol):
@@ -228,7 +227,7 @@ def _bring(
     with _Stopper() as stopper, contextlib.ExitStack() as stack:
         claimed: dict[str, int] = {}
         stack.callback(_release, store, claimed)
-        stack.enter_context(_heartbeat(store, claimed))
+        stack.enter_context(heartbeat(store, claimed))
         if online:  # many at once: all are claimed now, so that their progress is one picture
             active = [_start(cohort, store, data, device, resume, observer, claimed, keep) for cohort in cohorts]
             _drive(active, store, workers, observer, statuses, claimed, stopper)
@@ -258,7 +257,7 @@ def _replay(cohort: Cohort, store: Store, data: Dataset, device: str, observer: 
     attempts = store.claim(cohort.ids, Owner.current(), provenance(device, cohort.engine), cohort=cohort.ids)
     claimed = dict(attempts)
     observer.expect(len(cohort.ids))
-    with _Stopper() as stopper, _heartbeat(store, claimed):
+    with _Stopper() as stopper, heartbeat(store, claimed):
         try:
             for spec in cohort.specs:
                 observer.begin(spec.id, spec.seed, 0, store.last_epoch(spec.id), True)
@@ -481,25 +480,6 @@ def _release(store: Store, claimed: dict[str, int]) -> None:
     for run, attempt in claimed.items():
         with contextlib.suppress(NcplError):
             store.release(run, attempt)
-
-
-@contextlib.contextmanager
-def _heartbeat(store: Store, claimed: dict[str, int]) -> Iterator[None]:
-    """Renew the leases while epochs are long."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(NcplError):  # a lost lease shows at the next save, in the main thread
-                store.renew(dict(claimed))
-
-    thread = threading.Thread(target=beat, name="ncpl-heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 class _Stopper:
