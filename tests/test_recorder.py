@@ -148,7 +148,9 @@ def test_recorded_runs_are_analysed_and_exported(
                     noise = draw.normal()
                     run.record(
                         epoch=epoch, task=epoch - 1,
-                        metrics={"online_accuracy": 0.9 - 0.1 * noise + 0.01 * treated, "nc1": noise + 0.01 * draw.normal()},
+                        metrics={
+                            "online_accuracy": 0.9 - 0.1 * noise + 0.01 * treated, "nc1": noise + 0.01 * draw.normal(),
+                        },
                     )  # fmt: skip
     assert call(["correlate", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["groups"]
