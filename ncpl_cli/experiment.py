@@ -27,13 +27,14 @@ from ncpl_cli import checkpoints
 from ncpl_cli.data import Dataset
 from ncpl_cli.errors import DataError, LeaseLost, NcplError, Stopped
 from ncpl_cli.metrics.catalogue import chosen
+from ncpl_cli.metrics.dear import what_it_takes
 from ncpl_cli.plan import Cohort, choose_engine, plan
 from ncpl_cli.provenance import provenance
 from ncpl_cli.records import EpochRecord, RunInfo
 from ncpl_cli.scenarios import WarmStart, WarmStartProbe
 from ncpl_cli.spec import RunSpec, flat
 from ncpl_cli.store import Owner, Store, heartbeat, not_repeated
-from ncpl_cli.trainer import Epoch, Start, State, part, train
+from ncpl_cli.trainer import Epoch, Start, State, build, part, train
 
 CHECKPOINT_SECONDS = 1.0
 
@@ -224,6 +225,9 @@ def _bring(
     for engine, why in sorted({(c.engine, choose_engine(c.specs[0], device)[1]) for c in cohorts}):
         if not quietly:
             observer.note(f"engine {engine}: {why}.")
+    first = cohorts[0].specs[0]
+    if not quietly and (text := what_it_takes(build(first, data), data.classes, chosen(first.measure.metrics))):
+        observer.note(text)
     with _Stopper() as stopper, contextlib.ExitStack() as stack:
         claimed: dict[str, int] = {}
         stack.callback(_release, store, claimed)

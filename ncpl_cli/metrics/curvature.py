@@ -5,6 +5,7 @@ Lanczos with full reorthogonalisation: Krylov vectors in the network's precision
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -106,7 +107,9 @@ class Lanczos:
 
 
 def hessian_top(product: Product, like: Tensor, *, seed: int = 0, tolerance: float = TOLERANCE) -> float | None:
-    """The largest eigenvalue of H, by Lanczos from a random vector; None where it has not settled; high = sharp.
+    """The largest eigenvalue of H, by Lanczos from a random vector; high = sharp.
+
+    None where it has not settled, NaN where H is not finite.
 
     `like` gives the length, precision and device of a vector. It stops when the residual |H u - lambda u| of the
     Ritz pair is below tolerance * lambda, which bounds the distance to an eigenvalue.
@@ -114,6 +117,8 @@ def hessian_top(product: Product, like: Tensor, *, seed: int = 0, tolerance: flo
     space = Lanczos(product, _draw(like, seed), MOST_STEPS)
     while not space.full:
         space.step()
+        if not math.isfinite(space.alpha[-1]) or not math.isfinite(space.beta[-1]):
+            return math.nan
         values, vectors = space.ritz()
         if space.beta[-1] * abs(vectors[-1, -1]) <= tolerance * abs(values[-1]) and len(values) > 3:
             return float(values[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import torch
@@ -61,11 +62,10 @@ def _curvature(network: Network, data: Dataset, task: Task, wanted: Collection[s
     product, count = curvature.hessian_product(network, batch, None if isinstance(network, MLP) else GRAPH_BLOCK)
     like = torch.zeros(count, dtype=next(network.parameters()).dtype, device=device)
     top = curvature.hessian_top(product, like)
-    if top is None or top <= 0:
-        why = "Lanczos has not settled" if top is None else "the loss does not bend upwards"
-        return ({} if top is None else {"hessian_top": top}), dict.fromkeys(
-            names if top is None else {"hessian_eps_rank"}, why
-        )
+    if top is None or math.isnan(top):
+        return {}, dict.fromkeys(names, "Lanczos has not settled" if top is None else "the curvature is not finite")
+    if top <= 0:
+        return {"hessian_top": top}, {"hessian_eps_rank": "the loss does not bend upwards"}
     values = {"hessian_top": top}
     if "hessian_eps_rank" in names:
         values["hessian_eps_rank"] = curvature.hessian_eps_rank(product, like, top)

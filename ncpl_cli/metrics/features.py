@@ -10,7 +10,7 @@ import torch
 
 from ncpl_cli.errors import InputError
 from ncpl_cli.metrics import units
-from ncpl_cli.metrics.catalogue import METRICS, chosen
+from ncpl_cli.metrics.catalogue import chosen
 from ncpl_cli.metrics.few_shot import few_shot_metrics
 from ncpl_cli.metrics.neural_collapse import CLASSIFIER_METRICS, TEST_METRICS, checked, collapse, means_of
 from ncpl_cli.metrics.snapshot import DIAGNOSTIC_SAMPLES, Measured
@@ -71,9 +71,8 @@ def measure_features(
         if few:
             found.put(*few_shot_metrics(h, own), split)
     few_rows = torch.from_numpy(x[:DIAGNOSTIC_SAMPLES])
-    if len(x) and bool(torch.isfinite(few_rows).all()):
+    if len(x):
         found.put(*units.unit_metrics(few_rows, bool((few_rows == 0).any())))
     else:
-        of_units = [name for name, metric in METRICS.items() if metric.family == "units"]
-        found.put({}, dict.fromkeys(of_units, "features are not finite" if len(x) else "there are no samples"))
+        found.put({}, dict.fromkeys(units.UNIT_METRICS, "there are no samples"))
     return found.only(wanted)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from ncpl_cli.data.dataset import Dataset
@@ -17,13 +19,21 @@ from ncpl_cli.metrics.few_shot import few_shot_metrics
 from ncpl_cli.metrics.forward import View, evaluating, task_accuracy, view
 from ncpl_cli.metrics.gradients import gradient_norm
 from ncpl_cli.metrics.inputs import at_initialisation, training_samples
-from ncpl_cli.metrics.neural_collapse import collapse, means_of
+from ncpl_cli.metrics.neural_collapse import TEST_METRICS, collapse, means_of
 from ncpl_cli.networks import EXACT_ZEROS, Network
 from ncpl_cli.records import Address
 from ncpl_cli.scenarios.task import Task
 
 DIAGNOSTIC_SAMPLES = 2000
 """Samples that units and ranks are measured on; dead-unit counts depend on it, so it is fixed."""
+
+ON_PARAMETERS = frozenset(
+    name
+    for name, metric in METRICS.items()
+    if metric.family in ("collapse", "units", "preactivations", "gradients", "weights", "ntk", "curvature", "churn")
+    or name in ("train_accuracy", "train_loss", "test_accuracy", "test_loss")
+)
+"""Metrics that a look at a network gives, whatever its scenario, and that parameters without numbers have none of."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +77,10 @@ class Measured:
         self.undefined |= {Address(n, split, layer): why for n, why in undefined.items()}
 
     def only(self, wanted: Collection[str]) -> Measured:
-        """What is among the wanted metrics."""
-        values = {a: v for a, v in self.values.items() if a.metric in wanted}
-        undefined = {a: why for a, why in self.undefined.items() if a.metric in wanted}
+        """What is among the wanted metrics; what is not finite is undefined."""
+        values = {a: v for a, v in self.values.items() if a.metric in wanted and math.isfinite(v)}
+        undefined = {a: "not finite" for a in self.values.keys() - values.keys() if a.metric in wanted}
+        undefined |= {a: why for a, why in self.undefined.items() if a.metric in wanted}
         return Measured(values, undefined, self.contexts, self.seconds)
 
 
@@ -79,6 +90,10 @@ def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: s
     families = {METRICS[name].family for name in wanted}
     names = snapshot.network.layer_names if layers == "all" else ["last"]
     found = Measured()
+    if not all(bool(torch.isfinite(p).all()) for p in snapshot.network.parameters()):
+        for name in wanted & ON_PARAMETERS:
+            found.put({}, {name: "parameters are not finite"}, "test" if name in TEST_METRICS else "train")
+        return found
     views: dict[str, View] = {}
     if families & {"collapse", "performance", "units", "few_shot"}:
         with found.timed("features"):

@@ -121,6 +121,7 @@ def feature_norm(features: Tensor) -> float:
 
 
 RANKS = ("effective_rank", "srank", "srank_squared", "stable_rank", "participation_ratio")
+UNIT_METRICS = ("dead_units", "dormant_units", "feature_norm", *RANKS)
 
 
 def unit_metrics(features: Tensor, exact_zeros: bool) -> tuple[dict[str, float], dict[str, str]]:
@@ -128,6 +129,8 @@ def unit_metrics(features: Tensor, exact_zeros: bool) -> tuple[dict[str, float],
 
     exact_zeros: whether the activation has them; without, no unit counts as dead.
     """
+    if not bool(torch.isfinite(features).all()):
+        return {}, dict.fromkeys(UNIT_METRICS, "features are not finite")
     values = {"dormant_units": dormant_units(features), "feature_norm": feature_norm(features)}
     undefined: dict[str, str] = {}
     if exact_zeros:
