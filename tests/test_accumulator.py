@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ncpl_cli.errors import InputError
-from ncpl_cli.metrics import CollapseAccumulator, collapse
+from ncpl_cli.metrics import CollapseAccumulator, accumulator, collapse, neural_collapse
 from ncpl_cli.metrics.accumulator import BLOCK
 from ncpl_cli.metrics.neural_collapse import CollapseResult
 from tests.test_collapse import sample
@@ -164,3 +164,18 @@ def test_what_does_not_fit_is_refused() -> None:
         fed(x, y, [], classes=6).compute(w, b)
     with pytest.raises(InputError, match="at least one class"):
         CollapseAccumulator(0)
+
+
+def test_above_the_largest_square_a_second_pass_gives_nc1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accumulator, "MOST_SQUARE", 11)
+    monkeypatch.setattr(neural_collapse, "MOST_SQUARE", 11)
+    x, y, _, _ = sample(n=3000)
+    once = fed(x, y, [1000])
+    why = once.compute().undefined
+    assert "revisit" in why["nc1"] and why["vci"] == "needs a d x d matrix, and d is above 11"
+    for part in np.array_split(np.arange(3000), 4):
+        once.revisit(x[part], y[part])
+    whole, found = collapse(x, y), once.compute()
+    assert found["nc1"] == pytest.approx(whole["nc1"], rel=1e-10) and found.undefined == whole.undefined
+    assert found["ncc_error"] == whole["ncc_error"]
+    assert "nc1" in once.compute(global_mean="class").undefined  # the second pass went along other directions

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ncpl_cli.data import Dataset, load
 from ncpl_cli.errors import InputError
-from ncpl_cli.metrics import Snapshot, collapse, measure, units, weights
+from ncpl_cli.metrics import Snapshot, collapse, forward, measure, units, weights
 from ncpl_cli.metrics.catalogue import METRICS, check_names, chosen
 from ncpl_cli.metrics.forward import task_accuracy, view
 from ncpl_cli.metrics.history import plasticity
@@ -110,6 +110,21 @@ def test_a_snapshot_measures_both_splits_and_all_layers(digits: Dataset) -> None
     assert found.values[Address("distance_from_init")] == 0
     assert all(np.isfinite(value) for value in found.values.values())
     assert not found.values.keys() & found.undefined.keys()
+
+
+def test_a_layer_too_large_to_be_kept_is_streamed(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, task = a_network(digits, precision="float32", width=20), a_task(digits)
+    snapshot = Snapshot(net, digits, task, None)
+    kept = measure(snapshot, layers="all")
+    monkeypatch.setattr(forward, "MOST_KEPT", 1437 * 20 * 4 - 1)  # of the training split only
+    streamed = measure(snapshot, layers="all")
+    assert kept.values.keys() == streamed.values.keys() and kept.undefined == streamed.undefined
+    for address, value in kept.values.items():
+        assert streamed.values[address] == pytest.approx(value, rel=1e-6, abs=1e-9), address
+    monkeypatch.setattr(forward, "MOST_KEPT", 1)
+    both = measure(snapshot, ("nc1", "ncc_error"), layers="all")
+    assert both.values[Address("nc1", "test")] == pytest.approx(kept.values[Address("nc1", "test")], rel=1e-6)
+    assert both.undefined[Address("ncc_error", "test", "layer1")] == "the layer is too large"
 
 
 def test_a_dead_network_is_undefined_not_collapsed(digits: Dataset) -> None:

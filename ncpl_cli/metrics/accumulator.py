@@ -55,7 +55,8 @@ class CollapseAccumulator:
     """Collapse metrics of a stream of `classes` classes: `update` with every batch, then `compute`.
 
     Batches may be NumPy arrays or torch tensors on any device; how the stream is cut into them does not matter.
-    nc4 and ncc_error need a second pass: `revisit` with every batch again. Two accumulators `merge` into one, so that
+    nc4 and ncc_error need a second pass: `revisit` with every batch again; so does nc1 above 4 096 dimensions, where no
+    d x d matrix is kept. Two accumulators `merge` into one, so that
     a stream may be read by several processes.
     """
 
@@ -124,10 +125,18 @@ class CollapseAccumulator:
         seen = self._visited
         seen.samples += len(x)
         seen.wrong += int((read.nearest != y).sum())
+        seen.within = read.around + (0.0 if seen.within is None else seen.within)
         if read.predicted is not None:
             seen.classified += len(x)
             seen.agree += int((read.nearest == read.predicted).sum())
         return self
+
+    def means(self) -> Means:
+        """Class means of what has been seen, for `collapse(..., train_means=...)` of a test split."""
+        self._flush()
+        if self._sums is None:
+            raise InputError("an accumulator that has seen nothing has no means.")
+        return self._sums.means("sample")
 
     def compute(self, weight: Any = None, bias: Any = None, *, global_mean: str = "sample") -> CollapseResult:
         """Every metric of what has been seen, as `collapse` gives them; the accumulator can go on."""
@@ -143,10 +152,14 @@ class CollapseAccumulator:
         directions, s = moments.between(means, sums.precision)
         moment = None if sums.moment is None else moments.symmetric(sums.moment)
         within = np.full(len(s), np.nan) if moment is None else np.einsum("rd,rd->r", directions @ moment, directions)
+        seen = self._visited
+        whole = seen.samples == int(sums.counts.sum()) and global_mean == "sample"  # the directions that revisit took
+        if moment is None and whole and seen.within is not None:
+            within = seen.within
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             found = from_statistics(Statistics(means, s, np.maximum(within, 0.0), sums.distance, moment), w, b, names)
-        if moment is None and len(s):
-            found.undefined["nc1"] = f"one pass needs a d x d matrix, and d is above {MOST_SQUARE}"
+        if moment is None and len(s) and not whole:
+            found.undefined["nc1"] = f"one pass needs a d x d matrix, and d is above {MOST_SQUARE}: revisit, by sample"
         self._add_second_pass(found, names, int(sums.counts.sum()))
         return found
 
@@ -195,6 +208,7 @@ class _Visited:
     wrong: int = 0
     classified: int = 0
     agree: int = 0
+    within: Array | None = None
 
 
 @dataclass

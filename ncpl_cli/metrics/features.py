@@ -61,7 +61,6 @@ def measure_features(
         if split == "test" and means is None:
             lost = ("ncc_error", *TEST_METRICS)
             found.put({}, dict.fromkeys(lost, "the training features are not finite"), split)
-            found.values.pop(Address("ncc_error", split), None)
         if w is None:
             found.put({}, dict.fromkeys(CLASSIFIER_METRICS, NO_CLASSIFIER), split)
         found.contexts[split, "last"] = result.context

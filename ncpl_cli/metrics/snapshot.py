@@ -8,15 +8,18 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ncpl_cli.data.dataset import Dataset
+from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.metrics import units, weights
+from ncpl_cli.metrics.accumulator import CollapseAccumulator
 from ncpl_cli.metrics.catalogue import METRICS, chosen
 from ncpl_cli.metrics.dear import dear_metrics
 from ncpl_cli.metrics.few_shot import few_shot_metrics
-from ncpl_cli.metrics.forward import View, evaluating, task_accuracy, view
+from ncpl_cli.metrics.forward import View, accumulate, evaluating, task_accuracy, view
 from ncpl_cli.metrics.gradients import gradient_norm
 from ncpl_cli.metrics.inputs import at_initialisation, training_samples
 from ncpl_cli.metrics.neural_collapse import TEST_METRICS, collapse, means_of
@@ -75,6 +78,8 @@ class Measured:
         """Add metrics by name, at one split and layer; a value that has a reason to be missing is missing."""
         self.values |= {Address(n, split, layer): v for n, v in values.items() if n not in undefined}
         self.undefined |= {Address(n, split, layer): why for n, why in undefined.items()}
+        for name in undefined:
+            self.values.pop(Address(name, split, layer), None)
 
     def only(self, wanted: Collection[str]) -> Measured:
         """What is among the wanted metrics; what is not finite is undefined."""
@@ -98,7 +103,10 @@ def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: s
     if families & {"collapse", "performance", "units", "few_shot"}:
         with found.timed("features"):
             views = _views(snapshot, names)
-    for family, of_layer in (("collapse", _collapse), ("units", _units), ("few_shot", _few_shot)):
+    if "collapse" in families:
+        with found.timed("collapse"):
+            _collapse(found, snapshot, views, names)
+    for family, of_layer in (("units", _units), ("few_shot", _few_shot)):
         if family in families:
             with found.timed(family):
                 for layer in names:
@@ -127,37 +135,61 @@ def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: s
     return found.only(wanted)
 
 
-def _views(snapshot: Snapshot, layers: Sequence[str]) -> dict[str, View]:
+def _splits(snapshot: Snapshot) -> dict[str, tuple[Split, NDArray[np.int64]]]:
+    """Every split that is measured, with the task's labels."""
     task, data = snapshot.task, snapshot.data
     splits = {"train": (data.train, task.train_labels), "test": (data.test, task.test_labels)}
     if data.validation is not None:
         splits["validation"] = (data.validation, data.validation.labels)
-    splits |= {name: (split, split.labels) for name, split in task.parts.items()}
+    return splits | {name: (split, split.labels) for name, split in task.parts.items()}
+
+
+def _views(snapshot: Snapshot, layers: Sequence[str]) -> dict[str, View]:
     return {
         name: view(
-            snapshot.network, data, split, labels, task.pixel_order, device=snapshot.device, samples=snapshot.samples,
-            layers=layers,
+            snapshot.network, snapshot.data, split, labels, snapshot.task.pixel_order, device=snapshot.device,
+            samples=snapshot.samples, layers=layers,
         )
-        for name, (split, labels) in splits.items()
+        for name, (split, labels) in _splits(snapshot).items()
     }  # fmt: skip
 
 
-def _collapse(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str) -> None:
-    classifier = snapshot.network.classifier if layer == "last" else None
-    weight, bias = (None, None) if classifier is None else (classifier.weight, classifier.bias)
-    classes = snapshot.data.classes
-    train = views["train"]
-    means = means_of(train.layers[layer], train.labels, classes)
-    for split, seen in views.items():
-        reference = means if split != "train" else None
-        result = collapse(
-            seen.layers[layer], seen.labels, weight, bias, classes=classes, train_means=reference,
-            means=means if split == "train" else None, predicted=seen.predicted if layer == "last" else None,
-        )  # fmt: skip
-        found.put(result.values, result.undefined, split, layer)
-        found.contexts[split, layer] = result.context
-        if "null_nc1" in result.context:
-            found.values[Address("null_nc1", split, layer)] = result.context["null_nc1"]
+def _streams(snapshot: Snapshot, views: Mapping[str, View]) -> dict[tuple[str, str], CollapseAccumulator]:
+    """Accumulators of the layers that are too large to be kept, by split and layer."""
+    found: dict[tuple[str, str], CollapseAccumulator] = {}
+    for name, (split, labels) in _splits(snapshot).items():
+        if views[name].streamed:
+            of_layers = accumulate(
+                snapshot.network, snapshot.data, split, labels, snapshot.task.pixel_order, device=snapshot.device,
+                samples=snapshot.samples, layers=views[name].streamed, classes=snapshot.data.classes,
+            )  # fmt: skip
+            found |= {(name, layer): accumulator for layer, accumulator in of_layers.items()}
+    return found
+
+
+def _collapse(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layers: Sequence[str]) -> None:
+    streams = _streams(snapshot, views)
+    for layer in layers:
+        classifier = snapshot.network.classifier if layer == "last" else None
+        weight, bias = (None, None) if classifier is None else (classifier.weight, classifier.bias)
+        classes, train = snapshot.data.classes, views["train"]
+        whole = streams.get(("train", layer))
+        means = means_of(train.layers[layer], train.labels, classes) if whole is None else whole.means()
+        for split, seen in views.items():
+            if (stream := streams.get((split, layer))) is not None:
+                result = stream.compute(weight, bias)
+            else:
+                result = collapse(
+                    seen.layers[layer], seen.labels, weight, bias, classes=classes,
+                    train_means=means if split != "train" else None, means=means if split == "train" else None,
+                    predicted=seen.predicted if layer == "last" else None,
+                )  # fmt: skip
+            found.put(result.values, result.undefined, split, layer)
+            if stream is not None and split != "train":  # its own means are not those of the training split
+                found.put({}, dict.fromkeys(("ncc_error", *TEST_METRICS), "the layer is too large"), split, layer)
+            found.contexts[split, layer] = result.context
+            if "null_nc1" in result.context:
+                found.values[Address("null_nc1", split, layer)] = result.context["null_nc1"]
 
 
 def _units(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str) -> None:
@@ -208,7 +240,8 @@ def _preactivations(found: Measured, snapshot: Snapshot, layers: Sequence[str]) 
 
 def _few_shot(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str) -> None:
     if (seen := views.get("unseen")) is not None:
-        found.put(*few_shot_metrics(seen.layers[layer], seen.labels), "unseen", layer)
+        rows = seen.layers[layer]
+        found.put(*few_shot_metrics(rows, seen.labels[: len(rows)]), "unseen", layer)
 
 
 def _gradients(found: Measured, snapshot: Snapshot) -> None:
