@@ -10,12 +10,12 @@ iteration.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from collapse import median
 from online_epoch import images
 from torch.func import functional_call, jacrev, vmap
 
@@ -29,17 +29,6 @@ from ncpl_cli.metrics.inputs import training_samples
 from ncpl_cli.metrics.ntk import SAMPLES, full_kernel
 from ncpl_cli.scenarios.task import Task
 from ncpl_cli.spec import OptimizerSpec
-
-
-def median(work: Callable[[], object], times: int = 5) -> float:
-    """Seconds, the median of several."""
-    work()
-    found = []
-    for _ in range(times):
-        began = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - began)
-    return float(np.median(found))
 
 
 def plain_forward(network: networks.Network, data: Dataset) -> None:
@@ -87,40 +76,41 @@ def main() -> None:
     task = Task(0, 1, lambda _: np.arange(60_000), data.train.labels, data.test.labels)
     snapshot = Snapshot(network, data, task, initial)
 
-    cheap, forward = median(lambda: measure(snapshot, layers="all")), median(lambda: plain_forward(network, data))
+    (cheap, fastest, cpu), (forward, *_) = median(
+        lambda: measure(snapshot, layers="all"), lambda: plain_forward(network, data), times=5
+    )
     print(
-        f"all cheap metrics, every layer, 60 000 + 10 000 samples: {cheap * 1e3:.0f} ms (floor 600); "
-        f"{cheap / forward:.2f} times a plain forward pass in torch ({forward * 1e3:.0f} ms)"
+        f"all cheap metrics, every layer, 60 000 + 10 000 samples: {cheap:.0f} ms (fastest {fastest:.0f}, CPU "
+        f"{cpu:.0f}, floor 600); {cheap / forward:.2f} times a plain forward pass in torch ({forward:.0f} ms)"
     )
     seconds = measure(snapshot, layers="all").seconds
     print("    " + ", ".join(f"{family} {took * 1e3:.0f} ms" for family, took in seconds.items()))
 
-    batch = training_samples(network, data, task, slice(0, SAMPLES))
-    closed, whole = median(lambda: full_kernel(network, batch.images)), median(
-        lambda: whole_jacobian(network, batch.images), 2
+    batch = training_samples(network, data, task, slice(0, SAMPLES)).images
+    kernel = full_kernel(network, batch)
+    theirs = whole_jacobian(network, batch)
+    agree = float((kernel.flatten(2).flatten(0, 1) - theirs).norm() / theirs.norm())
+    names = ("ntk_effective_rank", "ntk_condition", "gradient_interference")
+    (closed, *_), (whole, *_), (asked, *_) = median(
+        lambda: full_kernel(network, batch), lambda: whole_jacobian(network, batch), lambda: measure(snapshot, names),
+        times=3,
     )  # fmt: skip
-    agree = float(
-        (full_kernel(network, batch.images).flatten(2).flatten(0, 1) - whole_jacobian(network, batch.images)).norm()
-        / whole_jacobian(network, batch.images).norm()
-    )
     print(
-        f"tangent kernel, {SAMPLES} samples: {closed * 1e3:.0f} ms (floor 500), whole Jacobian {whole * 1e3:.0f} ms "
-        f"({whole / closed:.1f} times); they agree to {agree:.0e}"
+        f"tangent kernel, {SAMPLES} samples: {closed:.0f} ms (floor 500), with effective rank, condition and "
+        f"interference {asked:.0f} ms; whole Jacobian {whole:.0f} ms ({whole / closed:.0f} times); they agree to "
+        f"{agree:.0e}"
     )
-    asked = median(lambda: measure(snapshot, ("ntk_effective_rank", "ntk_condition", "gradient_interference")), 3)
-    print(f"    with effective rank, condition and interference: {asked * 1e3:.0f} ms")
 
     many = training_samples(network, data, task, slice(0, CURVATURE_SAMPLES))
+    product, count = hessian_product(network, many)
 
     def top() -> float | None:
-        product, count = hessian_product(network, many)
-        return hessian_top(product, torch.zeros(count))
+        return hessian_top(hessian_product(network, many)[0], torch.zeros(count))
 
-    product, count = hessian_product(network, many)
-    ours, theirs = median(top, 3), median(lambda: power_iteration(product, count), 2)
+    (ours, *_), (power, *_) = median(top, lambda: power_iteration(product, count), times=3)
     print(
-        f"top Hessian eigenvalue, {CURVATURE_SAMPLES} samples: {ours:.2f} s (floor 2), power iteration {theirs:.2f} s; "
-        f"{top():.6g} against {power_iteration(product, count):.6g}"
+        f"top Hessian eigenvalue, {CURVATURE_SAMPLES} samples: {ours:.0f} ms (floor 2000), power iteration {power:.0f} "
+        f"ms; {top():.6g} against {power_iteration(product, count):.6g}"
     )
 
 
