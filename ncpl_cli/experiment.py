@@ -64,7 +64,7 @@ Cost = dict[str, float]
 
 @dataclass
 class _Active:
-    """A cohort in training. `costs`: by run and family, since it was begun or gone on with."""
+    """A cohort in training. `costs`: by run and family, since it was begun or gone on with; `counts`: by run."""
 
     cohort: Cohort
     attempts: dict[str, int]
@@ -75,6 +75,7 @@ class _Active:
     latest: Epoch | None = None
     checkpointed: int = -1
     costs: dict[str, dict[str, Cost]] = field(default_factory=dict)
+    counts: dict[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
 
 def run(
@@ -402,7 +403,7 @@ def _drive(
         if stopper.signal:
             for _, _, one in ready:
                 _checkpoint(one, store)
-                _remember_costs(one, store)
+                _remember_measuring(one, store)
             raise stopper.stopped()
 
 
@@ -420,6 +421,8 @@ def _save(one: _Active, epoch: Epoch, store: Store, observer: Observer) -> None:
         _checkpoint(one, store)
     for run, _, record in rows:
         _count(one.costs.setdefault(run, {}), record)
+        if record.counts:
+            one.counts[run] = record.counts
         observer.epoch(run, record)
 
 
@@ -430,15 +433,16 @@ def _count(costs: dict[str, Cost], record: EpochRecord) -> None:
         known["epochs"] += 1
 
 
-def _remember_costs(one: _Active, store: Store) -> None:
-    """Add what measuring took to what is known of it from earlier attempts."""
+def _remember_measuring(one: _Active, store: Store) -> None:
+    """Put down what was measured on, and add what it took to what is known of it from earlier attempts."""
     for run, costs in one.costs.items():
         recorded = store.run(run).recorded
         known = dict(recorded.get("cost", {}))
         for family, own in costs.items():
             before = known.get(family, {"seconds": 0.0, "epochs": 0})
             known[family] = {key: before[key] + own[key] for key in ("seconds", "epochs")}
-        store.remember(run, one.attempts[run], recorded | {"cost": known})
+        counts = one.counts.get(run, recorded.get("counts", {}))
+        store.remember(run, one.attempts[run], recorded | {"cost": known, "counts": counts})
     one.costs = {}
 
 
@@ -459,7 +463,7 @@ def _checkpoint(one: _Active, store: Store) -> None:
 def _finish(one: _Active, store: Store, observer: Observer, statuses: dict[str, str], claimed: dict[str, int]) -> None:
     diverged = one.latest.diverged if one.latest else frozenset()
     _checkpoint(one, store)
-    _remember_costs(one, store)
+    _remember_measuring(one, store)
     for r, run in enumerate(one.cohort.ids):
         status = "diverged" if r in diverged else "finished"
         error = "the loss or the parameters became infinite or NaN" if r in diverged else None
@@ -530,7 +534,12 @@ def describe(spec: RunSpec) -> RunInfo:
         settings=flat(spec),
         horizon={scenario.horizon_field: getattr(scenario, scenario.horizon_field)},
         total_epochs=total,
-        recorded={"metrics": list(spec.measure.metrics), "layers": spec.measure.layers, "every": spec.measure.every},
+        recorded={
+            "metrics": list(spec.measure.metrics),
+            "layers": spec.measure.layers,
+            "every": spec.measure.every,
+            "samples": spec.measure.samples,
+        },
         parent=getattr(scenario, "parent", None),
         branch_epoch=getattr(scenario, "branch_epoch", None),
     )

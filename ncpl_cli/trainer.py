@@ -241,6 +241,7 @@ def _record(
     values: dict[Address, float] = {Address("online_accuracy"): history[-1][2], **start.values}
     undefined: dict[Address, str] = dict(start.undefined)
     costs = dict(start.seconds)
+    counts: Mapping[str, Mapping[str, float]] = {}
     if math.isfinite(progress.loss):
         values[Address("online_loss")] = progress.loss
     else:
@@ -258,6 +259,7 @@ def _record(
             values |= measured.values
             undefined |= measured.undefined
             costs |= measured.seconds
+            counts = measured.counts
         nc1 = values.get(Address("nc1"))
         stop = stop or (task.stop_nc1 is not None and nc1 is not None and nc1 < task.stop_nc1)
         which = spec.measure.task_accuracy
@@ -275,7 +277,7 @@ def _record(
         accuracies[task.index] = test
     return EpochRecord(
         epoch, task.index, task_epoch, samples_seen, progress.seconds / share, time.perf_counter() - began,
-        values, undefined, accuracies, costs,
+        values, undefined, accuracies, costs, counts,
     ), stop  # fmt: skip
 
 

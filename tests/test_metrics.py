@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from torch.nn import functional as F
 
 from ncpl_cli.data import Dataset, load
 from ncpl_cli.errors import InputError
+from ncpl_cli.main import call
 from ncpl_cli.metrics import Snapshot, collapse, forward, measure, units, weights
 from ncpl_cli.metrics.catalogue import METRICS, check_names, chosen
 from ncpl_cli.metrics.forward import task_accuracy, view
 from ncpl_cli.metrics.history import plasticity
 from ncpl_cli.records import Address
 from ncpl_cli.spec import DatasetSpec
+from ncpl_cli.store import open_store
 from tests.test_online_engine import a_network, a_task
 
 
@@ -174,3 +177,23 @@ def test_the_catalogue_loads_no_torch_and_covers_what_is_measured(digits: Datase
     assert chosen(["default"]) <= METRICS.keys()
     with pytest.raises(InputError, match="Did you mean 'nc1'"):
         check_names(["nc11"])
+
+
+def test_a_run_stores_what_its_metrics_cost_and_what_they_were_measured_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--train-samples", "200", "--width", "8", "--tasks", "2", "--measure-every", "2"]
+    assert call(["train", "permuted-digits", *arguments, "--metrics", "default,churn", "--measure-samples", "150"]) == 0
+    with open_store("ncpl.db") as store:
+        (row,) = store.runs()
+        stored = store.values(row.id, 2)
+    assert row.recorded["counts"]["train"]["n"] == 150 and row.recorded["counts"]["test"]["classes"] == 10
+    assert row.recorded["samples"] == 150 and stored[Address("rank_between")] <= 9
+    cost = row.recorded["cost"]
+    assert {"features", "collapse", "units", "churn", "weights"} <= cost.keys()
+    # the untrained network, and the ends of both tasks
+    assert {of["epochs"] for of in cost.values()} == {3} and all(of["seconds"] > 0 for of in cost.values())
+    capsys.readouterr()
+    assert call(["runs", "show", row.id]) == 0
+    assert "family\tepochs\tseconds an epoch" in capsys.readouterr().out

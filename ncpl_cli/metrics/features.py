@@ -13,8 +13,7 @@ from ncpl_cli.metrics import units
 from ncpl_cli.metrics.catalogue import chosen
 from ncpl_cli.metrics.few_shot import few_shot_metrics
 from ncpl_cli.metrics.neural_collapse import CLASSIFIER_METRICS, TEST_METRICS, checked, collapse, means_of
-from ncpl_cli.metrics.snapshot import DIAGNOSTIC_SAMPLES, Measured
-from ncpl_cli.records import Address
+from ncpl_cli.metrics.snapshot import DIAGNOSTIC_SAMPLES, Measured, context_metrics
 
 NO_CLASSIFIER = "the classifier's weight is not given"
 
@@ -64,8 +63,7 @@ def measure_features(
         if w is None:
             found.put({}, dict.fromkeys(CLASSIFIER_METRICS, NO_CLASSIFIER), split)
         found.contexts[split, "last"] = result.context
-        if "null_nc1" in result.context:
-            found.values[Address("null_nc1", split)] = result.context["null_nc1"]
+        found.put(*context_metrics(result), split)
         few = [name for name in wanted if name.startswith("few_shot")]
         if few:
             found.put(*few_shot_metrics(h, own), split)

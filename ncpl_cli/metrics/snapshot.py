@@ -22,13 +22,16 @@ from ncpl_cli.metrics.few_shot import few_shot_metrics
 from ncpl_cli.metrics.forward import View, accumulate, evaluating, task_accuracy, view
 from ncpl_cli.metrics.gradients import gradient_norm
 from ncpl_cli.metrics.inputs import at_initialisation, training_samples
-from ncpl_cli.metrics.neural_collapse import TEST_METRICS, collapse, means_of
+from ncpl_cli.metrics.neural_collapse import TEST_METRICS, CollapseResult, collapse, means_of
 from ncpl_cli.networks import EXACT_ZEROS, Network
 from ncpl_cli.records import Address
 from ncpl_cli.scenarios.task import Task
 
 DIAGNOSTIC_SAMPLES = 2000
 """Samples that units and ranks are measured on; dead-unit counts depend on it, so it is fixed."""
+
+CONTEXT = ("null_nc1", "rank_between")
+"""What is stored with nc1 at every epoch, since it changes with the features; `counts` does not."""
 
 ON_PARAMETERS = frozenset(
     name
@@ -64,6 +67,16 @@ class Measured:
     undefined: dict[Address, str] = field(default_factory=dict)
     contexts: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> dict[str, dict[str, float]]:
+        """How many samples and classes collapse was measured on, by split."""
+        names = ("n", "classes", "min_class_count", "harmonic_class_count")
+        return {
+            split: {name: context[name] for name in names if name in context}
+            for (split, layer), context in self.contexts.items()
+            if layer == "last"
+        }
 
     @contextlib.contextmanager
     def timed(self, family: str) -> Iterator[None]:
@@ -188,8 +201,14 @@ def _collapse(found: Measured, snapshot: Snapshot, views: Mapping[str, View], la
             if stream is not None and split != "train":  # its own means are not those of the training split
                 found.put({}, dict.fromkeys(("ncc_error", *TEST_METRICS), "the layer is too large"), split, layer)
             found.contexts[split, layer] = result.context
-            if "null_nc1" in result.context:
-                found.values[Address("null_nc1", split, layer)] = result.context["null_nc1"]
+            found.put(*context_metrics(result), split, layer)
+
+
+def context_metrics(result: CollapseResult) -> tuple[dict[str, float], dict[str, str]]:
+    """What nc1 must be read with at every epoch, as metrics, and why one is undefined."""
+    why = result.undefined.get("nc1") or result.undefined.get("vci") or "the features have no scatter"
+    values = {name: float(result.context[name]) for name in CONTEXT if name in result.context}
+    return values, {name: why for name in CONTEXT if name not in values}
 
 
 def _units(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str) -> None:
