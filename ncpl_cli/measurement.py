@@ -264,5 +264,5 @@ def _with_reasons(found: Measured, metrics: Sequence[str]) -> Measured:
     there = {a.metric for a in (*found.values, *found.undefined)}
     for name in metrics:
         if name in METRICS and name not in there:
-            found.undefined[Address(name)] = f"needs {METRICS[name].needs}: not to be had from this"
+            found.undefined[Address(name)] = f"not to be had from this: it needs {METRICS[name].needs}"
     return found

@@ -54,6 +54,9 @@ def test_norms_of_weights(digits: Dataset) -> None:
     flat = np.concatenate([p.detach().numpy().ravel() for p in net.parameters() if p.dim() == 2])
     assert weights.weight_norm(net) == pytest.approx(np.linalg.norm(flat))
     assert weights.weight_mean_abs(net) == pytest.approx(np.abs(flat).mean())
+    found = measure(Snapshot(net, digits, a_task(digits), None), ("spectral_norm_max",))
+    norms = [np.linalg.norm(p.detach(), 2) for p in net.parameters() if p.dim() == 2]
+    assert found.values == {Address("spectral_norm_max"): pytest.approx(max(norms))}
     initial = {name: p.detach() + 0.5 for name, p in net.named_parameters()}
     count = sum(p.numel() for p in net.parameters())
     assert weights.distance_from_init(net, initial) == pytest.approx(0.5 * np.sqrt(count))

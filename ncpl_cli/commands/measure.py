@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -225,6 +227,9 @@ def _print(measured: Measurement, splits: list[str]) -> None:
                 else:
                     cells.append(found.values.get(address))
             rows.append([METRICS[name].family, name, layer, *cells, METRICS[name].direction])
-    _common.print_table(("group", "metric", "layer", *splits, "reads"), rows, title=measured.target)
+    if sys.stdout.isatty():  # a group is named once
+        for before, row in reversed(list(itertools.pairwise(rows))):
+            row[0] = "" if row[0] == before[0] and row[2] == before[2] else row[0]
+    _common.print_table(("group", "metric", "layer", *splits, "reads"), rows)
     for why, which in reasons.items():
         _common.note(f"undefined: {', '.join(which)}: {why}.")

@@ -132,6 +132,8 @@ METRICS: dict[str, Metric] = {
             ("weight_mean_abs", "mean absolute weight", "lower = smaller weights", "D24"),
             ("distance_from_init", "L2 distance from the initialisation", "lower = nearer the start", "L24"),
             ("spectral_norm", "largest singular value of the classifier", "lower = smaller weights", "common"),
+            ("spectral_norm_max", "largest singular value of any weight matrix; convolutions as matrices",
+             "lower = smaller weights", "common"),
         ),
         *_family(
             "ntk", "128 training samples",

@@ -275,6 +275,8 @@ def _weights(found: Measured, snapshot: Snapshot) -> None:
     found.values[Address("weight_norm")] = weights.weight_norm(network)
     found.values[Address("weight_mean_abs")] = weights.weight_mean_abs(network)
     found.values[Address("spectral_norm")] = weights.spectral_norm(network.classifier.weight)
+    largest = max(weights.spectral_norm(matrix) for matrix in weights.matrices(network).values())
+    found.values[Address("spectral_norm_max")] = largest
     if snapshot.initial is None:
         found.undefined[Address("distance_from_init")] = "the initialisation is not known"
     else:
