@@ -27,8 +27,8 @@ from ncpl_cli.metrics.neural_collapse import (
     Statistics,
     checked,
     convention,
+    finite,
     from_statistics,
-    not_finite,
 )
 
 BLOCK = 2048
@@ -75,7 +75,7 @@ class CollapseAccumulator:
         """Add a batch: features (n, d), labels (n,)."""
         x, y, _, _ = self._checked(features, labels)
         self._visited = _Visited()
-        self._broken |= not_finite(x, None, None) is not None
+        self._broken |= not finite(x)
         if self._filled and self._buffer.dtype != x.dtype:
             self._flush()
         start = 0

@@ -12,7 +12,7 @@ from ncpl_cli.errors import InputError
 from ncpl_cli.metrics import units
 from ncpl_cli.metrics.catalogue import chosen
 from ncpl_cli.metrics.few_shot import few_shot_metrics
-from ncpl_cli.metrics.neural_collapse import CLASSIFIER_METRICS, TEST_METRICS, checked, collapse, means_of
+from ncpl_cli.metrics.neural_collapse import CLASSIFIER_METRICS, TEST_METRICS, checked, collapse, finite, means_of
 from ncpl_cli.metrics.snapshot import DIAGNOSTIC_SAMPLES, Measured, context_metrics
 
 NO_CLASSIFIER = "the classifier's weight is not given"
@@ -50,7 +50,7 @@ def measure_features(
         splits = {split: (h, np.searchsorted(present, own)) for split, (h, own) in splits.items()}
         y = splits["train"][1]
     classes = max(1, len(present) if w is None else len(w))
-    means = means_of(x, y, classes, global_mean=global_mean) if len(splits) > 1 and np.isfinite(x).all() else None
+    means = means_of(x, y, classes, global_mean=global_mean) if len(splits) > 1 and finite(x) else None
     for split, (h, own) in splits.items():
         result = collapse(
             h, own, w, b, classes=classes if means is not None else None, global_mean=global_mean,

@@ -82,18 +82,26 @@ def collapse(
     if train_means is not None:
         classes = len(train_means.counts)
     y, count = _classes(y, classes, None if w is None else len(w))
-    if (why := not_finite(x, w, b)) is not None:
+    if not finite(x):
         present = np.unique(y, return_counts=True)[1]
         context: dict[str, float] = {
             "n": len(x), "d": x.shape[1], "classes": len(present), "min_class_count": int(present.min(initial=len(x))),
         }  # fmt: skip
+        why = "features are not finite"
         return CollapseResult(dict.fromkeys(names, np.nan), dict.fromkeys(names, why), context)
+    lost: list[str] = []
+    if w is not None and not (np.isfinite(w).all() and (b is None or np.isfinite(b).all())):
+        w, lost = None, [name for name in names if name in CLASSIFIER_METRICS]
+        names = [name for name in names if name not in lost]
     threads = threads or torch.get_num_threads()
     convention(global_mean)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # no squares near 1e300: said in the result
         if means is None:
             means = moments.class_means(x, y, count, threads=threads, global_mean=global_mean)
-        return _evaluate(x, y, means, w, b, names, train_means, predicted, global_mean, threads)
+        found = _evaluate(x, y, means, w, b, names, train_means, predicted, global_mean, threads)
+    found.values.update(dict.fromkeys(lost, np.nan))
+    found.undefined.update(dict.fromkeys(lost, "the classifier is not finite"))
+    return found
 
 
 def means_of(
@@ -365,14 +373,10 @@ def _classes(y: NDArray[np.int64], classes: int | None, rows: int | None) -> tup
     return y, most + 1
 
 
-def not_finite(x: NDArray[Any], w: Array | None, b: Array | None) -> str | None:
-    """Why nothing can be measured of features and a classifier, or None."""
+def finite(x: NDArray[Any]) -> bool:
+    """Whether every feature is a finite number."""
     # one fast sum tells; where it overflows, every number is looked at
-    if not math.isfinite(float(torch.from_numpy(x).sum())) and not np.isfinite(x).all():
-        return "features are not finite"
-    if (w is not None and not np.isfinite(w).all()) or (b is not None and not np.isfinite(b).all()):
-        return "the classifier is not finite"
-    return None
+    return math.isfinite(float(torch.from_numpy(x).sum())) or bool(np.isfinite(x).all())
 
 
 def checked(
