@@ -35,6 +35,9 @@ NEEDED = ("features", "labels")
 OPTIONAL = ("weight", "bias", "test_features", "test_labels")
 KEYS = "features (N x d) and labels (N), and if there are any weight (C x d), bias (C), test_features, test_labels"
 
+KNOWN_STARTS = (b"PK", b"\x93NUMPY", b"\x80")
+"""First bytes of a zip archive, which an .npz is, and of what people take for one: a single array, a pickle."""
+
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 """Suffixes of files that run code when they are read."""
 
@@ -70,6 +73,9 @@ def read_features(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     _there(path)
     try:
         with path.open("rb") as opened:
+            if not opened.read(8).startswith(KNOWN_STARTS):
+                raise InputError(f"{path} is no .npz file.", f"np.savez(path, features=..., labels=...): {KEYS}")
+            opened.seek(0)
             file = np.load(opened, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise InputError(f"{path} is a single array.", f"a features file is an .npz with {KEYS}")

@@ -146,7 +146,8 @@ REFUSED: list[tuple[Callable[[], object], int, str]] = [
     (lambda: Path("f.npz").write_bytes(pickle.dumps({"features": 1})), 2, "Python objects"),
     (lambda: (np.save("f.npy", np.zeros(3)), Path("f.npy").rename("f.npz")), 2, "a single array"),
     (lambda: Path("f.npz").write_bytes(b"PK\x03\x04 not a zip"), 1, "damaged"),
-    (lambda: Path("f.npz").write_bytes(b""), 1, "damaged"),
+    (lambda: Path("f.npz").write_bytes(b""), 2, "is no .npz file"),
+    (lambda: Path("f.npz").write_text("features,labels"), 2, "is no .npz file"),
 ]
 
 
