@@ -63,6 +63,7 @@ def dry_run(specs: Sequence[RunSpec], data: Dataset, device: str, *, probes: boo
         "probes": len(branches),
         "engine_why": f"engine {engine}: {why}.",
         "seconds": seconds / side_by_side if known else None,
+        "seconds_one_by_one": seconds if known else None,
         "at_most": at_most,
         "bytes": size + kept,
     }

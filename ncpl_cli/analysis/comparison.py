@@ -155,7 +155,7 @@ def compare(
         if base is not None and base is not arm:
             together.setdefault(id(base), (base, []))[1].append(arm)
     if not together:
-        listed = "; ".join(_label(g, None) for g in everything)
+        listed = " | ".join(f"{g.title}: {_label(g, None)}" for g in everything)
         raise InputError(
             f"there is nothing to compare: no arm has a plain arm (without interventions) beside it among: {listed}.",
             "name the plain arm by its label: ncpl compare --plain LABEL",

@@ -21,6 +21,9 @@ FORMATS = (".svg", ".png", ".pdf")
 FEW_WINDOWS = 30
 """Up to so many windows each is marked: a line through one point cannot be seen."""
 
+DOTS = 200
+"""Dots per inch of a .png: sharp in print."""
+
 _SAME_BYTES: dict[str, dict[str, None]] = {
     ".svg": {"Date": None}, ".png": {"Software": None}, ".pdf": {"CreationDate": None},
 }  # fmt: skip
@@ -66,6 +69,7 @@ def window_frames(results: Sequence[GroupCorrelation]) -> tuple[pd.DataFrame, pd
 def draw_windows(results: Sequence[GroupCorrelation]) -> Any:
     """The plotnine figure: r of each run in grey, mean and one standard deviation over runs in colour."""
     import plotnine
+    from mizani.breaks import breaks_extended
 
     p9: Any = plotnine  # only partly typed
 
@@ -80,8 +84,9 @@ def draw_windows(results: Sequence[GroupCorrelation]) -> Any:
     label = f"{unit} (end of a window of {first.window})" if first.across != "runs" else "task"
     figure = p9.ggplot(over, p9.aes("end")) + p9.geom_hline(yintercept=0, linetype="dashed", colour="#888888")
     if len(single):
+        alpha = min(0.6, 6 / max(result.n_runs for result in results))  # a hundred lines must not cover the band
         figure += p9.geom_line(
-            p9.aes("end", "r", group="run"), data=single.dropna(), colour="#999999", alpha=0.6, size=0.4
+            p9.aes("end", "r", group="run"), data=single.dropna(), colour="#999999", alpha=alpha, size=0.4
         )
     shown = over.dropna()
     figure += p9.geom_ribbon(p9.aes(ymin="low", ymax="high"), data=shown, fill="#2166ac", alpha=0.2)
@@ -91,6 +96,7 @@ def draw_windows(results: Sequence[GroupCorrelation]) -> Any:
     return (
         figure
         + p9.facet_wrap("group", ncol=min(len(results), 2))
+        + p9.scale_x_continuous(breaks=breaks_extended(Q=[1, 5, 2, 4, 3]))  # no half epochs
         + p9.coord_cartesian(ylim=(-1, 1))
         + p9.labs(x=label, y=f"{name}, {'over runs' if first.across == 'runs' else 'mean and sd over runs'}")
         + p9.theme_minimal()
@@ -110,6 +116,6 @@ def save_windows(results: Sequence[GroupCorrelation], path: str) -> None:
 
     try:
         with matplotlib.rc_context({"svg.hashsalt": "ncpl"}):
-            figure.save(target, verbose=False, limitsize=False, metadata=_SAME_BYTES[target.suffix.lower()])
+            figure.save(target, verbose=False, limitsize=False, dpi=DOTS, metadata=_SAME_BYTES[target.suffix.lower()])
     except OSError as error:
         raise StoreError(f"{target} cannot be written ({error.strerror}).", "name another file with --plot") from error

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from ncpl_cli.store.connection import shown
 from ncpl_cli.store.owner import Owner
+from ncpl_cli.store.queue import Overview, Queue, Unit, Working
 from ncpl_cli.store.recorder import Recorder, heartbeat
 from ncpl_cli.store.store import RunRow, Store, not_repeated, open_store
 
-__all__ = ["Owner", "Recorder", "RunRow", "Store", "heartbeat", "not_repeated", "open_store"]
+__all__ = [
+    "Overview", "Owner", "Queue", "Recorder", "RunRow", "Store", "Unit", "Working", "heartbeat", "not_repeated",
+    "open_store", "shown",
+]  # fmt: skip

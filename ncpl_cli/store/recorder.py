@@ -220,7 +220,7 @@ def heartbeat(store: Store, claimed: Mapping[str, int]) -> Iterator[None]:
     over = threading.Event()
 
     def beat() -> None:
-        while not over.wait(HEARTBEAT_SECONDS):
+        while not over.wait(min(HEARTBEAT_SECONDS, store.lease / 3)):
             with contextlib.suppress(NcplError):  # a lost lease shows at the next save, in the main thread
                 store.renew(dict(claimed))
 

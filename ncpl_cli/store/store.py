@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -17,9 +17,10 @@ import sqlalchemy as sa
 from ncpl_cli.errors import InputError, LeaseLost, NcplError, StoreError, unknown
 from ncpl_cli.records import Address, EpochRecord, RunInfo
 from ncpl_cli.store import schema
-from ncpl_cli.store.connection import connect, plain_rows, sqlite_path, translated
+from ncpl_cli.store.connection import connect, one_at_a_time, plain_rows, shown, sqlite_path, translated
 from ncpl_cli.store.migrate import ensure_head
 from ncpl_cli.store.owner import Owner
+from ncpl_cli.store.recorded import recorded_addresses
 from ncpl_cli.store.recorder import BY_RECORDER, Recorder
 from ncpl_cli.store.schema import WIDE, attempts, epochs, labels, measurements, runs, task_accuracy, terms, undefined
 from ncpl_cli.store.views import make_views
@@ -68,10 +69,14 @@ class RunRow:
 
 
 class Store:
-    """An open store. Its methods may be called from several threads; each is one transaction."""
+    """An open store. Its methods may be called from several threads; each is one transaction.
+
+    lease  seconds for which a claim, and each write after it, holds a run
+    """
 
     def __init__(self, url: str, engine: sa.Engine) -> None:
         self.url = url
+        self.lease = LEASE_SECONDS
         self._engine = engine
         self._terms: dict[tuple[str, str], int] = {}
         self._lock = threading.Lock()
@@ -118,33 +123,47 @@ class Store:
 
     def register(self, info: RunInfo, name: str | None = None) -> RunRow:
         """Make a run known. One that is known keeps its epochs; a longer horizon opens a finished one again."""
-        now = time.time()
-        with self._write() as connection:
-            row = connection.execute(sa.select(runs).where(runs.c.id == info.id)).mappings().first()
-            if row is None:
-                values = {
-                    "id": info.id, "identity": info.identity, "scenario": info.scenario, "seed": info.seed,
-                    "settings": _json(info.settings), "horizon": _json(info.horizon),
-                    "recorded": _json(info.recorded), "status": "pending", "total_epochs": info.total_epochs,
-                    "attempt": 0, "parent": info.parent, "branch_epoch": info.branch_epoch, "created": now,
-                    "updated": now, "seconds": 0.0,
-                }  # fmt: skip
-                pk = connection.execute(runs.insert().values(values).returning(runs.c.pk)).scalar_one()
-            else:
-                pk = row["pk"]
-                horizon = json.loads(row["horizon"])
-                longer = {k: v for k, v in info.horizon.items() if k not in horizon or v > horizon[k]}
-                if longer:
-                    change: dict[str, Any] = {
-                        "horizon": _json(horizon | longer), "total_epochs": info.total_epochs, "updated": now,
-                        "settings": _json(info.settings),
-                    }  # fmt: skip
-                    if row["status"] == "finished":
-                        change |= {"status": "interrupted", "finished": None}
-                    connection.execute(runs.update().where(runs.c.pk == pk).values(change))
-            if name is not None:
-                _ignore_insert(connection, labels, {"run": pk, "name": name})
+        self.register_all([(info, [name] if name is not None else [])])
         return self.run(info.id)
+
+    def register_all(self, infos: Sequence[tuple[RunInfo, Sequence[str]]]) -> None:
+        """Make many runs known, each with its labels, in one transaction."""
+        with self._write() as connection:
+            self._register_all(connection, infos)
+
+    def _register_all(self, connection: sa.Connection, infos: Sequence[tuple[RunInfo, Sequence[str]]]) -> None:
+        now = time.time()
+        unique = {info.id: info for info, _ in infos}
+        known = {row["id"]: row for row in _by_id(connection, runs.c, list(unique))}
+        fresh = [
+            {
+                "id": info.id, "identity": info.identity, "scenario": info.scenario, "seed": info.seed,
+                "settings": _json(info.settings), "horizon": _json(info.horizon), "recorded": _json(info.recorded),
+                "status": "pending", "total_epochs": info.total_epochs, "attempt": 0, "parent": info.parent,
+                "branch_epoch": info.branch_epoch, "created": now, "updated": now, "seconds": 0.0,
+            }
+            for info in unique.values() if info.id not in known
+        ]  # fmt: skip
+        _ignore_insert(connection, runs, fresh)
+        for run, row in known.items():
+            info, change = unique[run], {}
+            horizon = json.loads(row["horizon"])
+            longer = {k: v for k, v in info.horizon.items() if k not in horizon or v > horizon[k]}
+            if longer:
+                change = {
+                    "horizon": _json(horizon | longer), "total_epochs": info.total_epochs, "updated": now,
+                    "settings": _json(info.settings),
+                }  # fmt: skip
+                if row["status"] == "finished":
+                    change |= {"status": "interrupted", "finished": None}
+            if row["attempt"] == 0 and row["recorded"] != (recorded := _json(info.recorded)):
+                change["recorded"] = recorded  # nothing is measured yet: the latest wish counts
+            if change:
+                connection.execute(runs.update().where(runs.c.pk == row["pk"]).values(change))
+        named = [(info.id, name) for info, names in infos for name in names]
+        if named:
+            pks = {row["id"]: row["pk"] for row in _by_id(connection, (runs.c.id, runs.c.pk), list(unique))}
+            _ignore_insert(connection, labels, [{"run": pks[run], "name": name} for run, name in named])
 
     def claim(
         self,
@@ -152,7 +171,7 @@ class Store:
         owner: Owner,
         provenance: Mapping[str, object],
         *,
-        lease: float = LEASE_SECONDS,
+        lease: float | None = None,
         cohort: Sequence[str] | None = None,
     ) -> dict[str, int]:
         """Take runs over, all or none, raising each one's attempt; what an older attempt still writes is refused.
@@ -160,44 +179,48 @@ class Store:
         Free are runs that nobody holds, whose lease has run out, or whose owner has died on this host.
         Raises LeaseLost, naming who holds it, when one is not free.
         """
+        with self._write() as connection:
+            return self._claim(connection, ids, owner, provenance, lease or self.lease, cohort or ids)
+
+    def _claim(
+        self, connection: sa.Connection, ids: Sequence[str], owner: Owner, provenance: Mapping[str, object],
+        lease: float, cohort: Sequence[str],
+    ) -> dict[str, int]:  # fmt: skip
         now = time.time()
         claimed = {}
-        with self._write() as connection:
-            for run in ids:
-                row = _run_row(_one(connection, runs.c.id == run, run))
-                if row.held:
-                    assert row.owner is not None
-                    raise LeaseLost(
-                        f"run {run} (seed {row.seed}) is being trained by process {row.owner.pid} on {row.owner.host}.",
-                        "wait for it (ncpl runs list shows it), or stop that process; its lease then ends by itself",
-                    )
-                attempt = row.attempt + 1
-                connection.execute(
-                    runs.update().where(runs.c.pk == row.pk).values(
-                        attempt=attempt, owner=str(owner), lease_expires=now + lease, status="running",
-                        updated=now, error=None, cohort=_json(list(cohort or ids)),
-                    )
-                )  # fmt: skip
-                connection.execute(
-                    attempts.update().where(attempts.c.run == row.pk, attempts.c.ended.is_(None)).values(outcome="lost")
+        for run in ids:
+            row = _run_row(_one(connection, runs.c.id == run, run, lock=True))
+            if row.held:
+                assert row.owner is not None
+                raise LeaseLost(
+                    f"run {run} (seed {row.seed}) is being trained by process {row.owner.pid} on {row.owner.host}.",
+                    "wait for it (ncpl runs list shows it), or stop that process; its lease then ends by itself",
                 )
-                connection.execute(
-                    attempts.insert().values(
-                        run=row.pk, attempt=attempt, owner=str(owner), provenance=_json(provenance), started=now
-                    )
+            attempt = row.attempt + 1
+            connection.execute(
+                runs.update().where(runs.c.pk == row.pk).values(
+                    attempt=attempt, owner=str(owner), lease_expires=now + lease, status="running",
+                    updated=now, error=None, cohort=_json(list(cohort)),
                 )
-                claimed[run] = attempt
+            )  # fmt: skip
+            connection.execute(
+                attempts.update().where(attempts.c.run == row.pk, attempts.c.ended.is_(None)).values(outcome="lost")
+            )
+            connection.execute(
+                attempts.insert().values(
+                    run=row.pk, attempt=attempt, owner=str(owner), provenance=_json(provenance), started=now
+                )
+            )
+            claimed[run] = attempt
         return claimed
 
-    def renew(self, claimed: Mapping[str, int], *, lease: float = LEASE_SECONDS) -> None:
+    def renew(self, claimed: Mapping[str, int], *, lease: float | None = None) -> None:
         """Lengthen the leases of runs; raises LeaseLost for one that another process has taken over."""
         with self._write() as connection:
             for run, attempt in claimed.items():
-                _hold(connection, run, attempt, lease)
+                _hold(connection, run, attempt, lease or self.lease)
 
-    def save(
-        self, batch: Sequence[tuple[str, int, EpochRecord]], *, durable: bool = False, lease: float = LEASE_SECONDS
-    ) -> None:
+    def save(self, batch: Sequence[tuple[str, int, EpochRecord]], *, durable: bool = False) -> None:
         """Store an epoch of every run of a cohort in one transaction, and lengthen the leases.
 
         `durable` has the disk confirm it, as is needed before a checkpoint is written. Raises LeaseLost, storing
@@ -205,7 +228,7 @@ class Store:
         """
         with self._write(durable=durable) as connection:
             for run, attempt, record in batch:
-                pk = _hold(connection, run, attempt, lease, record.seconds + record.measure_seconds)
+                pk = _hold(connection, run, attempt, self.lease, record.seconds + record.measure_seconds)
                 self._insert(connection, pk, record)
 
     def _insert(self, connection: sa.Connection, pk: int, record: EpochRecord) -> None:
@@ -242,9 +265,13 @@ class Store:
         """Give every new name its number. The numbers are remembered only once they are in the database."""
         wanted = {("metric", a.metric) for a in addresses} | {("split", a.split) for a in addresses}
         wanted |= {("layer", a.layer) for a in addresses} | {("reason", text) for text in reasons}
+        self._number(connection, wanted)
+
+    def _number(self, connection: sa.Connection, wanted: Set[tuple[str, str]]) -> None:
         missing = wanted - self._terms.keys()
         if not missing:
             return
+        one_at_a_time(connection)
         for kind, text in sorted(missing):
             _ignore_insert(connection, terms, {"kind": kind, "text": text})
         found = connection.execute(sa.select(terms.c.kind, terms.c.text, terms.c.id)).all()
@@ -259,7 +286,7 @@ class Store:
         Raises StoreError when the epoch was not reproduced: its online accuracy must be the same to the bit.
         """
         with self._write() as connection:
-            pk = _hold(connection, run, attempt, LEASE_SECONDS)
+            pk = _hold(connection, run, attempt, self.lease)
             at = (epochs.c.run == pk) & (epochs.c.epoch == record.epoch)
             row = connection.execute(sa.select(epochs).where(at)).mappings().one()
             if row["online_accuracy"] != record.get("online_accuracy"):
@@ -308,13 +335,13 @@ class Store:
     def remember(self, run: str, attempt: int, recorded: Mapping[str, object]) -> None:
         """Put down what a run's epochs have been measured for."""
         with self._write() as connection:
-            pk = _hold(connection, run, attempt, LEASE_SECONDS)
+            pk = _hold(connection, run, attempt, self.lease)
             connection.execute(runs.update().where(runs.c.pk == pk).values(recorded=_json(recorded)))
 
     def truncate(self, run: str, attempt: int, after: int) -> None:
         """Delete the epochs after `after` (-1 = all): they were not in the checkpoint and are trained again."""
         with self._write() as connection:
-            pk = _hold(connection, run, attempt, LEASE_SECONDS)
+            pk = _hold(connection, run, attempt, self.lease)
             connection.execute(epochs.delete().where(epochs.c.run == pk, epochs.c.epoch > after))
 
     def finish(self, run: str, attempt: int, status: str, error: str | None = None) -> None:
@@ -412,6 +439,18 @@ class Store:
             names = _names(connection, None)
         return [_run_row(row, names) for row in found]
 
+    def standing(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Status, begun cohort, horizon and what is recorded of many runs by id; unknown ones are left out."""
+        columns = (runs.c.id, runs.c.status, runs.c.cohort, runs.c.horizon, runs.c.recorded)
+        with self._read() as connection:
+            return {
+                row["id"]: {
+                    "status": row["status"], "cohort": json.loads(row["cohort"] or "[]"),
+                    "horizon": json.loads(row["horizon"]), "recorded": json.loads(row["recorded"]),
+                }
+                for row in _by_id(connection, columns, ids)
+            }  # fmt: skip
+
     def attempts(self, run: str) -> list[dict[str, Any]]:
         """Every attempt at a run with its provenance, first to last."""
         pk = self.run(run).pk
@@ -487,6 +526,11 @@ class Store:
             found = {Address(name): float(row[name]) for name in WIDE if row[name] is not None} if row else {}
             return found | {Address(m, s, la): float(v) for m, s, la, v in connection.execute(query)}
 
+    def recorded(self, ids: Sequence[str]) -> list[Address]:
+        """Every address that some of these runs have a value of, in any epoch."""
+        with self._read() as connection:
+            return recorded_addresses(connection, ids)
+
     def task_accuracies(self, run: str) -> list[tuple[int, int, float]]:
         """(epoch, evaluated task, accuracy): the forgetting matrix, row by row."""
         query = (
@@ -544,14 +588,19 @@ class Store:
     def frame(self, ids: Sequence[str] | None = None, **filters: str | None) -> pd.DataFrame:
         """Every recorded epoch as a row, a column per metric; further rows for other splits and layers.
 
-        Columns: run, seed, scenario, name, task, task_epoch, epoch, samples_seen, seconds, split, layer, metrics.
+        Columns: run, seed, scenario, name, task, task_epoch, epoch, samples_seen, seconds, split, layer, where there
+        are probes parent and branch_epoch, and metrics.
         """
         import pandas as pd
 
         chosen = self.runs(ids, **filters)
         by_pk = {row.pk: row for row in chosen}
-        head = ("run", "seed", "scenario", "name", "task", "task_epoch", "epoch", "samples_seen", "seconds", "split",
-                "layer")  # fmt: skip
+        head: tuple[str, ...] = (
+            "run", "seed", "scenario", "name", "task", "task_epoch", "epoch", "samples_seen", "seconds", "split",
+            "layer",
+        )  # fmt: skip
+        if any(row.parent for row in chosen):
+            head += ("parent", "branch_epoch")
         table: dict[tuple[int, int, str, str], dict[str, Any]] = {}
         metric, split, layer = (terms.alias() for _ in range(3))
         long = (
@@ -569,6 +618,7 @@ class Store:
                 ).mappings():
                     facts = {
                         "run": row.id, "seed": row.seed, "scenario": row.scenario, "name": ",".join(row.names),
+                        "parent": row.parent, "branch_epoch": row.branch_epoch,
                         **{key: epoch[key] for key in ("task", "task_epoch", "epoch", "samples_seen", "seconds")},
                     }  # fmt: skip
                     about[pk, epoch["epoch"]] = facts
@@ -582,7 +632,7 @@ class Store:
         order = sorted(
             table, key=lambda k: (list(by_pk).index(k[0]), k[1], k[2] != "train", k[2], k[3] != "last", k[3])
         )
-        found = {name for row in table.values() for name in row} - set(head)
+        found = {name for row in table.values() for name in row} - {*head, "parent", "branch_epoch"}
         columns = [*head, *(n for n in WIDE if n in found), *sorted(found - set(WIDE))]
         return pd.DataFrame([table[key] for key in order], columns=columns)
 
@@ -601,7 +651,7 @@ class Store:
             database = connection.dialect.name
         wal = path.with_name(path.name + "-wal") if path else None
         return {
-            "store": self.url, "database": database, "schema": schema.HEAD,
+            "store": shown(self.url), "database": database, "schema": schema.HEAD,
             "bytes": path.stat().st_size if path else None,
             "wal_bytes": wal.stat().st_size if wal and wal.exists() else 0 if path else None,
             "checkpoints": str(self.checkpoints), "runs": status, "rows": counts,
@@ -679,12 +729,22 @@ def _end_attempt(connection: sa.Connection, pk: int, attempt: int, outcome: str,
     )
 
 
-def _ignore_insert(connection: sa.Connection, table: sa.Table, values: dict[str, Any]) -> None:
-    """Insert a row unless it is there: the dialects' own upsert, so that two writers cannot collide."""
+def _ignore_insert(
+    connection: sa.Connection, table: sa.Table, rows: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+) -> None:
+    """Insert rows unless they are there: the dialects' own upsert, so that two writers cannot collide."""
     from sqlalchemy.dialects import postgresql, sqlite
 
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    connection.execute(dialect.insert(table).values(values).on_conflict_do_nothing())
+    if rows:
+        connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+
+
+def _by_id(connection: sa.Connection, columns: Iterable[Any], ids: Sequence[str]) -> Iterator[Any]:
+    """Rows of runs by id; a statement takes only so many parameters."""
+    for start in range(0, len(ids), 500):
+        query = sa.select(*columns).where(runs.c.id.in_(ids[start : start + 500]))
+        yield from connection.execute(query).mappings()
 
 
 def _runs_query() -> sa.Select[Any]:
@@ -692,8 +752,10 @@ def _runs_query() -> sa.Select[Any]:
     return sa.select(runs, last.label("epochs"))
 
 
-def _one(connection: sa.Connection, condition: sa.ColumnElement[bool], name: str) -> Any:
-    row = connection.execute(_runs_query().where(condition)).mappings().first()
+def _one(connection: sa.Connection, condition: sa.ColumnElement[bool], name: str, *, lock: bool = False) -> Any:
+    query = _runs_query().where(condition)
+    # SQLite has locked the whole store already, and leaves FOR UPDATE out
+    row = connection.execute(query.with_for_update(of=runs) if lock else query).mappings().first()
     if row is None:
         raise StoreError(f"run {name} is no longer in the store.")
     return row
