@@ -235,8 +235,9 @@ def _bring(
         if not quietly:
             observer.note(f"engine {engine}: {why}.")
     first = cohorts[0].specs[0]
-    if not quietly and (text := what_it_takes(build(first, data), data.classes, chosen(first.measure.metrics))):
-        observer.note(text)
+    takes = what_it_takes(lambda: build(first, data), data.classes, chosen(first.measure.metrics))
+    if takes and not quietly:
+        observer.note(takes)
     with Stopper() as stopper, contextlib.ExitStack() as stack:
         claimed: dict[str, int] = {}
         stack.callback(_release, store, claimed)

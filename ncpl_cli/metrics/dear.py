@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 
@@ -43,10 +43,13 @@ def dear_metrics(
     return {n: v for n, v in values.items() if n in wanted}, {n: w for n, w in undefined.items() if n in wanted}
 
 
-def what_it_takes(network: Network, classes: int, wanted: Collection[str]) -> str | None:
-    """In words, the memory that the dear metrics among `wanted` will take; None where it is not worth a line."""
+def what_it_takes(network: Callable[[], Network], classes: int, wanted: Collection[str]) -> str | None:
+    """In words, the memory that the dear metrics among `wanted` will take; None where it is not worth a line.
+
+    The network is made only where it is needed to say so.
+    """
     asked = {*ntk.NTK_METRICS} & {*wanted}
-    return f"{ntk.cost(network, ntk.SAMPLES, classes)}." if asked else None
+    return f"{ntk.cost(network(), ntk.SAMPLES, classes)}." if asked else None
 
 
 def _ntk(network: Network, data: Dataset, task: Task, wanted: Collection[str], device: str) -> Found:
