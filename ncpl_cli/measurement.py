@@ -115,7 +115,7 @@ def of_weights(
     _load(network, tensors, path, shape.name)
     network.to(device)
     task = Task(0, 1, lambda _: np.arange(len(data.train)), data.train.labels, data.test.labels)
-    _say_what_it_takes(lambda: network, data, metrics, observer)
+    _say_what_it_takes(network, data, metrics, observer)
     found = measure(Snapshot(network, data, task, None, device, samples), tuple(metrics), layers)
     notes = []
     if run:
@@ -211,7 +211,7 @@ def of_run(
     stored = next(one for one in store.rows(row.id) if one["epoch"] == at)
     task = spec.scenario.task(stored["task"], data, spec.seed)
     snapshot = Snapshot(network, data, task, initial, device, samples or spec.measure.samples, spec.optimizer.lr)
-    _say_what_it_takes(lambda: network, data, metrics, observer)
+    _say_what_it_takes(network, data, metrics, observer)
     found = measure(snapshot, tuple(metrics), layers)
     there = {a.metric for a in (*found.values, *found.undefined)}
     wanted = {*metrics} - there  # of the run's history, which one look at a network does not show
