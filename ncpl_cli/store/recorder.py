@@ -84,16 +84,18 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
-        if kind is None:
-            self._store.finish(self.id, self._attempt, "finished")
-        else:
+        attempt, self._attempt = self._attempt, 0
+        try:
+            if kind is None:
+                self._store.finish(self.id, attempt, "finished")
+                return
             with contextlib.suppress(NcplError):  # the error itself matters more than that it could not be stored
                 if issubclass(kind, Exception):
-                    self._store.finish(self.id, self._attempt, "failed", f"{kind.__name__}: {error}")
+                    self._store.finish(self.id, attempt, "failed", f"{kind.__name__}: {error}")
                 else:
-                    self._store.release(self.id, self._attempt)
-        self._attempt = 0
-        self._store.close()  # gives back connections; the store opens others when it is used again
+                    self._store.release(self.id, attempt)
+        finally:
+            self._store.close()  # gives back connections; the store opens others when it is used again
 
     @property
     def last_epoch(self) -> int:
