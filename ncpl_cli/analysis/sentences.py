@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -289,3 +289,37 @@ def count(n: int, what: str) -> str:
 def p_text(p: float) -> str:
     """A p-value as people read it."""
     return f"{p:.2g}" if p >= 0.001 else f"{p:.1e}"
+
+
+def headline(result: GroupCorrelation) -> str:
+    """Direction in words, with the number, its interval and its p."""
+    overall, s = result.overall, result.overall.summary
+    words = f"{overall.direction[0].upper()}{overall.direction[1:]}"
+    runs = count(result.n_runs, "run")
+    if result.across == "runs":
+        r, p = overall.r_of_means, result.more.get("p_permutation")
+        about = f"r = {signed(r)} over {runs}, y averaged over tasks"
+    else:
+        r, p = s.mean_r, overall.p_sign_flip
+        about = f"mean r = {signed(r)} over {runs}, same sign in {s.same_sign[0]} of {s.same_sign[1]}"
+    if r is None:
+        return f"{words}: see below."
+    interval = f"; 95 % interval {signed(s.ci95[0])} to {signed(s.ci95[1])}" if s.ci95 else ""
+    tested = f"; p = {p:.2g}" if p is not None else ""
+    return f"{words}: {about}{interval}{tested} (associated, not caused)."
+
+
+def signed(value: float | None) -> str:
+    """A correlation with its sign and two decimals, a dash for what is undefined."""
+    return "–" if value is None else f"{value:+.2f}"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """`0-4, 7`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ncpl_cli.commands import _common
 
@@ -38,8 +38,10 @@ def show(results: Sequence[GroupCorrelation]) -> None:
 
 
 def _show_one(title: str, result: GroupCorrelation) -> None:
+    from ncpl_cli.analysis import sentences
+
     print(f"{title}: {result.x} and {result.y}")
-    _common.say(_headline(result))
+    _common.say(sentences.headline(result))
     _common.say(_estimand(result))
     columns = ("statistic", "r", "low", "high", "p", "what")
     _common.print_table(columns, _statistics(result), title="What is left of it under each control")
@@ -50,26 +52,11 @@ def _show_one(title: str, result: GroupCorrelation) -> None:
     print()
 
 
-def _headline(result: GroupCorrelation) -> str:
-    """Direction in words, with the number, its interval and its p."""
-    overall, s = result.overall, result.overall.summary
-    words = f"{overall.direction[0].upper()}{overall.direction[1:]}"
-    if result.across == "runs":
-        r, p = overall.r_of_means, result.more.get("p_permutation")
-        about = f"r = {_signed(r)} over {_runs(result)}, y averaged over tasks"
-    else:
-        r, p = s.mean_r, overall.p_sign_flip
-        about = f"mean r = {_signed(r)} over {_runs(result)}, same sign in {s.same_sign[0]} of {s.same_sign[1]}"
-    if r is None:
-        return f"{words}: see below."
-    interval = f"; 95 % interval {_signed(s.ci95[0])} to {_signed(s.ci95[1])}" if s.ci95 else ""
-    tested = f"; p = {p:.2g}" if p is not None else ""
-    return f"{words}: {about}{interval}{tested} (associated, not caused)."
-
-
 def _estimand(result: GroupCorrelation) -> str:
-    seeds = _ranges(sorted(set(result.seeds.values())))
-    about = f"Estimand: {result.estimand}; {_runs(result)} (seeds {seeds})"
+    from ncpl_cli.analysis import sentences
+
+    seeds = sentences.ranges(sorted(set(result.seeds.values())))
+    about = f"Estimand: {result.estimand}; {sentences.count(result.n_runs, 'run')} (seeds {seeds})"
     if result.across == "runs":
         return f"{about}."
     return f"{about}, {result.overall.points} points in a run, window {result.window} {result.unit}s."
@@ -196,24 +183,5 @@ def _marked(means: Sequence[float | None]) -> dict[int, str]:
     return {place: ", ".join(words) for place, words in found.items()}
 
 
-def _runs(result: GroupCorrelation) -> str:
-    return f"{result.n_runs} run{'s' if result.n_runs != 1 else ''}"
-
-
-def _signed(value: Any) -> str:
-    return "–" if value is None else f"{value:+.2f}"
-
-
 def _text(value: float | None) -> str:
     return _common.cell_text(value)
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """`0-4, 7`."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
