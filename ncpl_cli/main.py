@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ncpl_cli import __version__
-from ncpl_cli.commands import catalog, compare, correlate, demo, export, import_, probe, runs, train
+from ncpl_cli.commands import catalog, compare, correlate, demo, export, import_, probe, report, runs, train
 from ncpl_cli.commands import db as db_commands
 from ncpl_cli.errors import NcplError
 
@@ -25,6 +25,7 @@ app.add_typer(train.app, name="train")
 app.command()(probe.probe)
 app.command()(correlate.correlate)
 app.command()(compare.compare)
+app.command()(report.report)
 app.command()(export.export)
 app.command("import")(import_.import_)
 app.command()(catalog.catalog)

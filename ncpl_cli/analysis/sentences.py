@@ -323,3 +323,53 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             parts.append([number])
     return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
+
+
+Row = tuple[str, float | None, float | None, float | None, float | None, str]
+"""Statistic, r, low, high, p, what it is."""
+
+
+def statistics(result: GroupCorrelation) -> list[Row]:
+    """The published statistic and its controls; rows that do not apply are left out."""
+    overall, s = result.overall, result.overall.summary
+    over_runs = result.across == "runs"
+    low, high = s.ci95 or (None, None)
+    spread = "–" if overall.std is None else f"{overall.std:.4g}"
+    rows: list[Row]
+    if over_runs:
+        rows = [
+            ("r over runs", overall.r_of_means, low, high, result.more.get("p_permutation"),
+             "y averaged over tasks; p by permutation within seeds"),
+            ("mean over tasks", s.mean_r, None, None, overall.p_family, "p of the strongest task, paid for all tasks"),
+        ]  # fmt: skip
+    else:
+        rows = [
+            ("mean of r", s.mean_r, None, None, overall.p_sign_flip, f"p by sign flips; sd {spread}"),
+            ("mean of Fisher's z", s.fisher_mean_r, low, high, None, "the interval's centre, as an r; t over runs"),
+            ("strongest look", None, None, None, overall.p_family, "p paid for all windows and lags (max |t|)"),
+            ("series averaged over runs", overall.r_of_means, None, None, None, "averaging raises r by itself"),
+        ]  # fmt: skip
+    rows.append(("over all pairs", None, None, None, overall.p_by, "p adjusted by Benjamini-Yekutieli"))
+    first, last = s.leave_one_out or (None, None)
+    rows.append(("leaving one out", None, first, last, None, "smallest and largest r without one of them"))
+    names = {
+        "spearman": ("Spearman", "on ranks"),
+        "first_difference": ("first differences", f"of the change from one {result.unit} to the next"),
+        "detrended": ("detrended", f"without a straight line in the {result.unit}"),
+    }
+    controls = [(*names[key], control) for key, control in overall.controls.items() if key != result.method]
+    controls += [
+        (f"given {key.replace('+', ' and ')}", "partial r", control)
+        for key, control in result.held_fixed.items()
+        if key != result.unit  # that is the detrended one
+    ]
+    for label, what, control in controls:
+        low, high = control.summary.ci95 or (None, None)
+        rows.append((label, control.summary.mean_r, low, high, control.p, what))
+    swap = overall.seed_swap
+    rows.append(("x with y of another run", swap.swapped_r, None, None, swap.p, "do both merely follow the clock?"))
+    for name, definition in result.more.get("definitions", {}).items():
+        rows.append((f"as {name}", definition["r"], None, None, None, "over runs"))
+        held = definition["partial"]["first_task_epochs"]
+        rows.append((f"as {name}", held, None, None, None, "given first_task_epochs"))
+    return [row for row in rows if any(cell is not None for cell in row[1:5])]

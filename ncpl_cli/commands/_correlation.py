@@ -21,8 +21,6 @@ SHOWN_PAIRS = 20
 SHOWN_WINDOWS = 8
 """On a terminal; all of them in a pipe, and in --json."""
 
-Row = tuple[str, object, object, object, object, str]
-
 
 def show(results: Sequence[GroupCorrelation]) -> None:
     """Groups one after the other; a group of many pairs as one table."""
@@ -44,7 +42,7 @@ def _show_one(title: str, result: GroupCorrelation) -> None:
     _common.say(sentences.headline(result))
     _common.say(_estimand(result))
     columns = ("statistic", "r", "low", "high", "p", "what")
-    _common.print_table(columns, _statistics(result), title="What is left of it under each control")
+    _common.print_table(columns, sentences.statistics(result), title="What is left of it under each control")
     _show_lags(result)
     _show_windows(result)
     for line in result.notes:
@@ -60,51 +58,6 @@ def _estimand(result: GroupCorrelation) -> str:
     if result.across == "runs":
         return f"{about}."
     return f"{about}, {result.overall.points} points in a run, window {result.window} {result.unit}s."
-
-
-def _statistics(result: GroupCorrelation) -> list[Row]:
-    """The published statistic and its controls; rows that do not apply are left out."""
-    overall, s = result.overall, result.overall.summary
-    over_runs = result.across == "runs"
-    low, high = s.ci95 or (None, None)
-    rows: list[Row]
-    if over_runs:
-        rows = [
-            ("r over runs", overall.r_of_means, low, high, result.more.get("p_permutation"),
-             "y averaged over tasks; p by permutation within seeds"),
-            ("mean over tasks", s.mean_r, None, None, overall.p_family, "p of the strongest task, paid for all tasks"),
-        ]  # fmt: skip
-    else:
-        rows = [
-            ("mean of r", s.mean_r, None, None, overall.p_sign_flip, f"p by sign flips; sd {_text(overall.std)}"),
-            ("mean of Fisher's z", s.fisher_mean_r, low, high, None, "the interval's centre, as an r; t over runs"),
-            ("strongest look", None, None, None, overall.p_family, "p paid for all windows and lags (max |t|)"),
-            ("series averaged over runs", overall.r_of_means, None, None, None, "averaging raises r by itself"),
-        ]  # fmt: skip
-    rows.append(("over all pairs", None, None, None, overall.p_by, "p adjusted by Benjamini-Yekutieli"))
-    first, last = s.leave_one_out or (None, None)
-    rows.append(("leaving one out", None, first, last, None, "smallest and largest r without one of them"))
-    names = {
-        "spearman": ("Spearman", "on ranks"),
-        "first_difference": ("first differences", f"of the change from one {result.unit} to the next"),
-        "detrended": ("detrended", f"without a straight line in the {result.unit}"),
-    }
-    controls = [(*names[key], control) for key, control in overall.controls.items() if key != result.method]
-    controls += [
-        (f"given {key.replace('+', ' and ')}", "partial r", control)
-        for key, control in result.held_fixed.items()
-        if key != result.unit  # that is the detrended one
-    ]
-    for label, what, control in controls:
-        low, high = control.summary.ci95 or (None, None)
-        rows.append((label, control.summary.mean_r, low, high, control.p, what))
-    swap = overall.seed_swap
-    rows.append(("x with y of another run", swap.swapped_r, None, None, swap.p, "do both merely follow the clock?"))
-    for name, definition in result.more.get("definitions", {}).items():
-        rows.append((f"as {name}", definition["r"], None, None, None, "over runs"))
-        held = definition["partial"]["first_task_epochs"]
-        rows.append((f"as {name}", held, None, None, None, "given first_task_epochs"))
-    return [row for row in rows if any(cell is not None for cell in row[1:5])]
 
 
 def _show_pairs(title: str, results: Sequence[GroupCorrelation]) -> None:
@@ -181,7 +134,3 @@ def _marked(means: Sequence[float | None]) -> dict[int, str]:
         found.setdefault(min(defined)[1], []).append("lowest")
         found.setdefault(max(defined)[1], []).append("highest")
     return {place: ", ".join(words) for place, words in found.items()}
-
-
-def _text(value: float | None) -> str:
-    return _common.cell_text(value)
