@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncpl_cli.analysis import Group, Series
+from ncpl_cli.analysis import Series
 from ncpl_cli.report import theme
 from ncpl_cli.report.blocks import Figure, Table
 from ncpl_cli.report.material import Material, Part
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
+MOST_PANELS = 8
+
 MOST_POINTS = 200
-"""Points of one line that are drawn and tabled; a longer series is thinned evenly, its first and last point kept."""
+"""Points of one line that are drawn and tabled; what is longer is thinned evenly, its first and last point kept."""
 
 UNCERTAINTY = (
     "Lines are means over runs (seeds), bands their 95 % t interval, cut where the metric ends (shares at 0 and 1); "
@@ -62,9 +64,9 @@ def over_runs(xs: Sequence[Array], ys: Sequence[Array]) -> dict[str, Array]:
     return {"x": axis, "mean": mean, "low": mean - half, "high": mean + half, "runs": n.astype(np.float64)}
 
 
-def thinned(n: int) -> NDArray[np.intp]:
-    """Which of n points are kept: all up to MOST_POINTS, else evenly spaced ones."""
-    return np.unique(np.round(np.linspace(0, n - 1, min(n, MOST_POINTS))).astype(np.intp))
+def thinned(n: int, most: int = MOST_POINTS) -> NDArray[np.intp]:
+    """Which of n points are kept: all up to `most`, else evenly spaced ones."""
+    return np.unique(np.round(np.linspace(0, n - 1, min(n, most))).astype(np.intp))
 
 
 @dataclass(frozen=True)
@@ -76,17 +78,18 @@ class Panel:
     high: float = np.inf
 
 
-def frame(groups: Sequence[tuple[str, Group]], panels: Mapping[str, Panel]) -> pd.DataFrame:
+def frame(part: Part, panels: Mapping[str, Panel]) -> pd.DataFrame:
     """One row a panel, group and point: panel, group, x, mean, low, high, runs. Panels without a value are left out."""
     import pandas as pd
 
     made = []
+    most = min(MOST_POINTS, part.most_rows // max(1, len(panels) * len(part.shown)))
     for title, panel in panels.items():
-        for label, group in groups:
+        for label, group in part.shown:
             lines = [panel.read(series) for series in group.series]
             summary = over_runs([x for x, _ in lines], [y for _, y in lines])
             if len(summary["x"]):
-                kept = thinned(len(summary["x"]))
+                kept = thinned(len(summary["x"]), most)
                 columns = {name: values[kept] for name, values in summary.items()}
                 columns["low"] = np.maximum(columns["low"], panel.low)
                 columns["high"] = np.minimum(columns["high"], panel.high)
@@ -164,8 +167,10 @@ def figure(
     more = []
     if len(part.groups) > len(part.shown):
         more.append(f"The first {len(part.shown)} of {len(part.groups)} groups are drawn.")
-    if len(numbers) and numbers.groupby(["panel", "group"]).size().max() >= MOST_POINTS:
-        more.append(f"At most {MOST_POINTS} evenly spaced points of each line are drawn; ncpl export gives all.")
+    recorded = max(len(s.task_ends()) if part.several else len(s.epoch) for g in part.groups for s in g.series)
+    longest = int(numbers.groupby(["panel", "group"]).size().max())
+    if longest < recorded and (longest == MOST_POINTS or len(numbers) > part.most_rows // 2):
+        more.append(f"Of each line {longest} evenly spaced points are drawn; ncpl export gives all.")
     axis = x or axis_of(part)
     return Figure(
         id_, " ".join([caption, *more]), alt, Table.of(f"{id_}-numbers", f"Numbers drawn: {caption}", numbers),

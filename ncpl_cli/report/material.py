@@ -32,13 +32,17 @@ if TYPE_CHECKING:
 WINDOW = 100
 """B24's sliding window."""
 
+MOST_ROWS = 3500
+"""Rows of numbers behind one figure, divided among scenarios: a page of 200 runs must stay below 5 MB."""
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
     """The chosen runs of one scenario.
 
-    groups  runs that differ only in seed, those with recorded epochs
-    labels  what tells each group from the others, one for each
+    groups     runs that differ only in seed, those with recorded epochs
+    labels     what tells each group from the others, one for each
+    most_rows  rows of numbers that one figure may have
     """
 
     scenario: str
@@ -46,6 +50,7 @@ class Part:
     groups: tuple[Group, ...]
     labels: tuple[str, ...]
     directions: Mapping[str, str] = field(default_factory=dict)
+    most_rows: int = MOST_ROWS
 
     @property
     def several(self) -> bool:
@@ -168,7 +173,8 @@ def gather(
 
 def _parts(study: Study, directions: Mapping[str, str]) -> list[Part]:
     found = []
-    for scenario in dict.fromkeys(s.run.scenario for s in study.series):
+    scenarios = list(dict.fromkeys(s.run.scenario for s in study.series))
+    for scenario in scenarios:
         mine = Study(tuple(s for s in study.series if s.run.scenario == scenario))
         recorded = []
         for group in groups(mine):
@@ -176,7 +182,7 @@ def _parts(study: Study, directions: Mapping[str, str]) -> list[Part]:
             if kept:
                 recorded.append(replace(group, series=kept))
         recorded.sort(key=_order)
-        found.append(Part(scenario, mine, tuple(recorded), _labels(recorded), directions))
+        found.append(Part(scenario, mine, tuple(recorded), _labels(recorded), directions, MOST_ROWS // len(scenarios)))
     return found
 
 

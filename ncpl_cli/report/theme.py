@@ -132,7 +132,8 @@ def page_svg(figure: Any, name: str, title: str) -> str:
         if element.get("transform", "").startswith("rotate(-0 "):
             del element.attrib["transform"]
         if path := element.get("d"):  # a hundredth of a point cannot be seen, and is half the size
-            element.set("d", re.sub(r"-?\d+\.\d+", lambda n: f"{float(n[0]):.2f}".rstrip("0").rstrip("."), path))
+            short = re.sub(r"-?\d+\.\d+", lambda n: f"{float(n[0]):.2f}".rstrip("0").rstrip("."), path)
+            element.set("d", re.sub(r"\s+", " ", short.replace(" L ", " ").replace("\nL ", " ")).strip())
         for key, value in list(element.attrib.items()):
             if key == "id":
                 if value in referred:

@@ -8,12 +8,12 @@ from ncpl_cli.report.blocks import Cell, Figure, Report, Table
 
 
 def cell(value: Cell) -> str:
-    """Six significant digits, a dash for what is undefined."""
+    """Five significant digits, a dash for what is undefined."""
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def numbered(report: Report) -> dict[str, str]:

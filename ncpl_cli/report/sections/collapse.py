@@ -36,7 +36,7 @@ def draw(material: Material) -> Section:
 def _of(part: Part, material: Material, id_: str) -> list[Block]:
     blocks: list[Block] = []
     when = "at each task's last epoch" if part.several else "after each epoch"
-    numbers = curves.frame(part.shown, curves.panels(part, material, MAIN))
+    numbers = curves.frame(part, curves.panels(part, material, MAIN))
     if not len(numbers):
         return []
     caption = f"{part.scenario}: collapse of the last layer on the training split, {when}. {curves.UNCERTAINTY}"
@@ -46,7 +46,7 @@ def _of(part: Part, material: Material, id_: str) -> list[Block]:
         {str(a) for a in map(Address.parse, part.study.addresses()) if a.metric in BY_SPLIT and str(a) != a.metric}
     )
     if places:
-        numbers = curves.frame(part.shown, curves.panels(part, material, [*BY_SPLIT, *places]))
+        numbers = curves.frame(part, curves.panels(part, material, [*BY_SPLIT, *places]))
         caption = f"{part.scenario}: collapse by split and layer (metric@split/layer), {when}. {curves.UNCERTAINTY}"
         alt = curves.ends(numbers, str(numbers["panel"].iloc[0]))
         blocks.append(curves.figure(f"{id_}-places", caption, numbers, part, alt=alt))

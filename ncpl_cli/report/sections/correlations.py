@@ -127,7 +127,7 @@ def draw_runs(numbers: pd.DataFrame, result: GroupCorrelation) -> Any:
         p9.ggplot(data, p9.aes("end", "r"))
         + p9.geom_hline(yintercept=0, colour=theme.FAINT, linetype="dotted", size=0.5)
         + p9.geom_line(colour=theme.COLOURS[0], size=0.7)
-        + p9.geom_point(colour=theme.COLOURS[0], size=0.5)
+        + (p9.geom_point(colour=theme.COLOURS[0], size=0.5) if len(data) < 30 * len(runs) else [])
         + p9.facet_wrap("run", ncol=4)
         + p9.coord_cartesian(ylim=(-1, 1))
         + p9.labs(x=f"{result.unit} (end of the window)", y="r")

@@ -15,14 +15,12 @@ DRAWN = (
 )  # fmt: skip
 """Drawn where recorded, most telling first; at most eight panels a scenario."""
 
-PANELS = 8
-
 
 def draw(material: Material) -> Section:
     """Shares of dead and dormant units, ranks and norms over time."""
     blocks: list[Block] = []
     for i, part in enumerate(material.parts):
-        numbers = curves.frame(part.shown, curves.panels(part, material, _chosen(part)))
+        numbers = curves.frame(part, curves.panels(part, material, _chosen(part)))
         if not len(numbers):
             continue
         when = "at each task's last epoch" if part.several else "after each epoch"
@@ -43,4 +41,4 @@ def draw(material: Material) -> Section:
 def _chosen(part: Part) -> list[str]:
     layers = {a.layer for a in map(Address.parse, part.study.addresses()) if a.metric in DRAWN and a.layer != "last"}
     everywhere = [*DRAWN, *(f"dead_units@train/{layer}" for layer in sorted(layers))]
-    return [a for a in everywhere if part.has(a)][:PANELS]
+    return [a for a in everywhere if part.has(a)][: curves.MOST_PANELS]

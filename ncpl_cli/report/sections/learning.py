@@ -33,7 +33,7 @@ def draw(material: Material) -> Section:
 
 def _of(part: Part, material: Material, id_: str) -> list[Block]:
     addresses = OVER_TASKS if part.several else OVER_EPOCHS
-    numbers = curves.frame(part.shown, curves.panels(part, material, addresses))
+    numbers = curves.frame(part, curves.panels(part, material, addresses))
     if not len(numbers):
         return []
     online = "Online accuracy is that of a task's first epoch, all else is at the task's last epoch. "
@@ -62,7 +62,7 @@ def _retention(part: Part, material: Material) -> pd.DataFrame:
         found = material.retention.get(series.run.id, {})
         return np.array(list(found), dtype=float), np.array([mean for mean, _ in found.values()], dtype=float)
 
-    numbers = curves.frame(part.shown, {RETENTION: curves.Panel(read, 0.0, 1.0)})
+    numbers = curves.frame(part, {RETENTION: curves.Panel(read, 0.0, 1.0)})
     return numbers if len(numbers) and numbers["x"].max() > 0 else numbers.iloc[:0]
 
 

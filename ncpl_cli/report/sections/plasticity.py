@@ -27,7 +27,7 @@ def draw(material: Material) -> Section:
 
 
 def _over_tasks(part: Part, material: Material, id_: str) -> list[Block]:
-    numbers = curves.frame(part.shown, curves.panels(part, material, DEFINITIONS))
+    numbers = curves.frame(part, curves.panels(part, material, DEFINITIONS))
     if not len(numbers):
         return []
     words = [
@@ -80,7 +80,7 @@ def _losses(part: Part, id_: str) -> Block:
 
 
 def _probes(part: Part, material: Material, id_: str) -> list[Block]:
-    numbers = curves.frame(part.shown, curves.panels(part, material, PROBES))
+    numbers = curves.frame(part, curves.panels(part, material, PROBES))
     if not len(numbers):
         return []
     caption = (
