@@ -4,6 +4,7 @@ NcplError                 1  the work failed
 ├── InputError            2  the command line was wrong
 ├── DataError             1  a data set is missing, truncated or malformed
 ├── RunFailed             1  a run diverged or failed
+├── SweepFailed           3  some runs of a sweep failed or diverged
 ├── LeaseLost             1  another process has taken this run over
 ├── StoreError            4  the store is locked, corrupt, foreign, newer, read-only or full
 └── Stopped          75/130  stopped by a signal after checkpointing; resumable
@@ -40,6 +41,12 @@ class DataError(NcplError):
 
 class RunFailed(NcplError):
     """A run diverged or failed."""
+
+
+class SweepFailed(NcplError):
+    """Some runs of a sweep failed or diverged; the others are done."""
+
+    exit_code = 3
 
 
 class LeaseLost(NcplError):

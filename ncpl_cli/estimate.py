@@ -45,6 +45,7 @@ def dry_run(specs: Sequence[RunSpec], data: Dataset, device: str) -> dict[str, A
         "runs": runs,
         "engine_why": f"engine {engine}: {why}.",
         "seconds": seconds / side_by_side if known else None,
+        "seconds_one_by_one": seconds if known else None,
         "bytes": total_epochs * BYTES_PER_EPOCH + len(runs) * parameters * 4,
     }
 

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import FrameType
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ import torch
 
 from ncpl_cli import checkpoints
 from ncpl_cli.data import Dataset
-from ncpl_cli.errors import DataError, LeaseLost, NcplError, Stopped
+from ncpl_cli.errors import DataError, LeaseLost, NcplError, Stopped, StoreError
 from ncpl_cli.metrics.catalogue import chosen
 from ncpl_cli.plan import Cohort, choose_engine, plan
 from ncpl_cli.provenance import provenance
@@ -67,6 +67,8 @@ class _Active:
     last_checkpoint: float = field(default_factory=time.monotonic)
     latest: Epoch | None = None
     checkpointed: int = -1
+    diverged: frozenset[int] = frozenset()
+    fault: Exception | None = None
 
 
 def run(
@@ -109,25 +111,14 @@ def probe(
     skip_held  leave probes that another process is at to it, instead of refusing
     Returns the status of each probe by id.
     """
-    horizons = {parent.id: int(store.run(parent.id).horizon["warm_up_epochs"]) for parent in parents}
-    specs, lost = [], []
-    for parent in parents:
-        held = set(checkpoints.epochs(store.checkpoints, parent.id)) | {0}
-        done = {row.branch_epoch for row in store.runs(parent=parent.id, status="finished")}
-        scenario = replace(parent.scenario, warm_up_epochs=horizons[parent.id])
-        for epoch in scenario.branch_epochs:
-            if epoch in held:
-                measure = replace(parent.measure, every=1 << 40)  # once it fits
-                specs.append(replace(parent, scenario=scenario.probe(parent.id, epoch), measure=measure))
-            elif epoch not in done:
-                lost.append(f"{parent.id} after epoch {epoch}")
+    specs, lost = probe_specs(parents, store)
     if lost:
         observer.note(
             f"{len(lost)} probes cannot run, their checkpoints are gone: {', '.join(lost[:3])}"
             f"{' ...' if len(lost) > 3 else ''}. Train those runs again with --no-resume."
         )
     for parent in parents:
-        _harvest(parent.id, store)
+        harvest(parent.id, store)
     # probes of one epoch need about as long as each other: they keep step
     specs.sort(key=lambda spec: spec.scenario.branch_epoch)
     try:
@@ -137,10 +128,27 @@ def probe(
         )  # fmt: skip
     finally:
         for parent in parents:
-            _harvest(parent.id, store)
+            harvest(parent.id, store)
 
 
-def _harvest(parent: str, store: Store) -> None:
+def probe_specs(parents: Sequence[RunSpec], store: Store) -> tuple[list[RunSpec], list[str]]:
+    """The probes of known warm starts; and, in words, those that cannot be run since their checkpoints are gone."""
+    specs, lost = [], []
+    for parent in parents:
+        row = store.run(parent.id)
+        held = set(checkpoints.epochs(store.checkpoints, parent.id)) | {0}
+        held |= {int(probe.branch_epoch or 0) for probe in store.runs(parent=parent.id, status="finished")}
+        scenario = replace(parent.scenario, warm_up_epochs=int(row.horizon["warm_up_epochs"]))
+        for epoch in scenario.branch_epochs:
+            if epoch in held or row.status != "finished":
+                measure = replace(parent.measure, every=1 << 40)  # once it fits
+                specs.append(replace(parent, scenario=scenario.probe(parent.id, epoch), measure=measure))
+            else:
+                lost.append(f"{parent.id} after epoch {epoch}")
+    return specs, lost
+
+
+def harvest(parent: str, store: Store) -> None:
     """Put what its finished probes reached on a run's own rows: probe_*, and warm_start_gap against the cold start."""
     reached: dict[int, tuple[float | None, float]] = {}
     values: dict[int, dict[str, float]] = {}
@@ -195,9 +203,9 @@ def _bring(
             spec = replace(given, scenario=replace(given.scenario, **{field_: horizon}))
         if known.status in ("finished", "diverged") and resume:
             statuses[spec.id] = known.status
-            if known.status == "finished" and not quietly and (lacking := _lacking(known.recorded, spec)):
+            if known.status == "finished" and not quietly and (missing := lacking(known.recorded, spec)):
                 again.append(spec)
-                observer.note(f"{spec.id} (seed {spec.seed}) is finished; its epochs are replayed for {lacking}.")
+                observer.note(f"{spec.id} (seed {spec.seed}) is finished; its epochs are replayed for {missing}.")
                 continue
             if not quietly:
                 observer.note(f"{spec.id} (seed {spec.seed}) is {known.status} already: nothing to train.")
@@ -216,17 +224,20 @@ def _bring(
     for engine, why in sorted({(c.engine, choose_engine(c.specs[0], device)[1]) for c in cohorts}):
         if not quietly:
             observer.note(f"engine {engine}: {why}.")
-    with _Stopper() as stopper, contextlib.ExitStack() as stack:
+    with Stopper() as stopper, contextlib.ExitStack() as stack:
         claimed: dict[str, int] = {}
         stack.callback(_release, store, claimed)
         stack.enter_context(_heartbeat(store, claimed))
         if online:  # many at once: all are claimed now, so that their progress is one picture
-            active = [_start(cohort, store, data, device, resume, observer, claimed, keep) for cohort in cohorts]
+            active = [
+                _start(cohort, store, data, resume, observer, _claim(cohort, store, claimed), keep)
+                for cohort in cohorts
+            ]
             _drive(active, store, workers, observer, statuses, claimed, stopper)
             return statuses
         for cohort in cohorts:
             try:
-                one = _start(cohort, store, data, device, resume, observer, claimed, keep)
+                one = _start(cohort, store, data, resume, observer, _claim(cohort, store, claimed), keep)
             except LeaseLost as error:
                 if not skip_held:
                     raise
@@ -236,7 +247,30 @@ def _bring(
     return statuses
 
 
-def _lacking(recorded: Mapping[str, Any], spec: RunSpec) -> str:
+def train_claimed(
+    cohort: Cohort, attempts: Mapping[str, int], store: Store, data: Dataset, *, observer: Observer, stopper: Stopper,
+    keep: str | None = None,
+) -> tuple[dict[str, str], Exception | None]:  # fmt: skip
+    """Train a cohort that is claimed already to its end; the status of each run by id, and what made it fail if it did.
+
+    Raises LeaseLost when another has taken it over, Stopped after a signal, StoreError when nothing can be stored.
+    """
+    claimed, statuses = dict(attempts), dict[str, str]()
+    with contextlib.ExitStack() as stack:
+        stack.callback(_release, store, claimed)
+        stack.enter_context(_heartbeat(store, claimed))
+        try:
+            one = _start(cohort, store, data, True, observer, attempts, keep)
+            _drive([one], store, 1, observer, statuses, claimed, stopper)
+        except (LeaseLost, StoreError, Stopped):
+            raise
+        except Exception as error:
+            _fail(dict(claimed), error, store, observer, statuses, claimed)
+            return statuses, error
+        return statuses, one.fault
+
+
+def lacking(recorded: Mapping[str, Any], spec: RunSpec) -> str:
     """In words, what a finished run was not measured for and now shall be; empty when nothing."""
     missing = sorted(chosen(spec.measure.metrics) - chosen(recorded["metrics"]))
     layers = ["all layers"] if spec.measure.layers == "all" and recorded["layers"] == "last" else []
@@ -248,7 +282,7 @@ def _replay(cohort: Cohort, store: Store, data: Dataset, device: str, observer: 
     torch.set_num_threads(1 if cohort.engine == "online" else os.cpu_count() or 1)
     attempts = store.claim(cohort.ids, Owner.current(), provenance(device, cohort.engine), cohort=cohort.ids)
     claimed = dict(attempts)
-    with _Stopper() as stopper, _heartbeat(store, claimed):
+    with Stopper() as stopper, _heartbeat(store, claimed):
         try:
             for spec in cohort.specs:
                 observer.begin(spec.id, spec.seed, 0, store.last_epoch(spec.id))
@@ -270,14 +304,18 @@ def _replay(cohort: Cohort, store: Store, data: Dataset, device: str, observer: 
                     store.finish(run, attempts[run], "finished")
 
 
-def _start(
-    cohort: Cohort, store: Store, data: Dataset, device: str, resume: bool, observer: Observer,
-    claimed: dict[str, int], keep: str | None,
-) -> _Active:  # fmt: skip
-    """Claim a cohort whole, find the newest point all its runs can go on from, and take back what lies after it."""
-    facts = provenance(device, cohort.engine)
+def _claim(cohort: Cohort, store: Store, claimed: dict[str, int]) -> dict[str, int]:
+    facts = provenance(cohort.device, cohort.engine)
     attempts = store.claim(cohort.ids, Owner.current(), facts, cohort=cohort.ids)
     claimed |= attempts
+    return attempts
+
+
+def _start(
+    cohort: Cohort, store: Store, data: Dataset, resume: bool, observer: Observer, attempts: Mapping[str, int],
+    keep: str | None,
+) -> _Active:  # fmt: skip
+    """Find the newest point all runs of a claimed cohort can go on from, and take back what lies after it."""
     start = _resume_point(cohort, store, observer) if resume else None
     for run in cohort.ids:
         after = start.position.epoch if start else -1
@@ -294,8 +332,8 @@ def _start(
     branches = scenario.branch_epochs if isinstance(scenario, WarmStart) else []
     weights = [_branched(spec, store) for spec in cohort.specs] if isinstance(scenario, WarmStartProbe) else None
     return _Active(
-        cohort, attempts, train(cohort, data, start, weights), done, checkpoints.wanted(keep or "last", branches),
-        checkpointed=done,
+        cohort, dict(attempts), train(cohort, data, start, weights), done, checkpoints.wanted(keep or "last", branches),
+        checkpointed=done, diverged=start.diverged if start else frozenset(),
     )  # fmt: skip
 
 
@@ -329,7 +367,7 @@ def _resume_point(cohort: Cohort, store: Store, observer: Observer) -> Start | N
 
 def _drive(
     active: list[_Active], store: Store, workers: int, observer: Observer, statuses: dict[str, str],
-    claimed: dict[str, int], stopper: _Stopper,
+    claimed: dict[str, int], stopper: Stopper,
 ) -> None:  # fmt: skip
     """Advance all cohorts, the least advanced first, `workers` at a time: no barrier, no idle last round."""
     order = itertools.count()
@@ -349,7 +387,8 @@ def _drive(
                 except NcplError:
                     raise
                 except Exception as error:  # one run's fault must not stop the others: it is stored with its error
-                    _fail(one, error, store, observer, statuses, claimed)
+                    one.fault = error
+                    _fail(one.attempts, error, store, observer, statuses, claimed)
                     continue
                 if epoch is None:
                     _finish(one, store, observer, statuses, claimed)
@@ -393,7 +432,7 @@ def _checkpoint(one: _Active, store: Store) -> None:
 
 
 def _finish(one: _Active, store: Store, observer: Observer, statuses: dict[str, str], claimed: dict[str, int]) -> None:
-    diverged = one.latest.diverged if one.latest else frozenset()
+    diverged = one.latest.diverged if one.latest else one.diverged
     _checkpoint(one, store)
     for r, run in enumerate(one.cohort.ids):
         status = "diverged" if r in diverged else "finished"
@@ -405,13 +444,19 @@ def _finish(one: _Active, store: Store, observer: Observer, statuses: dict[str, 
 
 
 def _fail(
-    one: _Active, error: Exception, store: Store, observer: Observer, statuses: dict[str, str], claimed: dict[str, int]
-) -> None:
-    for run in one.cohort.ids:
-        store.finish(run, one.attempts[run], "failed", f"{type(error).__name__}: {error}")
+    attempts: Mapping[str, int], error: Exception, store: Store, observer: Observer, statuses: dict[str, str],
+    claimed: dict[str, int],
+) -> None:  # fmt: skip
+    for run, attempt in attempts.items():
+        store.finish(run, attempt, "failed", said(error))
         del claimed[run]
         statuses[run] = "failed"
         observer.end(run, "failed")
+
+
+def said(error: Exception) -> str:
+    """An error as the store keeps it."""
+    return str(error) if isinstance(error, NcplError) else f"{type(error).__name__}: {error}"
 
 
 def _release(store: Store, claimed: dict[str, int]) -> None:
@@ -427,7 +472,7 @@ def _heartbeat(store: Store, claimed: dict[str, int]) -> Iterator[None]:
     over = threading.Event()
 
     def beat() -> None:
-        while not over.wait(HEARTBEAT_SECONDS):
+        while not over.wait(min(HEARTBEAT_SECONDS, store.lease / 3)):
             with contextlib.suppress(NcplError):  # a lost lease shows at the next save, in the main thread
                 store.renew(dict(claimed))
 
@@ -440,14 +485,14 @@ def _heartbeat(store: Store, claimed: dict[str, int]) -> Iterator[None]:
         thread.join()
 
 
-class _Stopper:
+class Stopper:
     """Turns SIGINT, SIGTERM and SIGUSR1 into a wish to stop after the epoch in flight; a second one acts at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._before: dict[int, object] = {}
 
-    def __enter__(self) -> _Stopper:
+    def __enter__(self) -> Stopper:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
                 self._before[number] = signal.signal(number, self._note)
@@ -456,6 +501,16 @@ class _Stopper:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but not through a signal."""
+        end = time.monotonic() + seconds
+        while not self.signal and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+
+    def stop(self) -> None:
+        """Stop as after SIGTERM."""
+        self.signal = self.signal or signal.SIGTERM
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.signal is not None:
@@ -484,10 +539,12 @@ def describe(spec: RunSpec) -> RunInfo:
         settings=flat(spec),
         horizon={scenario.horizon_field: getattr(scenario, scenario.horizon_field)},
         total_epochs=total,
-        recorded={"metrics": list(spec.measure.metrics), "layers": spec.measure.layers, "every": spec.measure.every},
+        recorded={**asdict(spec.measure), "engine": spec.engine},
         parent=getattr(scenario, "parent", None),
         branch_epoch=getattr(scenario, "branch_epoch", None),
     )
 
 
-__all__ = ["Observer", "describe", "probe", "run"]
+__all__ = [
+    "Observer", "Stopper", "describe", "harvest", "lacking", "probe", "probe_specs", "run", "said", "train_claimed",
+]  # fmt: skip

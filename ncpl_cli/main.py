@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ncpl_cli import __version__
-from ncpl_cli.commands import catalog, compare, correlate, demo, export, import_, probe, report, runs, train
+from ncpl_cli.commands import catalog, compare, correlate, demo, export, import_, probe, report, runs, sweep, train
 from ncpl_cli.commands import db as db_commands
 from ncpl_cli.errors import NcplError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(train.app, name="train")
+app.add_typer(sweep.app, name="sweep")
 app.command()(probe.probe)
 app.command()(correlate.correlate)
 app.command()(compare.compare)

@@ -63,12 +63,17 @@ def specs(
     return [replace(spec, seed=seed) for seed in seeds]
 
 
+def dataset_of(row: Any) -> DatasetSpec:
+    """Which data a stored run (store.RunRow) was set up with."""
+    return DatasetSpec(row.settings["dataset"], *(row.settings[f.name] for f in fields(DatasetSpec)[1:]))
+
+
 def from_row(row: Any, data: Dataset) -> RunSpec:
     """The spec of a stored run (store.RunRow), from its settings; raises InputError when it is not reproduced."""
     known: dict[str, type[Any]] = {one.id: one for one in (*SCENARIOS, WarmStartProbe)}
     if row.scenario not in known:
         raise InputError(f"run {row.id} is of {row.scenario}, which this ncpl cannot train.")
-    stored = row.settings
+    stored, recorded = row.settings, {**row.recorded, "metrics": tuple(row.recorded["metrics"])}
 
     def part(kind: type[Any], **named: Any) -> Any:
         return kind(**named, **{
@@ -85,10 +90,8 @@ def from_row(row: Any, data: Dataset) -> RunSpec:
         interventions=parse_all(stored["interventions"]),
         precision=stored["precision"],
         seed=row.seed,
-        measure=MeasureSpec(
-            tuple(row.recorded["metrics"]), row.recorded["layers"], row.recorded["every"],
-            row.recorded.get("samples"),
-        ),
+        measure=MeasureSpec(**{f.name: recorded[f.name] for f in fields(MeasureSpec) if f.name in recorded}),
+        engine=recorded.get("engine", "auto"),
     )  # fmt: skip
     if spec.id != row.id:
         raise InputError(

@@ -34,4 +34,4 @@ def test_an_installed_wheel_opens_a_store(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(target)}, check=True,
         capture_output=True, text=True,
     )  # fmt: skip
-    assert done.stdout.strip() == "0001"
+    assert done.stdout.strip() == "0002"

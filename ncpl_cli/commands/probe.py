@@ -31,7 +31,6 @@ def probe(
     from ncpl_cli import experiment, settings
     from ncpl_cli.commands._progress import Progress
     from ncpl_cli.errors import InputError, RunFailed
-    from ncpl_cli.spec import DatasetSpec
     from ncpl_cli.store import open_store
 
     where = device_of.resolve(device)
@@ -43,13 +42,12 @@ def probe(
         ready = [row for row in rows if row.status == "finished"]
         if waiting := len(rows) - len(ready):
             _common.note(f"{waiting} of {len(rows)} runs are not finished; their probes wait.")
-        by_data: dict[tuple[Any, ...], list[Any]] = {}
+        by_data: dict[Any, list[Any]] = {}
         for row in ready:
-            keys = ("dataset", "train_samples", "validation_fraction", "image_size")
-            by_data.setdefault(tuple(row.settings[key] for key in keys), []).append(row)
+            by_data.setdefault(settings.dataset_of(row), []).append(row)
         with Progress() as progress:
-            for (dataset, *rest), of_data in by_data.items():
-                data = data_room.load(DatasetSpec(dataset, *rest), _common.data_path(data_dir))
+            for dataset, of_data in by_data.items():
+                data = data_room.load(dataset, _common.data_path(data_dir))
                 parents = [settings.from_row(row, data) for row in of_data]
                 statuses |= experiment.probe(
                     parents, store, data, device=where, observer=progress, name=name, jobs=jobs, skip_held=True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields
 from typing import Annotated, Any
 
@@ -28,12 +28,10 @@ class Scenarios(TyperGroup):
         """The sub-command of a scenario; raises InputError that lists the known ones."""
         from ncpl_cli.scenarios import scenario_named
 
-        one = typer.Typer(add_completion=False)
         scenario = scenario_named(cmd_name)
-        one.command(name=cmd_name, help=f"{scenario.__doc__}\n\nExample: ncpl train {cmd_name} --seeds 0-4")(
-            _command_of(scenario)
-        )
-        return typer.main.get_command(one)
+        text = f"{scenario.__doc__}\n\nExample: ncpl train {cmd_name} --seeds 0-4"
+        parameters = [*scenario_parameters(scenario), *parameters_of(common_options)]
+        return command(cmd_name, text, parameters, lambda given: train(scenario, given))
 
 
 app = typer.Typer(cls=Scenarios, help="Train runs of a scenario, measured every epoch.", no_args_is_help=True)
@@ -44,7 +42,7 @@ def _group() -> None:
     """Train runs of a scenario, measured every epoch."""
 
 
-def _common_options(
+def common_options(
     seed: Annotated[int | None, typer.Option(help="One seed; default 0.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Several seeds: 0-4 or 1,3,7.")] = None,
     dataset: Annotated[
@@ -105,8 +103,8 @@ _SHOWN: dict[Any, Any] = {tuple[int, ...]: str}
 """Per-task lists are written as text, `50,1x20,10`."""
 
 
-def _command_of(scenario: Any) -> Callable[..., None]:
-    """A function with the scenario's options and the common ones as its signature, for Typer to read."""
+def scenario_parameters(scenario: Any) -> list[inspect.Parameter]:
+    """A scenario's options, as a function that Typer reads would have them."""
     own_types = typing.get_type_hints(scenario)
     parameters = []
     for f in fields(scenario):
@@ -115,31 +113,38 @@ def _command_of(scenario: Any) -> Callable[..., None]:
         shown = ",".join(map(str, f.default)) if isinstance(f.default, tuple) else f.default
         if f.default is not None:
             text += f"; default {shown}"
-        kind = _SHOWN.get(kind, kind)
-        parameters.append(
-            inspect.Parameter(
-                f.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[kind | None, typer.Option(help=text)],
-            )
-        )
+        parameters.append(_parameter(f.name, _SHOWN.get(kind, kind), text))
     if hasattr(scenario, "branch_epochs"):
-        text = "now, or later: ncpl probe runs what is missing; default now"
-        kind = Annotated[str | None, typer.Option(help=text)]
-        parameters.append(inspect.Parameter("probes", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
-    common = typing.get_type_hints(_common_options, include_extras=True)
-    parameters += [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=common[parameter.name])
-        for parameter in inspect.signature(_common_options).parameters.values()
+        parameters.append(_parameter("probes", str, "now, or later: ncpl probe runs what is missing; default now"))
+    return parameters
+
+
+def _parameter(name: str, kind: Any, text: str) -> inspect.Parameter:
+    annotation = Annotated[kind | None, typer.Option(help=text)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def parameters_of(function: Callable[..., None], *, without: Collection[str] = ()) -> list[inspect.Parameter]:
+    """The options that a function's signature describes."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    return [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[parameter.name])
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.name not in without
     ]
 
-    def command(**given: Any) -> None:
-        train(scenario, given)
 
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    return command
+def command(name: str, text: str, parameters: list[inspect.Parameter], body: Callable[[dict[str, Any]], None]) -> Any:
+    """A command whose options are made, not written; `body` gets them by name."""
+
+    def call(**given: Any) -> None:
+        body(given)
+
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    one = typer.Typer(add_completion=False)
+    one.command(name=name, help=text)(call)
+    return typer.main.get_command(one)
 
 
 SHOWN = ("online_accuracy", "test_accuracy", "nc1", "plasticity_loss")
@@ -160,12 +165,7 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
     if given.get("probes") not in (None, "now", "later"):
         raise unknown("--probes", given["probes"], ("now", "later"))
     seeds = _common.int_list(given["seeds"], "--seeds") if given["seeds"] else [given["seed"] or 0]
-    for f in fields(scenario):
-        if isinstance(f.default, tuple) and given[f.name] is not None:
-            read = _common.int_list if f.name == "hold_out_classes" else _common.epoch_list
-            given[f.name] = tuple(read(given[f.name], "--" + f.name.replace("_", "-")))
-    if given["metrics"]:
-        given["metrics"] = tuple(part.strip() for part in given["metrics"].split(","))
+    given = read_lists(scenario, given)
     device = device_of.resolve(given["device"])
     dataset = settings.dataset_spec(scenario, given)
     data = data_room.load(dataset, _common.data_path(given["data_dir"]))
@@ -190,6 +190,18 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
             f"{len(bad)} of {len(statuses)} runs did not finish: {', '.join(f'{r} {statuses[r]}' for r in bad)}.",
             f"ncpl runs show {bad[0]} tells more; a smaller --lr often helps a run that diverged",
         )
+
+
+def read_lists(scenario: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The options with those that are written as lists read."""
+    read = dict(given)
+    for f in fields(scenario):
+        if isinstance(f.default, tuple) and isinstance(text := given.get(f.name), str):
+            numbers = _common.int_list if f.name == "hold_out_classes" else _common.epoch_list
+            read[f.name] = tuple(numbers(text, "--" + f.name.replace("_", "-")))
+    if isinstance(text := given.get("metrics"), str):
+        read["metrics"] = tuple(part.strip() for part in text.split(","))
+    return read
 
 
 def _result(store: Any, run: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0001"
+HEAD = "0002"
 """The revision this ncpl reads and writes; equal to Alembic's head (a test says so)."""
 
 APPLICATION_ID = 0x6E63706C
@@ -66,6 +66,7 @@ runs = Table(
     Column("seconds", Number, nullable=False),
     Index("runs_by_scenario", "scenario", "seed"),
     Index("runs_by_status", "status"),
+    Index("runs_by_parent", "parent"),
     **_strict,
 )  # fmt: skip
 
@@ -140,6 +141,40 @@ task_accuracy = Table(
     Column("evaluated_task", Integer, primary_key=True),
     Column("accuracy", Number, nullable=False),
     _of_an_epoch(),
+    **_clustered,
+)  # fmt: skip
+
+sweeps = Table(
+    "sweeps", metadata,
+    Column("pk", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("settings", Text, nullable=False),
+    Column("created", Number, nullable=False),
+    Column("cancelled", Number),
+    **_strict,
+)  # fmt: skip
+
+units = Table(
+    "units", metadata,
+    Column("sweep", Integer, ForeignKey("sweeps.pk", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("engine", Text, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("reached", Integer, nullable=False),
+    Column("error", Text),
+    **_clustered,
+)  # fmt: skip
+"""What a worker takes: a cohort. `tries`: attempts in a row that came no further than `reached`, its last epoch."""
+
+members = Table(
+    "members", metadata,
+    Column("sweep", Integer, primary_key=True),
+    Column("run", Integer, ForeignKey("runs.pk", ondelete="CASCADE"), primary_key=True),
+    Column("unit", Integer, nullable=False),
+    Column("place", Integer, nullable=False),
+    ForeignKeyConstraint(["sweep", "unit"], ["units.sweep", "units.number"], ondelete="CASCADE"),
+    Index("members_by_unit", "sweep", "unit"),
+    Index("members_by_run", "run"),
     **_clustered,
 )  # fmt: skip
 

@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -67,10 +67,14 @@ class RunRow:
 
 
 class Store:
-    """An open store. Its methods may be called from several threads; each is one transaction."""
+    """An open store. Its methods may be called from several threads; each is one transaction.
+
+    lease  seconds for which a claim, and each write after it, holds a run
+    """
 
     def __init__(self, url: str, engine: sa.Engine) -> None:
         self.url = url
+        self.lease = LEASE_SECONDS
         self._engine = engine
         self._terms: dict[tuple[str, str], int] = {}
         self._lock = threading.Lock()
@@ -117,33 +121,47 @@ class Store:
 
     def register(self, info: RunInfo, name: str | None = None) -> RunRow:
         """Make a run known. One that is known keeps its epochs; a longer horizon opens a finished one again."""
-        now = time.time()
-        with self._write() as connection:
-            row = connection.execute(sa.select(runs).where(runs.c.id == info.id)).mappings().first()
-            if row is None:
-                values = {
-                    "id": info.id, "identity": info.identity, "scenario": info.scenario, "seed": info.seed,
-                    "settings": _json(info.settings), "horizon": _json(info.horizon),
-                    "recorded": _json(info.recorded), "status": "pending", "total_epochs": info.total_epochs,
-                    "attempt": 0, "parent": info.parent, "branch_epoch": info.branch_epoch, "created": now,
-                    "updated": now, "seconds": 0.0,
-                }  # fmt: skip
-                pk = connection.execute(runs.insert().values(values).returning(runs.c.pk)).scalar_one()
-            else:
-                pk = row["pk"]
-                horizon = json.loads(row["horizon"])
-                longer = {k: v for k, v in info.horizon.items() if k not in horizon or v > horizon[k]}
-                if longer:
-                    change: dict[str, Any] = {
-                        "horizon": _json(horizon | longer), "total_epochs": info.total_epochs, "updated": now,
-                        "settings": _json(info.settings),
-                    }  # fmt: skip
-                    if row["status"] == "finished":
-                        change |= {"status": "interrupted", "finished": None}
-                    connection.execute(runs.update().where(runs.c.pk == pk).values(change))
-            if name is not None:
-                _ignore_insert(connection, labels, {"run": pk, "name": name})
+        self.register_all([(info, [name] if name is not None else [])])
         return self.run(info.id)
+
+    def register_all(self, infos: Sequence[tuple[RunInfo, Sequence[str]]]) -> None:
+        """Make many runs known, each with its labels, in one transaction."""
+        with self._write() as connection:
+            self._register_all(connection, infos)
+
+    def _register_all(self, connection: sa.Connection, infos: Sequence[tuple[RunInfo, Sequence[str]]]) -> None:
+        now = time.time()
+        unique = {info.id: info for info, _ in infos}
+        known = {row["id"]: row for row in _by_id(connection, runs.c, list(unique))}
+        fresh = [
+            {
+                "id": info.id, "identity": info.identity, "scenario": info.scenario, "seed": info.seed,
+                "settings": _json(info.settings), "horizon": _json(info.horizon), "recorded": _json(info.recorded),
+                "status": "pending", "total_epochs": info.total_epochs, "attempt": 0, "parent": info.parent,
+                "branch_epoch": info.branch_epoch, "created": now, "updated": now, "seconds": 0.0,
+            }
+            for info in unique.values() if info.id not in known
+        ]  # fmt: skip
+        _ignore_insert(connection, runs, fresh)
+        for run, row in known.items():
+            info, change = unique[run], {}
+            horizon = json.loads(row["horizon"])
+            longer = {k: v for k, v in info.horizon.items() if k not in horizon or v > horizon[k]}
+            if longer:
+                change = {
+                    "horizon": _json(horizon | longer), "total_epochs": info.total_epochs, "updated": now,
+                    "settings": _json(info.settings),
+                }  # fmt: skip
+                if row["status"] == "finished":
+                    change |= {"status": "interrupted", "finished": None}
+            if row["attempt"] == 0 and row["recorded"] != (recorded := _json(info.recorded)):
+                change["recorded"] = recorded  # nothing is measured yet: the latest wish counts
+            if change:
+                connection.execute(runs.update().where(runs.c.pk == row["pk"]).values(change))
+        named = [(info.id, name) for info, names in infos for name in names]
+        if named:
+            pks = {row["id"]: row["pk"] for row in _by_id(connection, (runs.c.id, runs.c.pk), list(unique))}
+            _ignore_insert(connection, labels, [{"run": pks[run], "name": name} for run, name in named])
 
     def claim(
         self,
@@ -151,7 +169,7 @@ class Store:
         owner: Owner,
         provenance: Mapping[str, object],
         *,
-        lease: float = LEASE_SECONDS,
+        lease: float | None = None,
         cohort: Sequence[str] | None = None,
     ) -> dict[str, int]:
         """Take runs over, all or none, raising each one's attempt; what an older attempt still writes is refused.
@@ -159,44 +177,48 @@ class Store:
         Free are runs that nobody holds, whose lease has run out, or whose owner has died on this host.
         Raises LeaseLost, naming who holds it, when one is not free.
         """
+        with self._write() as connection:
+            return self._claim(connection, ids, owner, provenance, lease or self.lease, cohort or ids)
+
+    def _claim(
+        self, connection: sa.Connection, ids: Sequence[str], owner: Owner, provenance: Mapping[str, object],
+        lease: float, cohort: Sequence[str],
+    ) -> dict[str, int]:  # fmt: skip
         now = time.time()
         claimed = {}
-        with self._write() as connection:
-            for run in ids:
-                row = _run_row(_one(connection, runs.c.id == run, run))
-                if row.held:
-                    assert row.owner is not None
-                    raise LeaseLost(
-                        f"run {run} (seed {row.seed}) is being trained by process {row.owner.pid} on {row.owner.host}.",
-                        "wait for it (ncpl runs list shows it), or stop that process; its lease then ends by itself",
-                    )
-                attempt = row.attempt + 1
-                connection.execute(
-                    runs.update().where(runs.c.pk == row.pk).values(
-                        attempt=attempt, owner=str(owner), lease_expires=now + lease, status="running",
-                        updated=now, error=None, cohort=_json(list(cohort or ids)),
-                    )
-                )  # fmt: skip
-                connection.execute(
-                    attempts.update().where(attempts.c.run == row.pk, attempts.c.ended.is_(None)).values(outcome="lost")
+        for run in ids:
+            row = _run_row(_one(connection, runs.c.id == run, run, lock=True))
+            if row.held:
+                assert row.owner is not None
+                raise LeaseLost(
+                    f"run {run} (seed {row.seed}) is being trained by process {row.owner.pid} on {row.owner.host}.",
+                    "wait for it (ncpl runs list shows it), or stop that process; its lease then ends by itself",
                 )
-                connection.execute(
-                    attempts.insert().values(
-                        run=row.pk, attempt=attempt, owner=str(owner), provenance=_json(provenance), started=now
-                    )
+            attempt = row.attempt + 1
+            connection.execute(
+                runs.update().where(runs.c.pk == row.pk).values(
+                    attempt=attempt, owner=str(owner), lease_expires=now + lease, status="running",
+                    updated=now, error=None, cohort=_json(list(cohort)),
                 )
-                claimed[run] = attempt
+            )  # fmt: skip
+            connection.execute(
+                attempts.update().where(attempts.c.run == row.pk, attempts.c.ended.is_(None)).values(outcome="lost")
+            )
+            connection.execute(
+                attempts.insert().values(
+                    run=row.pk, attempt=attempt, owner=str(owner), provenance=_json(provenance), started=now
+                )
+            )
+            claimed[run] = attempt
         return claimed
 
-    def renew(self, claimed: Mapping[str, int], *, lease: float = LEASE_SECONDS) -> None:
+    def renew(self, claimed: Mapping[str, int], *, lease: float | None = None) -> None:
         """Lengthen the leases of runs; raises LeaseLost for one that another process has taken over."""
         with self._write() as connection:
             for run, attempt in claimed.items():
-                _hold(connection, run, attempt, lease)
+                _hold(connection, run, attempt, lease or self.lease)
 
-    def save(
-        self, batch: Sequence[tuple[str, int, EpochRecord]], *, durable: bool = False, lease: float = LEASE_SECONDS
-    ) -> None:
+    def save(self, batch: Sequence[tuple[str, int, EpochRecord]], *, durable: bool = False) -> None:
         """Store an epoch of every run of a cohort in one transaction, and lengthen the leases.
 
         `durable` has the disk confirm it, as is needed before a checkpoint is written. Raises LeaseLost, storing
@@ -204,7 +226,7 @@ class Store:
         """
         with self._write(durable=durable) as connection:
             for run, attempt, record in batch:
-                pk = _hold(connection, run, attempt, lease, record.seconds + record.measure_seconds)
+                pk = _hold(connection, run, attempt, self.lease, record.seconds + record.measure_seconds)
                 self._insert(connection, pk, record)
 
     def _insert(self, connection: sa.Connection, pk: int, record: EpochRecord) -> None:
@@ -258,7 +280,7 @@ class Store:
         Raises StoreError when the epoch was not reproduced: its online accuracy must be the same to the bit.
         """
         with self._write() as connection:
-            pk = _hold(connection, run, attempt, LEASE_SECONDS)
+            pk = _hold(connection, run, attempt, self.lease)
             at = (epochs.c.run == pk) & (epochs.c.epoch == record.epoch)
             row = connection.execute(sa.select(epochs).where(at)).mappings().one()
             if row["online_accuracy"] != record.get("online_accuracy"):
@@ -311,13 +333,13 @@ class Store:
     def remember(self, run: str, attempt: int, recorded: Mapping[str, object]) -> None:
         """Put down what a run's epochs have been measured for."""
         with self._write() as connection:
-            pk = _hold(connection, run, attempt, LEASE_SECONDS)
+            pk = _hold(connection, run, attempt, self.lease)
             connection.execute(runs.update().where(runs.c.pk == pk).values(recorded=_json(recorded)))
 
     def truncate(self, run: str, attempt: int, after: int) -> None:
         """Delete the epochs after `after` (-1 = all): they were not in the checkpoint and are trained again."""
         with self._write() as connection:
-            pk = _hold(connection, run, attempt, LEASE_SECONDS)
+            pk = _hold(connection, run, attempt, self.lease)
             connection.execute(epochs.delete().where(epochs.c.run == pk, epochs.c.epoch > after))
 
     def finish(self, run: str, attempt: int, status: str, error: str | None = None) -> None:
@@ -397,6 +419,18 @@ class Store:
             found = connection.execute(query).mappings().all()
             names = _names(connection, None)
         return [_run_row(row, names) for row in found]
+
+    def standing(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Status, begun cohort, horizon and what is recorded of many runs by id; unknown ones are left out."""
+        columns = (runs.c.id, runs.c.status, runs.c.cohort, runs.c.horizon, runs.c.recorded)
+        with self._read() as connection:
+            return {
+                row["id"]: {
+                    "status": row["status"], "cohort": json.loads(row["cohort"] or "[]"),
+                    "horizon": json.loads(row["horizon"]), "recorded": json.loads(row["recorded"]),
+                }
+                for row in _by_id(connection, columns, ids)
+            }  # fmt: skip
 
     def attempts(self, run: str) -> list[dict[str, Any]]:
         """Every attempt at a run with its provenance, first to last."""
@@ -719,12 +753,22 @@ def _end_attempt(connection: sa.Connection, pk: int, attempt: int, outcome: str,
     )
 
 
-def _ignore_insert(connection: sa.Connection, table: sa.Table, values: dict[str, Any]) -> None:
-    """Insert a row unless it is there: the dialects' own upsert, so that two writers cannot collide."""
+def _ignore_insert(
+    connection: sa.Connection, table: sa.Table, rows: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+) -> None:
+    """Insert rows unless they are there: the dialects' own upsert, so that two writers cannot collide."""
     from sqlalchemy.dialects import postgresql, sqlite
 
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    connection.execute(dialect.insert(table).values(values).on_conflict_do_nothing())
+    if rows:
+        connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+
+
+def _by_id(connection: sa.Connection, columns: Iterable[Any], ids: Sequence[str]) -> Iterator[Any]:
+    """Rows of runs by id; a statement takes only so many parameters."""
+    for start in range(0, len(ids), 500):
+        query = sa.select(*columns).where(runs.c.id.in_(ids[start : start + 500]))
+        yield from connection.execute(query).mappings()
 
 
 def _runs_query() -> sa.Select[Any]:
@@ -732,8 +776,10 @@ def _runs_query() -> sa.Select[Any]:
     return sa.select(runs, last.label("epochs"))
 
 
-def _one(connection: sa.Connection, condition: sa.ColumnElement[bool], name: str) -> Any:
-    row = connection.execute(_runs_query().where(condition)).mappings().first()
+def _one(connection: sa.Connection, condition: sa.ColumnElement[bool], name: str, *, lock: bool = False) -> Any:
+    query = _runs_query().where(condition)
+    # SQLite has locked the whole store already, and leaves FOR UPDATE out
+    row = connection.execute(query.with_for_update(of=runs) if lock else query).mappings().first()
     if row is None:
         raise StoreError(f"run {name} is no longer in the store.")
     return row

@@ -14,7 +14,7 @@ from ncpl_cli.report.sections import provenance
 
 ID, TITLE = "overview", "Overview"
 
-FEW = 3
+FEW = 2
 """Groups of a scenario that are said in words; all are in the table."""
 
 

@@ -1,0 +1,213 @@
+"""What a sweep consists of, by command line or TOML file: every point of a grid, for every arm, with every seed."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ncpl_cli.commands import _common
+from ncpl_cli.commands.train import read_lists
+from ncpl_cli.errors import InputError, unknown
+from ncpl_cli.spec import DatasetSpec, NetworkSpec, OptimizerSpec
+
+MEASURING = {
+    "metrics": str, "layers": str, "measure_every": int, "measure_samples": int, "task_accuracy": str,
+    "fresh_baseline": bool, "engine": str, "probes": str,
+}  # fmt: skip
+"""Settings that are no part of a run's identity: one value for the whole sweep."""
+
+EXAMPLE = "scenario = 'permuted-digits', seeds = '0-4', [settings], [grid], [[zip]], [arms]"
+
+
+@dataclass
+class Study:
+    """A sweep as it was described.
+
+    settings  fixed options, as `ncpl train` takes them
+    grid      values by option: every combination
+    zipped    values by option that go together: the first with the first, the second with the second
+    arms      interventions by the arm's name
+    """
+
+    scenario: Any
+    name: str
+    seeds: list[int]
+    settings: dict[str, Any]
+    grid: dict[str, list[Any]] = field(default_factory=dict)
+    zipped: list[dict[str, list[Any]]] = field(default_factory=list)
+    arms: dict[str, list[str]] = field(default_factory=dict)
+
+    def points(self) -> list[tuple[str | None, dict[str, Any]]]:
+        """Every combination: the arm's name (None without arms) and all options."""
+        axes = [[{key: value} for value in values] for key, values in self.grid.items()]
+        axes += [[dict(zip(of, row, strict=True)) for row in zip(*of.values(), strict=True)] for of in self.zipped]
+        arms: list[tuple[str | None, list[str]]] = [*self.arms.items()] or [(None, [])]
+        found = []
+        for chosen in itertools.product(*axes):
+            for label, interventions in arms:
+                given = dict(self.settings)
+                for part in chosen:
+                    given |= part
+                given["intervention"] = [*(given.get("intervention") or []), *interventions]
+                found.append((label, given))
+        return found
+
+
+def keys(scenario: Any) -> dict[str, Any]:
+    """The options that a grid may vary, with their types: those that are part of a run's identity."""
+    hints = typing.get_type_hints(scenario)
+    found = {f.name: hints[f.name] for f in fields(scenario) if f.metadata["identity"]}
+    for kind, option in ((NetworkSpec, "network"), (OptimizerSpec, "optimizer"), (DatasetSpec, "dataset")):
+        hints = typing.get_type_hints(kind)
+        found |= {option if f.name == "name" else f.name: hints[f.name] for f in fields(kind)}
+    return found | {"precision": str}
+
+
+def from_options(
+    scenario: Any, settings: Mapping[str, Any], seeds: str | None, grid: Sequence[str], arms: Sequence[str],
+    name: str | None,
+) -> Study:  # fmt: skip
+    """A study from the command line: `--grid KEY=V1,V2`, `--arm NAME=SPEC+SPEC`."""
+    axes: dict[str, list[Any]] = {}
+    for text in grid:
+        key, equals, values = text.partition("=")
+        key = key.strip().removeprefix("--").replace("-", "_")
+        if key in axes or not equals:
+            raise InputError(f"--grid {text!r}: write each option once, as --grid KEY=V1,V2.")
+        axes[key] = [value.strip() for value in values.split(",")]
+    named: dict[str, list[str]] = {}
+    for text in arms:
+        label, _, written = text.partition("=")
+        if not label or label in named:
+            raise InputError(f"--arm {text!r}: write each arm once, as --arm NAME=SPEC+SPEC (--arm plain= has none).")
+        named[label] = [part.strip() for part in written.split("+") if part.strip()]
+    given = {key: value for key, value in settings.items() if value is not None and value is not False and value != []}
+    study = Study(scenario, name or _name(scenario, given), _seeds(seeds or "0"), given, axes, [], named)
+    return _checked(study)
+
+
+def from_file(path: Path, name: str | None) -> Study:
+    """A study from a TOML file; raises InputError naming what is wrong in it."""
+    from ncpl_cli.scenarios import scenario_named
+
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}.", f"it would hold: {EXAMPLE}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}.", f"a sweep file holds: {EXAMPLE}") from None
+    for key in document:
+        if key not in ("scenario", "name", "seeds", "settings", "grid", "zip", "arms"):
+            raise unknown(f"entry of {path}", key, ("scenario", "name", "seeds", "settings", "grid", "zip", "arms"))
+    if not isinstance(document.get("scenario"), str):
+        raise InputError(f"{path} names no scenario.", "write scenario = 'permuted-digits'")
+    scenario = scenario_named(document["scenario"])
+    zipped = document.get("zip", [])
+    zipped = [zipped] if isinstance(zipped, dict) else zipped
+    tables = [document.get("settings", {}), document.get("grid", {}), document.get("arms", {}), *zipped]
+    if not all(isinstance(table, dict) for table in tables):
+        raise InputError(f"{path}: settings, grid, zip and arms are tables.", f"a sweep file holds: {EXAMPLE}")
+    settings, grid, arms = tables[:3]
+    for key, values in [*grid.items(), *(item for of in zipped for item in of.items()), *arms.items()]:
+        if not isinstance(values, list):
+            raise InputError(f"{path}: {key} is a list of values.", f"write {key} = [...]")
+    settings = {key: ",".join(map(str, v)) if isinstance(v, list) and key != "intervention" else v
+                for key, v in settings.items()}  # fmt: skip
+    for of in zipped:
+        if len({len(values) for values in of.values()}) > 1:
+            raise InputError(f"{path}: the lists of a zip go together, {', '.join(of)} differ in length.")
+    study = Study(
+        scenario, name or document.get("name") or path.stem, _seeds(document.get("seeds", "0")), settings, grid, zipped,
+        {label: [str(text) for text in texts] for label, texts in arms.items()},
+    )  # fmt: skip
+    return _checked(study)
+
+
+def _checked(study: Study) -> Study:
+    """The study with its values read as what their options take; raises InputError for unknown and double ones."""
+    allowed = keys(study.scenario)
+    horizon = {f.name: typing.get_type_hints(study.scenario)[f.name] for f in fields(study.scenario)}
+    fixed = allowed | horizon | MEASURING | {"intervention": list}
+    for key in study.settings:
+        if key not in fixed:
+            raise unknown("setting", key, fixed)
+    tables = [study.grid, *study.zipped]
+    seen = [key for table in tables for key in table]
+    for key in seen:
+        if key in ("intervention", "interventions"):
+            raise InputError("a grid does not vary interventions: arms do.", "--arm plain= --arm nc1=nc1:strength=0.05")
+        if key not in allowed and key in horizon:
+            raise InputError(
+                f"{key} says how far a run goes, not which run it is: give it once for all.",
+                f"--{key.replace('_', '-')} VALUE",
+            )
+        if key not in allowed:
+            raise unknown("grid key", key, allowed)
+        if seen.count(key) > 1 or key in study.settings:
+            raise InputError(f"{key} is given twice: as a grid and as a setting, or in two grids.")
+    for table in tables:
+        for key, values in table.items():
+            table[key] = [_value(key, value, allowed[key]) for value in values]
+            if not values or (len(set(table[key])) < len(values) and table is study.grid):
+                raise InputError(f"the grid of {key} is empty or names a value twice.")
+    study.settings = {key: _value(key, v, fixed[key]) for key, v in study.settings.items()}
+    return study
+
+
+def _value(key: str, value: Any, kind: Any) -> Any:
+    """A value as its option takes it; lists stay text, which the scenario's own reader reads."""
+    if isinstance(kind, types.UnionType):
+        kind = next(one for one in typing.get_args(kind) if one is not types.NoneType)
+    if kind is list:
+        return list(value)
+    if typing.get_origin(kind) is tuple:
+        return str(value)
+    if kind is str:
+        return str(value)
+    if isinstance(value, kind) or (kind is float and isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    try:
+        if isinstance(value, str) and kind is not bool:
+            return kind(value)
+    except ValueError:
+        pass
+    what = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
+    raise InputError(f"{key}: {value!r} is not {what}.")
+
+
+def _seeds(written: Any) -> list[int]:
+    if isinstance(written, list) and all(isinstance(seed, int) and seed >= 0 for seed in written) and written:
+        return list(dict.fromkeys(written))
+    return _common.int_list(str(written), "--seeds")
+
+
+def _name(scenario: Any, given: Mapping[str, Any]) -> str:
+    """The same fixed settings, the same sweep: grids and seeds extend it."""
+    text = json.dumps(given, sort_keys=True, default=list)
+    return f"{scenario.id}-{hashlib.sha256(text.encode()).hexdigest()[:6]}" if given else str(scenario.id)
+
+
+def arms_of(study: Study, data_dir: Path | None) -> tuple[list[Any], dict[Any, Any]]:
+    """The arms (sweep.Arm), one a point, and the data sets they use, by DatasetSpec."""
+    from ncpl_cli import data as data_room
+    from ncpl_cli import settings
+    from ncpl_cli.sweep import Arm
+
+    loaded: dict[Any, Any] = {}
+    arms = []
+    for label, options in study.points():
+        given = read_lists(study.scenario, options)
+        dataset = settings.dataset_spec(study.scenario, given)
+        if dataset not in loaded:
+            loaded[dataset] = data_room.load(dataset, data_dir)
+        specs = settings.specs(study.scenario, given, loaded[dataset], dataset, study.seeds)
+        arms.append(Arm(tuple(specs), label))
+    return arms, loaded

@@ -1,0 +1,318 @@
+"""`ncpl sweep`: many runs, many workers, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ncpl_cli.commands import _common
+from ncpl_cli.commands._common import DataDir, Db, Device, Json
+from ncpl_cli.commands.train import Scenarios, command, common_options, parameters_of, scenario_parameters
+
+
+class Sweeps(Scenarios):
+    """A sub-command for each scenario and for any TOML file, beside those that look after sweeps."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The scenarios' ids, then the others."""
+        return [*super().list_commands(ctx), *TyperGroup.list_commands(self, ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The sub-command; raises InputError that lists the known scenarios."""
+        from ncpl_cli.scenarios import scenario_named
+
+        if (known := TyperGroup.get_command(self, ctx, cmd_name)) is not None:
+            return known
+        if cmd_name.endswith(".toml"):
+            text = f"The sweep that a file describes.\n\nExample: ncpl sweep {cmd_name} --jobs auto"
+            return command(
+                cmd_name, text, parameters_of(_options, without=OF_THE_FILE), lambda given: _file(cmd_name, given)
+            )
+        scenario = scenario_named(cmd_name)
+        text = f"{scenario.__doc__}\n\nExample: ncpl sweep {cmd_name} --seeds 0-4 --grid lr=0.01,0.003 --jobs auto"
+        training = parameters_of(common_options, without=OF_ONE_COMMAND)
+        parameters = [*scenario_parameters(scenario), *training, *parameters_of(_options)]
+        return command(cmd_name, text, parameters, lambda given: _options_given(scenario, given))
+
+
+app = typer.Typer(
+    cls=Sweeps, help="Train many runs with many workers; the same again does what is missing.", no_args_is_help=True
+)
+
+OF_ONE_COMMAND = ("seed", "seeds", "jobs", "name", "resume", "dry_run", "db", "data_dir", "device", "json_",
+                  "keep_checkpoints")  # fmt: skip
+"""Options of `ncpl train` that a sweep has not, or has its own of."""
+
+OF_THE_FILE = ("seeds", "grid", "arm")
+"""What a TOML file says itself."""
+
+
+def _options(
+    seeds: Annotated[str | None, typer.Option(help="Several seeds: 0-4 or 1,3,7; default 0.")] = None,
+    grid: Annotated[
+        list[str] | None, typer.Option(help="KEY=V1,V2: a run for each value; may be repeated: every combination.")
+    ] = None,
+    arm: Annotated[
+        list[str] | None, typer.Option(help="NAME=SPEC+SPEC: an arm with these interventions (NAME= none); repeatable.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The sweep's name and label; default follows its settings.")] = None,
+    jobs: Annotated[str, typer.Option(help="Workers: auto (one a core, or as --per-gpu says) or a number.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of each worker; default the cores divided among them.")
+    ] = None,
+    executor: Annotated[str, typer.Option(help="Where workers run: local, ray or slurm.")] = "local",
+    gpus: Annotated[str | None, typer.Option(help="GPUs to share: 0,1; default those that are visible.")] = None,
+    per_gpu: Annotated[int, typer.Option(help="Workers on each GPU.")] = 1,
+    max_attempts: Annotated[int, typer.Option(help="Attempts in a row that get no further before a run fails.")] = 5,
+    lease: Annotated[float, typer.Option(help="Seconds after which a silent worker is replaced.")] = 30.0,
+    keep_checkpoints: Annotated[
+        str | None, typer.Option(help="last, probes, every:K or all; default last, warm-start: probes.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, how long, how large.")] = False,
+    db: Db = None,
+    data_dir: DataDir = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None: ...
+
+
+def _file(path: str, given: dict[str, Any]) -> None:
+    from ncpl_cli.commands import _grid
+
+    _sweep(_grid.from_file(Path(path), given["name"]), given)
+
+
+def _options_given(scenario: Any, given: dict[str, Any]) -> None:
+    from ncpl_cli.commands import _grid
+
+    names = [p.name for p in (*scenario_parameters(scenario), *parameters_of(common_options, without=OF_ONE_COMMAND))]
+    settings = {key: given[key] for key in names}
+    _sweep(
+        _grid.from_options(
+            scenario, settings, given["seeds"], given["grid"] or [], given["arm"] or [], given["name"]
+        ),
+        given,
+    )  # fmt: skip
+
+
+def _sweep(study: Any, given: dict[str, Any]) -> None:
+    """Run a sweep with the options of its command line."""
+    from ncpl_cli import device as device_of
+    from ncpl_cli.commands import _grid
+    from ncpl_cli.commands._workers import Workers
+    from ncpl_cli.errors import InputError, Stopped, SweepFailed, unknown
+    from ncpl_cli.executors import executor_named
+    from ncpl_cli.store import open_store
+    from ncpl_cli.sweep import Options, run_sweep
+
+    jobs = given["jobs"]
+    if jobs != "auto" and not (jobs.isdigit() and int(jobs) > 0):
+        raise InputError(f"--jobs {jobs!r} is neither auto nor a number of workers.")
+    if given["max_attempts"] < 1 or given["per_gpu"] < 1 or given["lease"] <= 0 or (given["threads"] or 1) < 1:
+        raise InputError("--max-attempts, --per-gpu and --threads must be at least 1, --lease positive.")
+    probes = study.settings.pop("probes", None)
+    if probes not in (None, "now", "later"):
+        raise unknown("--probes", probes, ("now", "later"))
+    executor = executor_named(given["executor"])()
+    gpus = tuple(part.strip() for part in (given["gpus"] or "").split(",") if part.strip())
+    device = "cuda" if gpus and given["device"] == "auto" else given["device"]
+    device, _, number = device_of.resolve(device).partition(":")
+    if device == "cuda" and not gpus and given["device"] not in ("auto", "cuda"):
+        gpus = (number,)
+    if gpus and device != "cuda":
+        raise InputError(f"--gpus {given['gpus']} does not go with --device {device}.")
+    data_dir = _common.data_path(given["data_dir"])
+    arms, loaded = _grid.arms_of(study, data_dir)
+    if given["dry_run"]:
+        return _show_plan(study, arms, loaded, device, None if jobs == "auto" else int(jobs), given["json_"])
+    options = Options(
+        device, given["threads"], given["keep_checkpoints"], probes != "later", given["max_attempts"], given["lease"]
+    )  # fmt: skip
+    url = _common.store_url(given["db"])
+    with open_store(url) as store, Workers() as workers:
+        found = run_sweep(
+            arms, store, name=study.name, options=options, jobs=None if jobs == "auto" else int(jobs), gpus=gpus,
+            per_gpu=given["per_gpu"], data_dir=data_dir, executor=executor, watcher=workers,
+        )  # fmt: skip
+    if given["json_"]:
+        _common.print_json(found.to_json() | {"db": url})
+    else:
+        columns = ("sweep", "total", "finished", "failed", "diverged", "skipped", "pending")
+        _common.print_table(columns, [[getattr(found, column) for column in columns]])
+        _common.note(f"store: {url}   next: ncpl sweep status {found.sweep}, ncpl correlate --name {found.sweep}")
+    if found.bad:
+        raise SweepFailed(
+            f"{found.bad} of the runs of sweep {found.sweep} failed or diverged; the others are done.",
+            f"ncpl sweep status {found.sweep} shows why; ncpl sweep retry {found.sweep} has failed ones tried again",
+        )
+    if found.pending:
+        raise Stopped(
+            f"{found.pending} runs of sweep {found.sweep} are not done: it was cancelled, or others are at them.",
+            "the same command goes on",
+        )
+
+
+def _show_plan(study: Any, arms: list[Any], loaded: dict[Any, Any], device: str, jobs: int | None, json_: bool) -> None:
+    """What a sweep would do, from a short measurement of each kind of run."""
+    from ncpl_cli import estimate
+    from ncpl_cli.commands._progress import duration
+    from ncpl_cli.sweep import cores
+
+    runs: dict[str, dict[str, Any]] = {}
+    seconds: float | None = 0.0
+    size, cohorts, why = 0.0, 0, ""
+    for arm in arms:
+        specs = [spec for spec in arm.specs if spec.id not in runs]
+        if not specs:
+            continue
+        found = estimate.dry_run(specs, loaded[specs[0].dataset], device)
+        for run in found["runs"]:
+            runs[run["id"]] = {**run, "arm": arm.label, "cohort": cohorts + run["cohort"]}
+        cohorts = 1 + max(run["cohort"] for run in runs.values())
+        one_by_one = found["seconds_one_by_one"]
+        seconds = None if seconds is None or one_by_one is None else seconds + one_by_one
+        size, why = size + found["bytes"], found["engine_why"]
+    workers = min(jobs or cores(), cohorts)
+    document = {
+        "sweep": study.name, "runs": list(runs.values()), "cohorts": cohorts, "workers": workers, "engine_why": why,
+        "seconds": None if seconds is None else seconds / workers, "bytes": size,
+    }  # fmt: skip
+    if json_:
+        _common.print_json(document)
+        return
+    columns = ("run", "arm", "seed", "cohort", "engine", "epochs")
+    _common.print_table(columns, [(r["id"], *(r[c] for c in columns[1:])) for r in runs.values()])
+    _common.note(why)
+    _common.note(
+        f"sweep {study.name}: {len(runs)} runs in {cohorts} cohorts on {workers} workers, about "
+        f"{'an unknown time' if seconds is None else duration(seconds / workers)}, {size / 1e6:.1f} MB; "
+        "nothing was trained or written."
+    )
+
+
+@app.command("status")
+def status(
+    name: Annotated[str | None, typer.Argument(help="A sweep; default all, one line each.")] = None,
+    db: Db = None,
+    json_: Json = False,
+) -> None:
+    """How sweeps stand: how many runs are done, who works on what, how fast, how long still, what went wrong.
+
+    Example: ncpl sweep status study
+    """
+    from dataclasses import asdict
+
+    from ncpl_cli.commands._workers import progress, working
+    from ncpl_cli.store import Queue, open_store
+
+    with open_store(_common.store_url(db), create=False) as store:
+        queue = Queue(store)
+        found = [queue.overview(one) for one in ([name] if name else queue.names())]
+    if json_:
+        documents = [
+            {
+                "sweep": one.name, "created": _time(one.created), "cancelled": _time(one.cancelled),
+                "total": sum(one.runs.values()), **{s: one.runs.get(s, 0) for s in STATUSES}, "probes": one.probes,
+                "epochs": one.epochs, "total_epochs": one.total_epochs, "epochs_per_second": one.pace,
+                "eta_seconds": one.seconds_left, "workers": [asdict(w) for w in one.working],
+                "errors": [dict(zip(("run", "attempts", "error"), e, strict=True)) for e in one.errors],
+            }
+            for one in found
+        ]  # fmt: skip
+        _common.print_json(documents[0] if name else {"sweeps": documents})
+        return
+    if name is None:
+        columns = ("sweep", "total", *STATUSES, "epochs", "created")
+        rows = [(o.name, sum(o.runs.values()), *(o.runs.get(s, 0) for s in STATUSES), o.epochs, _time(o.created))
+                for o in found]  # fmt: skip
+        _common.print_table(columns, rows)
+        return
+    (one,) = found
+    _common.say(f"{one.name}: {progress(one)}" + ("; cancelled" if one.cancelled else ""))
+    if one.working:
+        _common.print_table(("worker", "runs", "seeds", "epoch", "epochs/s"), working(one))
+    if one.errors:
+        _common.print_table(("run", "attempts", "last error"), one.errors)
+
+
+STATUSES = ("finished", "failed", "diverged", "running", "interrupted", "pending")
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+@app.command("retry")
+def retry(name: Annotated[str, typer.Argument(help="A sweep.")], db: Db = None) -> None:
+    """Let the failed runs of a sweep be tried again, by the next `ncpl sweep` or worker.
+
+    Example: ncpl sweep retry study
+    """
+    from ncpl_cli.store import Queue, open_store
+
+    with open_store(_common.store_url(db), create=False) as store:
+        count = Queue(store).retry(name)
+    print(f"{count} runs of sweep {name} will be tried again.")
+
+
+@app.command("cancel")
+def cancel(name: Annotated[str, typer.Argument(help="A sweep.")], db: Db = None) -> None:
+    """Give out no more runs of a sweep, and have its workers stop after a checkpoint; what is stored stays.
+
+    Example: ncpl sweep cancel study
+    """
+    from ncpl_cli.store import Queue, open_store
+
+    with open_store(_common.store_url(db), create=False) as store:
+        Queue(store).cancel(name)
+    print(f"sweep {name} is cancelled; its workers stop within seconds. The same ncpl sweep takes it up again.")
+
+
+@app.command("worker")
+def worker(
+    sweep: Annotated[str, typer.Option(help="The sweep to work at.")],
+    parent: Annotated[int | None, typer.Option(hidden=True, help="End with this process.")] = None,
+    db: Db = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Work at a sweep until nothing is left: on any machine that reaches the store, as often as you like.
+
+    Example: ncpl sweep worker --sweep study --db postgresql://host/ncpl
+    """
+    if parent is not None:
+        _end_with(parent)
+    from ncpl_cli.commands._progress import Progress
+    from ncpl_cli.store import open_store
+    from ncpl_cli.worker import work
+
+    with open_store(_common.store_url(db), create=False) as store, Progress() as progress:
+        ended = work(sweep, store, observer=progress, data_dir=_common.data_path(data_dir))
+    _common.note(f"nothing is left for this worker; it trained {ended} units.")
+
+
+def _end_with(parent: int) -> None:
+    """Be sent SIGTERM when the parent ends, however it ends."""
+    if sys.platform == "linux":
+        import ctypes
+
+        set_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None, use_errno=True).prctl(set_death_signal, signal.SIGTERM)
+    else:
+        threading.Thread(target=_until_orphaned, args=(parent,), daemon=True).start()
+    if os.getppid() != parent:  # it ended before we could ask
+        raise typer.Exit(os.EX_TEMPFAIL)
+
+
+def _until_orphaned(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
