@@ -108,14 +108,16 @@ def _range(low: float, high: float) -> str:
 def lacking(claim: Claim, arms: Arms) -> str:
     """What a claim needs and these runs do not have, in a sentence; empty when nothing."""
     named = [claim.options[key] for key in ("arm", "plain") if key in claim.options] or list(arms)
-    runs = [s for name in named for s in arms.get(name, ())]
+    if absent := [name for name in named if name not in arms]:
+        return f"the arm {absent[0]} is not part of this scale"
+    runs = [s for name in named for s in arms[name]]
     needs = claim.needs
     said = []
     for key in ("dataset", "network"):
         have = sorted({str(s.run.settings.get(key)) for s in runs})
         if key in needs and have != [needs[key]]:
             said.append(f"{key} {needs[key]} (here: {', '.join(have) or 'none'})")
-    have_runs = min((len(arms.get(name, ())) for name in named), default=0)
+    have_runs = min((len(arms[name]) for name in named), default=0)
     if have_runs < needs.get("runs", 1):
         said.append(f"{needs.get('runs', 1)} runs an arm (here: {have_runs})")
     tasks = min((s.tasks for s in runs if s.run.settings.get("first_task_nc1") is None), default=0)

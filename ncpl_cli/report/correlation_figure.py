@@ -59,6 +59,11 @@ def window_frames(results: Sequence[GroupCorrelation]) -> tuple[pd.DataFrame, pd
     return pd.concat(over, ignore_index=True), pd.concat(single, ignore_index=True) if single else empty
 
 
+def with_windows(results: Sequence[GroupCorrelation]) -> list[GroupCorrelation]:
+    """Those that have a full window in which r is defined."""
+    return [result for result in results if np.isfinite(result.windows.mean).any()]
+
+
 def draw_windows(results: Sequence[GroupCorrelation]) -> Any:
     """The plotnine figure: r of each run thin and grey, mean and one standard deviation over runs in colour."""
     import pandas as pd
@@ -95,7 +100,7 @@ def draw_windows(results: Sequence[GroupCorrelation]) -> Any:
 
 def save_windows(results: Sequence[GroupCorrelation], path: str) -> None:
     """Draw into a file; its ending names the format. Raises InputError when there is no window to draw."""
-    drawable = [r for r in results if len(r.windows.end)]
+    drawable = with_windows(results)
     if not drawable:
         raise InputError("there is no full window to draw.", "choose a smaller --window")
     check_figure(path, len(drawable))

@@ -21,10 +21,13 @@ from ncpl_cli.analysis import (
     groups,
     load,
 )
+from ncpl_cli.analysis.claims import Judged, arms_of, judge
 from ncpl_cli.analysis.correlation import default_y
 from ncpl_cli.analysis.study import FIRST_TASK_SETTINGS
 from ncpl_cli.errors import InputError
 from ncpl_cli.report.theme import MOST_LINES
+from ncpl_cli.studies import STUDIES, study_named
+from ncpl_cli.studies import label as label_of
 
 if TYPE_CHECKING:
     from ncpl_cli.store import RunRow, Store
@@ -85,7 +88,9 @@ class Part:
             options = Options(window=window_for(max(spans, default=0)), directions=self.directions)
             results = _or_none(lambda g=group, o=options, y=y: correlate(Study(g.series), [("nc1", y)], o))
             # by itself the group has nothing that tells it from others: give it back what does
-            found += [(label, replace(r, name=group.name, settings=group.settings)) for r in results or ()]
+            shown = {k: v for k, v in group.settings.items() if v is not None}
+            name = group.name if group.series[0].run.imported else None
+            found += [(label, replace(r, name=name, settings=shown)) for r in results or ()]
         return tuple(found)
 
     @cached_property
@@ -113,6 +118,17 @@ def window_for(span: float) -> int:
     return WINDOW if span > WINDOW else max(4, int(span) // 2)
 
 
+@dataclass(frozen=True)
+class Claims:
+    """The claims of one part of a published study, held against the chosen runs."""
+
+    study: str
+    source: str
+    part: str
+    scale: str
+    judged: tuple[Judged, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Material:
     """What was chosen from the store.
@@ -124,6 +140,7 @@ class Material:
     undefined   see Store.undefined_counts
     formulas    (formula, direction, source) by metric id
     selection   the options that chose the runs, as written
+    claims      (study, part, scale, judged claims) of every published study that runs are labelled with
     """
 
     rows: tuple[RunRow, ...]
@@ -135,6 +152,7 @@ class Material:
     undefined: Sequence[tuple[str, str, int, int]]
     formulas: Mapping[str, tuple[str, str, str]]
     selection: str = ""
+    claims: tuple[Claims, ...] = ()
 
     def named(self, address: str) -> str:
         """A metric with its direction, as axes and panels are titled."""
@@ -168,7 +186,21 @@ def gather(
         undefined=store.undefined_counts(chosen),
         formulas=formulas,
         selection=selection,
+        claims=tuple(_claims(study)),
     )
+
+
+def _claims(study: Study) -> list[Claims]:
+    """Published claims that the chosen runs were made for, as their labels say."""
+    labels = {name for s in study.series for name in s.run.names}
+    found = []
+    for published in map(study_named, STUDIES):
+        for part in published.parts:
+            for scale in part.plans:
+                if label_of(published.id, part.id, scale) in labels:
+                    judged = judge(part.claims, arms_of(study, published.id, part, scale))
+                    found.append(Claims(published.id, published.source, part.id, scale, tuple(judged)))
+    return found
 
 
 def _parts(study: Study, directions: Mapping[str, str]) -> list[Part]:
@@ -194,11 +226,11 @@ def _order(group: Group) -> tuple[object, ...]:
 
 
 def _labels(found: Sequence[Group]) -> tuple[str, ...]:
-    """`first_task_epochs=5`, else the name, else `all runs`; numbered where they would be the same."""
+    """`first_task_epochs=5`, for imported runs their name, else `all runs`; numbered where they would be the same."""
     made: list[str] = []
     for group in found:
-        settings = ", ".join(_said(key, value) for key, value in group.settings.items())
-        label = settings or group.name or ("all runs" if len(found) == 1 else "plain")
+        settings = ", ".join(_said(key, value) for key, value in group.settings.items() if value is not None)
+        label = settings or ("all runs" if len(found) == 1 else "plain")
         if group.series[0].run.imported:
             label = group.name or "imported"
         made.append(f"{label} ({made.count(label) + 1})" if label in made else label)

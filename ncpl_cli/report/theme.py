@@ -56,6 +56,7 @@ def theme(width: float, height: float, *, legend: bool = True) -> Any:
         panel_spacing_x=0.025,
         panel_spacing_y=0.04,
         legend_position="bottom" if legend else "none",
+        legend_justification_bottom="left",
         legend_title=p9.element_blank(),
         legend_direction="vertical",
         legend_text=p9.element_text(size=8),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ncpl_cli.analysis import GroupCorrelation, sentences
 from ncpl_cli.report import curves, theme
 from ncpl_cli.report.blocks import Block, Figure, Section, Table, Text, table
-from ncpl_cli.report.correlation_figure import draw_windows, window_frames
+from ncpl_cli.report.correlation_figure import draw_windows, window_frames, with_windows
 from ncpl_cli.report.material import WINDOW, Material, Part
 
 if TYPE_CHECKING:
@@ -46,25 +46,19 @@ def draw(material: Material) -> Section:
 def _of(part: Part, id_: str) -> list[Block]:
     found = part.correlations
     blocks: list[Block] = []
-    for label, result in found[:MOST_GROUPS]:
+    said = [(label, result) for label, result in found if result.overall.summary.mean_r is not None]
+    for label, result in said[:MOST_GROUPS]:
         lines = [f"{label}: {sentences.headline(result)}"]
         if result.window != WINDOW:
             lines.append(f"The series is shorter than the published window of {WINDOW}: the window is {result.window}.")
         blocks += [Text(tuple(lines), "finding"), Text(result.notes, "caveat")]
-    windowed = [result for _, result in found[:MOST_GROUPS] if len(result.windows.end)]
+    windowed = with_windows([result for _, result in said[:MOST_GROUPS]])
     if windowed:
         blocks += [_windows(windowed, part, f"{id_}-windows"), _run_by_run(windowed, part, f"{id_}-runs")]
     numbers = _controls(found)
     first = found[0][1]
-    blocks.append(
-        Figure(
-            f"{id_}-controls",
-            f"{part.scenario}: r of {first.x} and {first.y} and what each control leaves of it. Points are centres "
-            "over runs (back-transformed mean of Fisher's z), bars 95 % t intervals over runs.",
-            _controls_alt(numbers), Table.of(f"{id_}-controls-numbers", "Numbers drawn: r under each control", numbers),
-            lambda: draw_controls(numbers),
-        )
-    )  # fmt: skip
+    if len(numbers):
+        blocks.append(_forest(numbers, f"{part.scenario}: r of {first.x} and {first.y}", f"{id_}-controls"))
     rows = [
         (label, f"{r.x}, {r.y}", r.n_runs, r.overall.points, name, *values, what)
         for label, r in found
@@ -73,6 +67,16 @@ def _of(part: Part, id_: str) -> list[Block]:
     columns = ("group", "pair", "runs", "points", "statistic", "r", "low", "high", "p", "what it is")
     blocks.append(table(f"{id_}-statistics", f"{part.scenario}: all statistics of all groups", columns, rows))
     return blocks
+
+
+def _forest(numbers: pd.DataFrame, what: str, id_: str) -> Figure:
+    return Figure(
+        id_,
+        f"{what} and what each control leaves of it. Points are centres over runs (back-transformed mean of Fisher's "
+        "z), bars 95 % t intervals over runs.",
+        _controls_alt(numbers), Table.of(f"{id_}-numbers", "Numbers drawn: r under each control", numbers),
+        lambda: draw_controls(numbers),
+    )  # fmt: skip
 
 
 def _windows(results: Sequence[GroupCorrelation], part: Part, id_: str) -> Block:

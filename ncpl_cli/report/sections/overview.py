@@ -24,11 +24,12 @@ def draw(material: Material) -> Section:
         return Section.empty(
             ID, TITLE, "The store has no run yet.", "ncpl demo", "ncpl train permuted-digits --tasks 20 --seeds 0-4"
         )
-    found = [line for part in material.parts for line in _found(part)]
+    found = [*_verdicts(material), *(line for part in material.parts for line in _found(part))]
     blocks: list[Block] = [
         Text(tuple(_run(material)), title="What was run"),
         Text(tuple(found or ["Too little was recorded to say: see the sections below."]), "finding", "What was found"),
         Text(tuple(_sure(material)), "caveat", "How sure this is"),
+        *_claims(material),
         _groups(material),
     ]
     if again := provenance.commands(material):
@@ -36,6 +37,39 @@ def draw(material: Material) -> Section:
         lines = (*again[:FEW], f"ncpl report {material.selection}".strip())
         blocks.append(Commands(f"How to run it again{more}", lines))
     return Section(ID, TITLE, tuple(blocks))
+
+
+def _verdicts(material: Material) -> list[str]:
+    """How many published claims agree."""
+    lines = []
+    for of in material.claims:
+        counts = Counter(one.verdict for one in of.judged)
+        listed = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+        lines.append(f"Claims of {of.study}, {of.part} ({of.scale}): {listed}; see the table of claims.")
+    return lines
+
+
+def _claims(material: Material) -> list[Block]:
+    """Every published claim beside our value, its verdict, and what weakens the claim itself."""
+    if not material.claims:
+        words = ("None of these runs was made to reproduce a published study.",)
+        return [Text(words), Commands("To hold a paper's claims against runs", ("ncpl reproduce bonifazi2024",))]
+    rows = []
+    caveats = []
+    for of in material.claims:
+        for one in of.judged:
+            f = one.finding
+            low, high = f.ci95 if f and f.ci95 else (None, None)
+            rows.append((of.part, of.scale, one.claim.says, one.claim.published, f and f.value, low, high,
+                         f and f.runs, one.verdict, one.why, one.claim.source))  # fmt: skip
+            said = [f"{name} {value:.3g}" for name, value in f.beside.items()] if f else []
+            beside = f"beside it {', '.join(said)}" if said else ""
+            if more := "; ".join(part for part in (beside, one.claim.caveat) if part):
+                caveats.append(f"{one.claim.says}: {more}.")
+    columns = ("part", "scale", "claim", "published", "ours", "low", "high", "runs", "verdict", "why", "source")
+    sources = "; ".join(dict.fromkeys(of.source for of in material.claims))
+    caption = f"Published claims against our runs, with 95 % intervals over runs ({sources})"
+    return [table(f"{ID}-claims", caption, columns, rows), Text(tuple(dict.fromkeys(caveats)), "caveat")]
 
 
 def _run(material: Material) -> list[str]:
