@@ -81,8 +81,8 @@ METRICS: dict[str, Metric] = {
         ),
         *_family(
             "probes", "probes of a warm start",
-            ("probe_test_accuracy", "test accuracy of a copy trained on all", "higher = more plasticity", "A20, B24"),
-            ("probe_epochs_to_fit", "epochs until its running train accuracy > 0.99", "lower = more plasticity", "A20"),
+            ("probe_test_accuracy", "test accuracy of a copy trained on all data", "higher = more plastic", "A20, B24"),
+            ("probe_epochs_to_fit", "epochs until its running train accuracy > 0.99", "lower = more plastic", "A20"),
             ("probe_cap_hit", "1 where it did not get there within the cap", "0 = it fitted", "B24"),
             ("warm_start_gap", "probe test accuracy after epoch 0 minus after this epoch", "higher = more loss", "A20"),
         ),
