@@ -45,8 +45,11 @@ class Observer(Protocol):
     def note(self, text: str) -> None:
         """Something worth a line."""
 
-    def begin(self, run: str, seed: int, done: int, total: int | None) -> None:
-        """A run starts, or goes on after `done` epochs."""
+    def expect(self, runs: int) -> None:
+        """So many runs will begin."""
+
+    def begin(self, run: str, seed: int, done: int, total: int, exact: bool) -> None:
+        """A run starts, or goes on after `done` epochs; it has `total` epochs, at most where that is not exact."""
 
     def epoch(self, run: str, record: EpochRecord) -> None:
         """A run has finished an epoch, and it is saved."""
@@ -217,6 +220,7 @@ def _bring(
     cohorts = plan(todo, device, together)
     if not cohorts:
         return statuses
+    observer.expect(len(todo))
     online = all(cohort.engine == "online" for cohort in cohorts)
     # the compiled loop takes one core a run; batched matrices take all cores at once
     workers = min(len(cohorts), jobs or os.cpu_count() or 1) if online else 1
@@ -282,10 +286,11 @@ def _replay(cohort: Cohort, store: Store, data: Dataset, device: str, observer: 
     torch.set_num_threads(1 if cohort.engine == "online" else os.cpu_count() or 1)
     attempts = store.claim(cohort.ids, Owner.current(), provenance(device, cohort.engine), cohort=cohort.ids)
     claimed = dict(attempts)
+    observer.expect(len(cohort.ids))
     with Stopper() as stopper, _heartbeat(store, claimed):
         try:
             for spec in cohort.specs:
-                observer.begin(spec.id, spec.seed, 0, store.last_epoch(spec.id))
+                observer.begin(spec.id, spec.seed, 0, store.last_epoch(spec.id), True)
             for epoch in train(cohort, data):
                 for run, record in zip(cohort.ids, epoch.records, strict=True):
                     if record is not None:
@@ -322,10 +327,10 @@ def _start(
         store.truncate(run, attempts[run], after)
         checkpoints.forget(store.checkpoints, run, after)
     scenario = cohort.specs[0].scenario
-    total = sum(scenario.task_epochs(i) for i in range(scenario.tasks)) if scenario.fixed_length else None
+    total = sum(scenario.task_epochs(i) for i in range(scenario.tasks))
     done = start.position.epoch if start else 0
     for spec in cohort.specs:
-        observer.begin(spec.id, spec.seed, done, total)
+        observer.begin(spec.id, spec.seed, done, total, scenario.fixed_length)
         if start:
             observer.note(f"{spec.id} (seed {spec.seed}) goes on after epoch {done}.")
     # a warm start keeps what its probes branch off, whatever is asked for

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ncpl_cli import networks
 from ncpl_cli.data import Dataset
-from ncpl_cli.engines import ENGINES, Progress
+from ncpl_cli.engines import ENGINES, Engine, Progress
 from ncpl_cli.interventions import Treatment
 from ncpl_cli.metrics import measure
 from ncpl_cli.metrics.catalogue import chosen
@@ -82,14 +82,8 @@ def train(
     weights  parameters and buffers that runs begin with in place of their initialisation (probes)
     """
     specs, scenario, settings = cohort.specs, cohort.specs[0].scenario, cohort.specs[0].optimizer
-    nets = [build(spec, data).to(cohort.device) for spec in specs]
+    nets, engine = begin(cohort, data)
     initial = [{name: value.detach().clone() for name, value in net.named_parameters()} for net in nets]
-    treatment = Treatment(
-        specs[0].interventions, lambda r, purpose: build(specs[r], data, purpose).to(cohort.device)
-    )  # fmt: skip
-    engine = ENGINES[cohort.engine](
-        nets, data, settings, cohort.device, treatment=treatment, precision=specs[0].precision
-    )
     for net, given in zip(nets, weights or [], strict=False):
         if given:  # a cold start has none
             _put(net, given)
@@ -140,7 +134,7 @@ def train(
         task_epoch = position.next_task_epoch
         if task_epoch == 1 and now[0].changes:
             engine.change(f"{now[0].phase} {index}")
-        fresh = _fresh_accuracies(cohort, data, now, treatment)
+        fresh = _fresh_accuracies(cohort, data, now)
         stopped: frozenset[int] = frozenset()
         while task_epoch <= now[0].epochs:
             rate = learning_rate(settings, task_epoch, now[0].epochs)
@@ -189,22 +183,31 @@ def train(
             task_epoch += 1
 
 
+def begin(cohort: Cohort, data: Dataset, stream: str = "initialisation") -> tuple[list[networks.Network], Engine]:
+    """The cohort's networks as initialised from a random stream of that name, and the engine that will train them."""
+    specs = cohort.specs
+    nets = [build(spec, data, stream).to(cohort.device) for spec in specs]
+    treatment = Treatment(
+        specs[0].interventions, lambda r, purpose: build(specs[r], data, purpose).to(cohort.device)
+    )  # fmt: skip
+    engine = ENGINES[cohort.engine](
+        nets, data, specs[0].optimizer, cohort.device, treatment=treatment, precision=specs[0].precision
+    )
+    return nets, engine
+
+
 def _put(net: networks.Network, saved: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in net.state_dict().items():
             value.copy_(saved[name])
 
 
-def _fresh_accuracies(cohort: Cohort, data: Dataset, tasks: Sequence[Task], treatment: Treatment) -> list[float | None]:
+def _fresh_accuracies(cohort: Cohort, data: Dataset, tasks: Sequence[Task]) -> list[float | None]:
     """First-epoch online accuracy of a freshly initialised network of each run on its task, in the same data order."""
     if "fresh_gap" not in chosen(cohort.specs[0].measure.metrics):
         return [None] * len(tasks)
-    purpose = f"fresh network {tasks[0].phase} {tasks[0].index}"
-    nets = [build(spec, data, purpose).to(cohort.device) for spec in cohort.specs]
+    _, engine = begin(cohort, data, f"fresh network {tasks[0].phase} {tasks[0].index}")
     spec = cohort.specs[0]
-    engine = ENGINES[cohort.engine](
-        nets, data, spec.optimizer, cohort.device, treatment=treatment, precision=spec.precision
-    )
     rate = learning_rate(spec.optimizer, 1, tasks[0].epochs)
     return [p.correct / p.samples for p in engine.train_epoch(tasks, [task.order(1) for task in tasks], rate)]
 

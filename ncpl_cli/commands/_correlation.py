@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ncpl_cli.commands import _common
 
@@ -20,6 +20,11 @@ FEW_PAIRS = 3
 SHOWN_PAIRS = 20
 SHOWN_WINDOWS = 8
 """On a terminal; all of them in a pipe, and in --json."""
+
+SIGNED = frozenset({"r", "low", "high", "mean", "detrended"})
+"""Columns that hold correlations."""
+
+PROBABILITIES = frozenset({"p", "p_family", "p over pairs"})
 
 
 def show(results: Sequence[GroupCorrelation]) -> None:
@@ -42,7 +47,7 @@ def _show_one(title: str, result: GroupCorrelation) -> None:
     _common.say(sentences.headline(result))
     _common.say(_estimand(result))
     columns = ("statistic", "r", "low", "high", "p", "what")
-    _common.print_table(columns, sentences.statistics(result), title="What is left of it under each control")
+    _table(columns, sentences.statistics(result), title="What is left of it under each control")
     _show_lags(result)
     _show_windows(result)
     for line in result.notes:
@@ -54,7 +59,7 @@ def _estimand(result: GroupCorrelation) -> str:
     from ncpl_cli.analysis import sentences
 
     seeds = sentences.ranges(sorted(set(result.seeds.values())))
-    about = f"Estimand: {result.estimand}; {sentences.count(result.n_runs, 'run')} (seeds {seeds})"
+    about = f"Estimand: {result.estimand}; {sentences.count(result.n_runs, 'run')} (seed{'s' * (len(result.seeds) > 1)} {seeds})"
     if result.across == "runs":
         return f"{about}."
     return f"{about}, {result.overall.points} points in a run, window {result.window} {result.unit}s."
@@ -62,6 +67,10 @@ def _estimand(result: GroupCorrelation) -> str:
 
 def _show_pairs(title: str, results: Sequence[GroupCorrelation]) -> None:
     """Many pairs of one group, strongest first."""
+    from ncpl_cli.analysis.resampling import FEWEST_RUNS
+    from ncpl_cli.analysis.sentences import no_p
+    from ncpl_cli.analysis.study import LEFT_OUT
+
     first = results[0]
     print(f"{title}: {len(results)} pairs, strongest first")
     _common.say(_estimand(first))
@@ -71,22 +80,49 @@ def _show_pairs(title: str, results: Sequence[GroupCorrelation]) -> None:
 
     ordered = sorted(results, key=strength, reverse=True)
     shown = ordered[:SHOWN_PAIRS] if sys.stdout.isatty() else ordered
-    rows = []
+    wide = not sys.stdout.isatty()
+    rows: list[Sequence[object]] = []
     for result in shown:
         overall = result.overall
         low, high = overall.summary.ci95 or (None, None)
         detrended = overall.controls["detrended"].summary.mean_r
-        row = (result.x, result.y, _r(result), low, high, overall.p_by, detrended)
-        rows.append(row if sys.stdout.isatty() else (*row, overall.direction))  # words need a wider place
-    columns = ("x", "y", "r", "low", "high", "p over pairs", "detrended", "in words")
-    _common.print_table(columns[: len(rows[0])], rows)
+        numbers = (_r(result), low, high, overall.p_by, detrended)
+        x, y = result.x, result.y
+        rows.append((x, y, *numbers, overall.direction) if wide else (f"{x}, {y}", *numbers))
+    columns = ("r", "low", "high", "p over pairs", "detrended")
+    _table(("x", "y", *columns, "in words") if wide else ("x, y", *columns), rows)
     if len(shown) < len(ordered):
         _common.say(f"{len(ordered) - len(shown)} weaker pairs are in --json and in a pipe.", "- ")
-    units = first.overall.summary.n
-    _common.say("p is adjusted for all pairs (Benjamini-Yekutieli)"
-         + (f"; {units} runs are too few for one." if first.overall.p_by is None else "."), "- ")  # fmt: skip
+    if any(result.overall.p_by is not None for result in results):
+        _common.say("p is adjusted for all pairs (Benjamini-Yekutieli).", "- ")
+    units = max(result.overall.summary.n for result in results)
+    if first.across != "runs" and units < FEWEST_RUNS:
+        _common.say(no_p(units), "- ")
+    lost = dict.fromkeys(e for result in results for e in result.overall.excluded if e.reason in LEFT_OUT)
+    if lost:
+        _common.say(f"Left out: {'; '.join(f'{e.run} (seed {e.seed}): {e.reason}' for e in lost)}.", "- ")
     _common.say("One pair with its windows, controls and warnings: ncpl correlate --x X --y Y.", "- ")
     print()
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """A table; on a terminal without columns that say nothing, and r to three digits."""
+    rows = list(rows)
+    if sys.stdout.isatty():
+        said = [i for i in range(len(columns)) if any(row[i] not in (None, "") for row in rows)]
+        columns = [columns[i] for i in said]
+        rows = [[_rounded(name, row[i]) for name, i in zip(columns, said, strict=True)] for row in rows]
+    _common.print_table(columns, rows, title=title)
+
+
+def _rounded(column: str, cell: object) -> object:
+    from ncpl_cli.analysis.sentences import p_text
+
+    if not isinstance(cell, float):
+        return cell
+    if column in SIGNED:
+        return f"{cell:+.3f}"
+    return p_text(cell) if column in PROBABILITIES else cell
 
 
 def _r(result: GroupCorrelation) -> float | None:
@@ -99,8 +135,8 @@ def _show_lags(result: GroupCorrelation) -> None:
     best = result.overall.best_lag
     shown = [g for g in result.lags if not sys.stdout.isatty() or g.lag in (best, 0)]
     rows = [(g.lag, g.mean_r, g.p, g.p_family, "best" if g.lag == best else "") for g in shown]
-    title = f"Lags in {result.unit}s recorded (positive: x leads y)"
-    _common.print_table(("lag", "r", "p", "p_family", ""), rows, title=title)
+    title = "Lags in rows; positive: x leads"
+    _table(("lag", "r", "p", "p_family", ""), rows, title=title)
 
 
 def _show_windows(result: GroupCorrelation) -> None:
@@ -112,15 +148,17 @@ def _show_windows(result: GroupCorrelation) -> None:
     if sys.stdout.isatty() and len(windows) > SHOWN_WINDOWS:
         shown = sorted(marked)
     over_runs = result.across == "runs"
-    keys = ("end", "points", "mean", "p", "p_family") if over_runs else (
-        "end", "points", "mean", "std", "p", "p_family", "undefined"
-    )  # fmt: skip
+    keys: tuple[str, ...] = ("end", "points", "mean", "std", "p", "p_family", "undefined")
+    if over_runs:
+        keys = ("end", "points", "mean", "p", "p_family")
     heads = {"end": "task" if over_runs else "end", "points": "runs" if over_runs else "points",
              "mean": "r" if over_runs else "mean"}  # fmt: skip
     what = "r over runs, task by task" if over_runs else f"r in windows of {result.window} {result.unit}s"
+    if sys.stdout.isatty() and not any(w["undefined"] for w in windows):
+        keys = tuple(key for key in keys if key != "undefined")
     rows = [[*(windows[i][key] for key in keys), marked.get(i, "")] for i in shown]
     title = f"{what}: {len(rows)} of {len(windows)}" if len(rows) < len(windows) else what
-    _common.print_table([*(heads.get(key, key) for key in keys), ""], rows, title=title)
+    _table([*(heads.get(key, key) for key in keys), ""], rows, title=title)
 
 
 def _marked(means: Sequence[float | None]) -> dict[int, str]:

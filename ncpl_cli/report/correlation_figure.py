@@ -68,6 +68,7 @@ def draw_windows(results: Sequence[GroupCorrelation]) -> Any:
     """The plotnine figure: r of each run thin and grey, mean and one standard deviation over runs in colour."""
     import pandas as pd
     import plotnine
+    from mizani.breaks import breaks_extended
 
     p9: Any = plotnine  # only partly typed
 
@@ -80,8 +81,9 @@ def draw_windows(results: Sequence[GroupCorrelation]) -> Any:
     label = f"{first.unit} (end of a window of {' or '.join(map(str, windows))})" if first.across != "runs" else "task"
     figure = p9.ggplot(over, p9.aes("end")) + p9.geom_hline(yintercept=0, linetype="dashed", colour=theme.FAINT)
     if len(single):
+        alpha = min(0.6, 6 / max(result.n_runs for result in results))  # a hundred lines must not cover the band
         figure += p9.geom_line(
-            p9.aes("end", "r", group="run"), data=single.dropna(), colour=theme.FAINT, alpha=0.6, size=0.4
+            p9.aes("end", "r", group="run"), data=single.dropna(), colour=theme.FAINT, alpha=alpha, size=0.4
         )
     shown = over.dropna()
     figure += p9.geom_ribbon(p9.aes(ymin="low", ymax="high"), data=shown, fill=theme.COLOURS[0], alpha=0.2)
@@ -92,6 +94,7 @@ def draw_windows(results: Sequence[GroupCorrelation]) -> Any:
     return (
         figure
         + p9.facet_wrap("group", ncol=columns)
+        + p9.scale_x_continuous(breaks=breaks_extended(Q=[1, 5, 2, 4, 3]))  # no half epochs
         + p9.coord_cartesian(ylim=(-1, 1))
         + p9.labs(x=label, y=f"{name}, {'over runs' if first.across == 'runs' else 'mean and sd over runs'}")
         + theme.theme(3.6 * columns + (1.6 if columns == 1 else 0.0), 2.5 * -(-len(results) // 2) + 0.7, legend=False)

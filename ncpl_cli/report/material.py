@@ -171,7 +171,7 @@ def gather(
     if not rows and (ids or scenario or names):
         raise InputError("no run fits this selection.", "ncpl runs list shows all runs and their names")
     chosen = [row.id for row in rows]
-    addresses = [str(address) for address in store.addresses(chosen)] if rows else []
+    addresses = [str(address) for address in store.recorded(chosen)] if rows else []
     study = load(store, dict.fromkeys([*addresses, "plasticity_loss", "plasticity_loss_b24"]), ids=chosen)
     directions = {metric: facts[1] for metric, facts in formulas.items()}
     tried = {run: store.attempts(run) for run in chosen}

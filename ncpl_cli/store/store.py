@@ -20,6 +20,7 @@ from ncpl_cli.store import schema
 from ncpl_cli.store.connection import connect, plain_rows, sqlite_path, translated
 from ncpl_cli.store.migrate import ensure_head
 from ncpl_cli.store.owner import Owner
+from ncpl_cli.store.recorded import recorded_addresses
 from ncpl_cli.store.schema import WIDE, attempts, epochs, labels, measurements, runs, task_accuracy, terms, undefined
 from ncpl_cli.store.views import make_views
 
@@ -507,6 +508,11 @@ class Store:
             found = {Address(name): float(row[name]) for name in WIDE if row[name] is not None} if row else {}
             return found | {Address(m, s, la): float(v) for m, s, la, v in connection.execute(query)}
 
+    def recorded(self, ids: Sequence[str]) -> list[Address]:
+        """Every address that some of these runs have a value of, in any epoch."""
+        with self._read() as connection:
+            return recorded_addresses(connection, ids)
+
     def task_accuracies(self, run: str) -> list[tuple[int, int, float]]:
         """(epoch, evaluated task, accuracy): the forgetting matrix, row by row."""
         query = (
@@ -561,28 +567,6 @@ class Store:
                 columns[str(address)][np.searchsorted(axis, here[:, 0])] = here[:, 4]
         return columns
 
-    def addresses(self, ids: Sequence[str]) -> list[Address]:
-        """Every address that one of these runs has a value of, those with a column of their own first."""
-        metric, split, layer = (terms.alias() for _ in range(3))
-        found: dict[Address, None] = {}
-        with self._read() as connection:
-            pks = [pk for (pk,) in connection.execute(sa.select(runs.c.pk).where(runs.c.id.in_(ids)))]
-            counts = sa.select(*(sa.func.count(epochs.c[name]) for name in WIDE)).where(epochs.c.run.in_(pks))
-            row = connection.execute(counts).one()
-            found |= {Address(name): None for name, n in zip(WIDE, row, strict=True) if n}
-            m = measurements.c
-            places = sa.select(m.metric, m.split, m.layer).where(m.run.in_(pks)).distinct().subquery()
-            query = (
-                sa.select(metric.c.text, split.c.text, layer.c.text)
-                .select_from(places)
-                .join(metric, metric.c.id == places.c.metric)
-                .join(split, split.c.id == places.c.split)
-                .join(layer, layer.c.id == places.c.layer)
-                .order_by(metric.c.id, split.c.id.desc(), layer.c.text)
-            )
-            found |= {Address(m_, s, la): None for m_, s, la in connection.execute(query)}
-        return list(found)
-
     def retention(self, ids: Sequence[str]) -> dict[str, dict[int, tuple[float, int]]]:
         """How well earlier tasks are still known, per run: {tasks since: (mean test accuracy, number of values)}.
 
@@ -627,14 +611,19 @@ class Store:
     def frame(self, ids: Sequence[str] | None = None, **filters: str | None) -> pd.DataFrame:
         """Every recorded epoch as a row, a column per metric; further rows for other splits and layers.
 
-        Columns: run, seed, scenario, name, task, task_epoch, epoch, samples_seen, seconds, split, layer, metrics.
+        Columns: run, seed, scenario, name, task, task_epoch, epoch, samples_seen, seconds, split, layer, where there
+        are probes parent and branch_epoch, and metrics.
         """
         import pandas as pd
 
         chosen = self.runs(ids, **filters)
         by_pk = {row.pk: row for row in chosen}
-        head = ("run", "seed", "scenario", "name", "task", "task_epoch", "epoch", "samples_seen", "seconds", "split",
-                "layer")  # fmt: skip
+        head: tuple[str, ...] = (
+            "run", "seed", "scenario", "name", "task", "task_epoch", "epoch", "samples_seen", "seconds", "split",
+            "layer",
+        )  # fmt: skip
+        if any(row.parent for row in chosen):
+            head += ("parent", "branch_epoch")
         table: dict[tuple[int, int, str, str], dict[str, Any]] = {}
         metric, split, layer = (terms.alias() for _ in range(3))
         long = (
@@ -652,6 +641,7 @@ class Store:
                 ).mappings():
                     facts = {
                         "run": row.id, "seed": row.seed, "scenario": row.scenario, "name": ",".join(row.names),
+                        "parent": row.parent, "branch_epoch": row.branch_epoch,
                         **{key: epoch[key] for key in ("task", "task_epoch", "epoch", "samples_seen", "seconds")},
                     }  # fmt: skip
                     about[pk, epoch["epoch"]] = facts
@@ -665,7 +655,7 @@ class Store:
         order = sorted(
             table, key=lambda k: (list(by_pk).index(k[0]), k[1], k[2] != "train", k[2], k[3] != "last", k[3])
         )
-        found = {name for row in table.values() for name in row} - set(head)
+        found = {name for row in table.values() for name in row} - {*head, "parent", "branch_epoch"}
         columns = [*head, *(n for n in WIDE if n in found), *sorted(found - set(WIDE))]
         return pd.DataFrame([table[key] for key in order], columns=columns)
 
