@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ncpl_cli.commands import _common
 
@@ -59,7 +59,8 @@ def _estimand(result: GroupCorrelation) -> str:
     from ncpl_cli.analysis import sentences
 
     seeds = sentences.ranges(sorted(set(result.seeds.values())))
-    about = f"Estimand: {result.estimand}; {sentences.count(result.n_runs, 'run')} (seed{'s' * (len(result.seeds) > 1)} {seeds})"
+    runs = sentences.count(result.n_runs, "run")
+    about = f"Estimand: {result.estimand}; {runs} (seed{'s' * (len(result.seeds) > 1)} {seeds})"
     if result.across == "runs":
         return f"{about}."
     return f"{about}, {result.overall.points} points in a run, window {result.window} {result.unit}s."

@@ -24,6 +24,7 @@ from ncpl_cli.analysis import (
 from ncpl_cli.analysis.claims import Judged, arms_of, judge
 from ncpl_cli.analysis.correlation import default_y
 from ncpl_cli.analysis.study import FIRST_TASK_SETTINGS
+from ncpl_cli.analysis.warm_start import WarmStartGap, warm_start_gap
 from ncpl_cli.errors import InputError
 from ncpl_cli.report.theme import MOST_LINES
 from ncpl_cli.studies import STUDIES, study_named
@@ -139,6 +140,7 @@ class Material:
     retention   see Store.retention
     undefined   see Store.undefined_counts
     formulas    (formula, direction, source) by metric id
+    gaps        what warm starting cost, by scenario and label of the group
     selection   the options that chose the runs, as written
     claims      (study, part, scale, judged claims) of every published study that runs are labelled with
     """
@@ -151,6 +153,7 @@ class Material:
     retention: Mapping[str, Mapping[int, tuple[float, int]]]
     undefined: Sequence[tuple[str, str, int, int]]
     formulas: Mapping[str, tuple[str, str, str]]
+    gaps: Mapping[tuple[str, str], WarmStartGap]
     selection: str = ""
     claims: tuple[Claims, ...] = ()
 
@@ -176,15 +179,23 @@ def gather(
     directions = {metric: facts[1] for metric, facts in formulas.items()}
     tried = {run: store.attempts(run) for run in chosen}
     finished = store.runs(status="finished")
+    parts = _parts(study, directions)
+    gaps = {
+        (part.scenario, label): warm_start_gap(store, [s.run.id for s in group.series])
+        for part in parts
+        if part.has("probe_test_accuracy")
+        for label, group in zip(part.labels, part.groups, strict=True)
+    }
     return Material(
         rows=tuple(rows),
         probes=sum(row.parent in set(chosen) for row in finished),
-        parts=tuple(_parts(study, directions)),
+        parts=tuple(parts),
         provenance={run: attempts[-1]["provenance"] if attempts else None for run, attempts in tried.items()},
         attempts={run: len(attempts) for run, attempts in tried.items()},
         retention=store.retention(chosen),
         undefined=store.undefined_counts(chosen),
         formulas=formulas,
+        gaps=gaps,
         selection=selection,
         claims=tuple(_claims(study)),
     )

@@ -89,7 +89,11 @@ def _probes(part: Part, material: Material, id_: str) -> list[Block]:
     )
     first = str(numbers["panel"].iloc[0])
     alt = curves.ends(numbers, first)
-    blocks: list[Block] = [curves.figure(id_, caption, numbers, part, alt=alt, x="epoch of the warm-up")]
+    known = [(label, material.gaps.get((part.scenario, label))) for label in part.labels]
+    cost = tuple(f"{label}: {sentence}" for label, gap in known if gap is not None for sentence in gap.sentences())
+    blocks: list[Block] = [
+        Text(cost, "finding"), curves.figure(id_, caption, numbers, part, alt=alt, x="epoch of the warm-up"),
+    ]  # fmt: skip
     rows = []
     for label, group in zip(part.labels, part.groups, strict=True):
         for metric in PROBES:
