@@ -246,5 +246,5 @@ def test_a_part_runs_judges_and_is_not_run_again(tmp_path: Path, capsys: pytest.
     assert call(["report", "--db", str(tmp_path / "a.db"), "--name", name, "-o", str(target)]) == 0
     overview = json.loads(target.read_text())["sections"][0]["blocks"]
     table = next(block for block in overview if block.get("id") == "overview-claims")
-    ours = {row[2]: row[4] for row in table["rows"]}
+    ours = {row[0]: row[3] for row in table["rows"]}
     assert ours[by_id["r-over-tasks"]["says"]] == by_id["r-over-tasks"]["value"]

@@ -42,10 +42,10 @@ def draw(material: Material) -> Section:
 def _verdicts(material: Material) -> list[str]:
     """How many published claims agree."""
     lines = []
-    for of in material.claims:
-        counts = Counter(one.verdict for one in of.judged)
-        listed = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
-        lines.append(f"Claims of {of.study}, {of.part} ({of.scale}): {listed}; see the table of claims.")
+    for study in dict.fromkeys(of.study for of in material.claims):
+        counts = Counter(one.verdict for of in material.claims if of.study == study for one in of.judged)
+        listed = "; ".join(f"{verdict}: {n}" for verdict, n in counts.items())
+        lines.append(f"Of {counts.total()} published claims ({study}), {listed}. The table below has each of them.")
     return lines
 
 
@@ -60,13 +60,13 @@ def _claims(material: Material) -> list[Block]:
         for one in of.judged:
             f = one.finding
             low, high = f.ci95 if f and f.ci95 else (None, None)
-            rows.append((of.part, of.scale, one.claim.says, one.claim.published, f and f.value, low, high,
-                         f and f.runs, one.verdict, one.why, one.claim.source))  # fmt: skip
+            rows.append((one.claim.says, one.verdict, one.claim.published, f and f.value, low, high, f and f.runs,
+                         f"{of.part}, {of.scale}", one.why, one.claim.source))  # fmt: skip
             said = [f"{name} {value:.3g}" for name, value in f.beside.items()] if f else []
             beside = f"beside it {', '.join(said)}" if said else ""
             if more := "; ".join(part for part in (beside, one.claim.caveat) if part):
                 caveats.append(f"{one.claim.says}: {more}.")
-    columns = ("part", "scale", "claim", "published", "ours", "low", "high", "runs", "verdict", "why", "source")
+    columns = ("claim", "verdict", "published", "ours", "low", "high", "runs", "part and scale", "why", "source")
     sources = "; ".join(dict.fromkeys(of.source for of in material.claims))
     caption = f"Published claims against our runs, with 95 % intervals over runs ({sources})"
     return [table(f"{ID}-claims", caption, columns, rows), Text(tuple(dict.fromkeys(caveats)), "caveat")]
@@ -101,7 +101,8 @@ def _found(part: Part) -> list[str]:
     """The results of this scenario in words, the paper's findings in order; each with its number and interval."""
     lines = []
     if part.several:
-        lines += [line for label, g in part.shown[:FEW] if (line := _fall(part, label, g))]
+        long = [(label, g) for label, g in part.shown if max(s.tasks for s in g.series) > plasticity.TASKS_AFTER]
+        lines += [line for label, g in long[:FEW] if (line := _fall(part, label, g))]
     for label, result in part.correlations[:FEW]:
         s, left = result.overall.summary, result.overall.controls["first_difference"].summary.mean_r
         if s.mean_r is None:
