@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from ncpl_cli.errors import InputError, LeaseLost, StoreError
 from ncpl_cli.records import Address, EpochRecord, RunInfo
 from ncpl_cli.store import Owner, Store, open_store, schema
 from ncpl_cli.store.connection import NETWORK_FILE_SYSTEMS, translate
+from ncpl_cli.store.merge import Merged, merge
 
 
 def info(name: str = "a", seed: int = 0, tasks: int = 3) -> RunInfo:
@@ -35,8 +37,10 @@ def record(epoch: int, **values: float) -> EpochRecord:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "a.db")
+def file(tmp_path: Path) -> Iterator[Store]:
+    """A store in an SQLite file, for what only such have."""
+    with open_store(tmp_path / "a.db") as store:
+        yield store
 
 
 def filled(store: Store, count: int = 4) -> tuple[str, int]:
@@ -70,9 +74,9 @@ def test_a_frame_has_a_row_per_epoch_split_and_layer(store: Store) -> None:
     assert test["nc1"].tolist() == [2 / 3] * 2 and test["online_accuracy"].isna().all()
 
 
-def test_the_views_are_wide_for_other_tools(store: Store) -> None:
-    filled(store, 2)
-    with sqlite3.connect(store.url) as connection:
+def test_the_views_are_wide_for_other_tools(file: Store) -> None:
+    filled(file, 2)
+    with sqlite3.connect(file.url) as connection:
         rows = connection.execute(
             'select split, layer, nc1, "vci" from wide where epoch = 1 order by split, layer'
         ).fetchall()
@@ -139,8 +143,8 @@ def test_rows_behind_a_checkpoint_are_taken_back_whole(store: Store) -> None:
     run, attempt = filled(store)
     store.truncate(run, attempt, 1)
     assert store.last_epoch(run) == 1 and len(store.task_accuracies(run)) == 4
-    with sqlite3.connect(store.url) as connection:
-        assert connection.execute("select max(epoch) from measurements").fetchone() == (1,)
+    with store._read() as connection:
+        assert connection.exec_driver_sql("select max(epoch) from measurements").scalar() == 1
     store.save([(run, attempt, record(2))])
     assert store.check() == []
 
@@ -162,12 +166,12 @@ def test_a_deleted_run_leaves_nothing_and_a_held_one_stays(store: Store) -> None
         store.delete(run)
     store.finish(run, attempt, "finished")
     store.delete(run)
-    with sqlite3.connect(store.url) as connection:
+    with store._read() as connection:
         for table in ("runs", "epochs", "measurements", "undefined", "task_accuracy", "attempts"):
-            assert connection.execute(f"select count(*) from {table}").fetchone() == (0,)
+            assert connection.exec_driver_sql(f"select count(*) from {table}").scalar() == 0
 
 
-def test_models_and_migrations_agree(store: Store) -> None:
+def test_models_and_migrations_agree(file: Store) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
     from alembic.script import ScriptDirectory
@@ -175,7 +179,7 @@ def test_models_and_migrations_agree(store: Store) -> None:
     from ncpl_cli.store.migrate import folder
 
     assert ScriptDirectory(str(folder())).get_heads() == [schema.HEAD]
-    with store._engine.connect() as connection:
+    with file._engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": schema.VERSION_TABLE})
         assert compare_metadata(context, schema.metadata) == []
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
@@ -233,19 +237,19 @@ def test_text_absent_and_cut_off_stores_are_refused(tmp_path: Path) -> None:
         raise StoreError(f"{problems}") if problems else AssertionError("a half store cannot be sound")
 
 
-def test_a_full_disk_leaves_nothing_half_written(store: Store) -> None:
-    run, attempt = filled(store, 2)
-    with store._engine.connect() as connection:
+def test_a_full_disk_leaves_nothing_half_written(file: Store) -> None:
+    run, attempt = filled(file, 2)
+    with file._engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StoreError, match=r"disk .* is full"):
         for epoch in range(2, 5000):
-            store.save([(run, attempt, record(epoch, **{f"m{i}": 0.5 for i in range(60)}))])
-    with store._engine.connect() as connection:
+            file.save([(run, attempt, record(epoch, **{f"m{i}": 0.5 for i in range(60)}))])
+    with file._engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count = 1073741823")
-    assert store.check() == []
-    last = store.last_epoch(run)
-    assert len(store.values(run, last)) > 60 or last == 1
+    assert file.check() == []
+    last = file.last_epoch(run)
+    assert len(file.values(run, last)) > 60 or last == 1
 
 
 def test_errors_of_the_database_are_sentences() -> None:
@@ -275,17 +279,22 @@ def _write_many(path: str, number: int, count: int) -> None:
         store.finish(run, attempt, "finished")
 
 
-def test_sixteen_processes_fill_one_new_store_together(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("database", "count"), [("sqlite", 16), pytest.param("postgresql", 4, marks=pytest.mark.cluster)]
+)
+def test_many_processes_fill_one_new_store_together(
+    request: pytest.FixtureRequest, tmp_path: Path, database: str, count: int
+) -> None:
     context = multiprocessing.get_context("spawn")
-    path = str(tmp_path / "shared.db")
-    processes = [context.Process(target=_write_many, args=(path, number, 25)) for number in range(16)]
+    url = str(tmp_path / "shared.db") if database == "sqlite" else request.getfixturevalue("postgres")()
+    processes = [context.Process(target=_write_many, args=(url, number, 25)) for number in range(count)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(120)
-    assert [process.exitcode for process in processes] == [0] * 16
-    with open_store(path) as store:
-        assert store.info()["runs"] == {"finished": 16} and store.info()["rows"]["epochs"] == 16 * 25
+    assert [process.exitcode for process in processes] == [0] * count
+    with open_store(url) as store:
+        assert store.info()["runs"] == {"finished": count} and store.info()["rows"]["epochs"] == count * 25
         assert store.check() == []
 
 
@@ -341,3 +350,42 @@ def test_commands_over_the_store(tmp_path: Path) -> None:
     ncpl("runs", "delete", run, "--yes")
     assert not (tmp_path / "ncpl.checkpoints" / run).exists()
     assert ncpl("runs", "list").splitlines()[1:] == []
+
+
+def test_runs_from_elsewhere_are_merged_once(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where checkpoints lie when the store is no file
+    with open_store(tmp_path / "other.db") as other:
+        run, attempt = filled(other, 4)
+        other.register(info(), "theirs")
+        other.finish(run, attempt, "finished")
+        (other.checkpoints / run).mkdir(parents=True)
+        (other.checkpoints / run / "epoch-00000003.safetensors").write_bytes(b"state")
+        begun, second = other.register(info("b", 1)).id, 0
+        second = other.claim([begun], Owner.current(), {})[begun]
+        other.save([(begun, second, record(0, rare=0.5))])
+        assert merge(store, other) == Merged(new=1, held=1)
+        other.release(begun, second)
+        assert merge(store, other) == Merged(new=1, unchanged=1)
+        for key in (run, begun):
+            for epoch in range(other.last_epoch(key) + 1):
+                assert store.values(key, epoch) == other.values(key, epoch)
+                assert store.reasons(key, epoch) == other.reasons(key, epoch)
+            assert store.task_accuracies(key) == other.task_accuracies(key)
+        assert store.run(run).names == ("theirs",) and store.run(run).status == "finished"
+        assert (store.checkpoints / run / "epoch-00000003.safetensors").read_bytes() == b"state"
+        second = other.claim([begun], Owner.current(), {})[begun]
+        other.save([(begun, second, record(1))])
+        other.finish(begun, second, "finished")
+        assert merge(store, other) == Merged(extended=1, unchanged=1)
+        assert merge(store, other) == Merged(unchanged=2)
+        assert store.last_epoch(begun) == 1 and store.run(begun).status == "finished"
+        assert [a["outcome"] for a in store.attempts(begun)] == ["interrupted", "interrupted", "finished"]
+        assert store.check() == []
+        mine = store.register(info("c", 2)).id
+        other.register(info("c", 2))
+        for of, accuracy in ((store, 0.1), (other, 0.2)):
+            held = of.claim([mine], Owner.current(), {})[mine]
+            of.save([(mine, held, replace(record(0), values={Address("online_accuracy"): accuracy}))])
+            of.release(mine, held)
+        with pytest.raises(InputError, match="has other results here: epoch 0 differs"):
+            merge(store, other)

@@ -1,6 +1,8 @@
-"""`ncpl db`: info, upgrade, check."""
+"""`ncpl db`: info, upgrade, check, merge."""
 
 from __future__ import annotations
+
+from typing import Annotated
 
 import typer
 
@@ -61,3 +63,32 @@ def check(db: Db = None, json_: Json = False) -> None:
         print(f"the store {url} is sound.")
     if problems:
         raise StoreError(f"the store {url} has {len(problems)} faults: {'; '.join(problems[:5])}.", "restore a backup")
+
+
+@app.command("merge")
+def merge(
+    others: Annotated[list[str], typer.Argument(help="Stores to take runs from: paths or URLs.")],
+    db: Db = None,
+    json_: Json = False,
+) -> None:
+    """Take over runs that were trained elsewhere, with their checkpoints; the same again changes nothing.
+
+    Example: ncpl db merge laptop.db cluster.db --db all.db
+    """
+    from dataclasses import asdict
+
+    from ncpl_cli.store import open_store, shown
+    from ncpl_cli.store.merge import merge as merge_stores
+
+    found = {}
+    with open_store(_common.store_url(db)) as store:
+        for other in others:
+            with open_store(other, create=False) as source:
+                found[shown(other)] = asdict(merge_stores(store, source))
+    if json_:
+        _common.print_json({"merged": found})
+        return
+    columns = ("new", "extended", "unchanged", "held")
+    _common.print_table(("store", *columns), [(name, *(of[c] for c in columns)) for name, of in found.items()])
+    if any(of["held"] for of in found.values()):
+        _common.note("runs that are being trained were left out: merge again when they are done.")

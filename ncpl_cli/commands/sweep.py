@@ -111,7 +111,7 @@ def _sweep(study: Any, given: dict[str, Any]) -> None:
     from ncpl_cli.commands._workers import Workers
     from ncpl_cli.errors import InputError, Stopped, SweepFailed, unknown
     from ncpl_cli.executors import executor_named
-    from ncpl_cli.store import open_store
+    from ncpl_cli.store import open_store, shown
     from ncpl_cli.sweep import Options, run_sweep
 
     jobs = given["jobs"]
@@ -144,11 +144,12 @@ def _sweep(study: Any, given: dict[str, Any]) -> None:
             per_gpu=given["per_gpu"], data_dir=data_dir, executor=executor, watcher=workers,
         )  # fmt: skip
     if given["json_"]:
-        _common.print_json(found.to_json() | {"db": url})
+        _common.print_json(found.to_json() | {"db": shown(url)})
     else:
         columns = ("sweep", "total", "finished", "failed", "diverged", "skipped", "pending")
         _common.print_table(columns, [[getattr(found, column) for column in columns]])
-        _common.note(f"store: {url}   next: ncpl sweep status {found.sweep}, ncpl correlate --name {found.sweep}")
+        then = f"ncpl sweep status {found.sweep}, ncpl correlate --name {found.sweep}"
+        _common.note(f"store: {shown(url)}   next: {then}")
     if found.bad:
         raise SweepFailed(
             f"{found.bad} of the runs of sweep {found.sweep} failed or diverged; the others are done.",

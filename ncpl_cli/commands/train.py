@@ -159,7 +159,7 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
     from ncpl_cli.analysis.warm_start import warm_start_gap
     from ncpl_cli.commands._progress import Progress
     from ncpl_cli.errors import InputError, RunFailed, unknown
-    from ncpl_cli.store import open_store
+    from ncpl_cli.store import open_store, shown
 
     if given["seed"] is not None and given["seeds"] is not None:
         raise InputError("--seed and --seeds say the same thing: give one.")
@@ -187,10 +187,10 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
     if gap:
         results = [result | probed.to_json() for result, probed in zip(results, gap.runs, strict=True)]
     if given["json_"]:
-        document = {"runs": results, "db": url}
+        document = {"runs": results, "db": shown(url)}
         _common.print_json(document | ({"warm_start_gap": gap.over_seeds.to_json()} if gap else {}))
     else:
-        _print_results(results, url)
+        _print_results(results, shown(url))
         for sentence in gap.sentences() if gap else ():
             _common.say(sentence)
     if bad:

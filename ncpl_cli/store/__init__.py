@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ncpl_cli.store.connection import shown
 from ncpl_cli.store.owner import Owner
 from ncpl_cli.store.queue import Overview, Queue, Unit, Working
 from ncpl_cli.store.store import RunRow, Store, open_store
 
-__all__ = ["Overview", "Owner", "Queue", "RunRow", "Store", "Unit", "Working", "open_store"]
+__all__ = ["Overview", "Owner", "Queue", "RunRow", "Store", "Unit", "Working", "open_store", "shown"]

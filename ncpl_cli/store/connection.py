@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ from ncpl_cli.errors import InputError, StoreError
 
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "gpfs", "beegfs", "9p", "afs",
                         "ceph", "fuse.ceph", "glusterfs", "fuse.glusterfs", "ocfs2", "gfs2"}  # fmt: skip
+
+
+ADVISORY_LOCK = 0x6E63706C
+"""`ncpl` in ASCII, so that no other program takes the same lock by chance."""
 
 
 def sqlite_path(url: str) -> Path | None:
@@ -33,9 +38,15 @@ def connect(url: str, *, readonly: bool = False, timeout: float = 30.0) -> sa.En
     path = sqlite_path(url)
     if path is None and url != ":memory:" and not url.startswith("sqlite"):
         try:
-            return sa.create_engine(url, pool_pre_ping=True)
-        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
-            raise InputError(f"{url!r} is no store: {error}.", "--db wants a file or an SQLAlchemy URL") from error
+            parsed = sa.make_url(url)
+            if parsed.drivername in ("postgresql", "postgres"):
+                parsed = parsed.set(drivername="postgresql+psycopg")
+            return sa.create_engine(parsed, pool_pre_ping=True)
+        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
+            why = f"{shown(url)!r} is no store: {error}."
+            raise InputError(why, "--db wants a file or an SQLAlchemy URL") from error
+        except ModuleNotFoundError as error:
+            raise InputError(f"{shown(url)} needs {error.name}.", "pip install 'ncpl[postgres]'") from error
     if path is not None:
         refuse_network(path)
 
@@ -65,6 +76,17 @@ def connect(url: str, *, readonly: bool = False, timeout: float = 30.0) -> sa.En
         connection.exec_driver_sql("BEGIN" if reader else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def shown(url: str) -> str:
+    """A store's URL without its password."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+
+
+def one_at_a_time(connection: sa.Connection) -> None:
+    """Let no other transaction that asks for the same go on until this one ends: SQLite has one writer as it is."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")
 
 
 def plain_rows(connection: sa.Connection, query: sa.Select[Any]) -> list[tuple[Any, ...]]:
@@ -107,7 +129,7 @@ def translate(url: str, error: Exception) -> StoreError:
     """The sentence and the hint for a database's error."""
     original = error.orig if isinstance(error, DBAPIError) else error
     text = str(original).strip()
-    path = sqlite_path(url)
+    path, url = sqlite_path(url), shown(url)
     if "database is locked" in text:
         return StoreError(f"the store {url} is locked by another program.", "try again when it is done")
     if "disk is full" in text:

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ncpl_cli.errors import StoreError
-from ncpl_cli.store.connection import sqlite_path
+from ncpl_cli.store.connection import one_at_a_time, sqlite_path
 from ncpl_cli.store.schema import APPLICATION_ID, HEAD, VERSION_TABLE
 from ncpl_cli.store.views import make_views
 
@@ -74,6 +74,7 @@ def ensure_head(engine: sa.Engine, url: str, *, upgrade: bool = True) -> str:
             raw.execute("PRAGMA foreign_keys = OFF")
         try:
             with connection.begin():
+                one_at_a_time(connection)
                 if revision(connection) == HEAD:  # another process was first
                     return ""
                 config.attributes["connection"] = connection

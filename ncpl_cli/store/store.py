@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from ncpl_cli.errors import InputError, LeaseLost, NcplError, StoreError, unknown
 from ncpl_cli.records import Address, EpochRecord, RunInfo
 from ncpl_cli.store import schema
-from ncpl_cli.store.connection import connect, plain_rows, sqlite_path, translated
+from ncpl_cli.store.connection import connect, one_at_a_time, plain_rows, shown, sqlite_path, translated
 from ncpl_cli.store.migrate import ensure_head
 from ncpl_cli.store.owner import Owner
 from ncpl_cli.store.recorded import recorded_addresses
@@ -264,9 +264,13 @@ class Store:
         """Give every new name its number. The numbers are remembered only once they are in the database."""
         wanted = {("metric", a.metric) for a in addresses} | {("split", a.split) for a in addresses}
         wanted |= {("layer", a.layer) for a in addresses} | {("reason", text) for text in reasons}
+        self._number(connection, wanted)
+
+    def _number(self, connection: sa.Connection, wanted: Set[tuple[str, str]]) -> None:
         missing = wanted - self._terms.keys()
         if not missing:
             return
+        one_at_a_time(connection)
         for kind, text in sorted(missing):
             _ignore_insert(connection, terms, {"kind": kind, "text": text})
         found = connection.execute(sa.select(terms.c.kind, terms.c.text, terms.c.id)).all()
@@ -674,7 +678,7 @@ class Store:
             database = connection.dialect.name
         wal = path.with_name(path.name + "-wal") if path else None
         return {
-            "store": self.url, "database": database, "schema": schema.HEAD,
+            "store": shown(self.url), "database": database, "schema": schema.HEAD,
             "bytes": path.stat().st_size if path else None,
             "wal_bytes": wal.stat().st_size if wal and wal.exists() else 0 if path else None,
             "checkpoints": str(self.checkpoints), "runs": status, "rows": counts,
