@@ -150,7 +150,7 @@ def test_r_of_means_against_numpy_with_a_jackknife_over_runs() -> None:
 
     whole, left = r(list(range(5))), [r([i for i in range(5) if i != out]) for out in range(5)]
     pseudo = 5 * np.arctanh(whole) - 4 * np.arctanh(left)
-    interval = np.tanh(stats.t.interval(0.95, 4, pseudo.mean(), stats.sem(pseudo)))
+    interval = np.tanh(stats.t.interval(0.95, 4, np.arctanh(whole), stats.sem(pseudo)))
     assert found.value == near(whole)
     assert found.ci95 == pytest.approx(tuple(interval))
     single = [float(np.corrcoef(x[i], y[i])[0, 1]) for i in range(5)]

@@ -147,7 +147,7 @@ def r_of_means(arms: Arms, options: Mapping[str, Any]) -> Finding | None:
     whole = result.overall.r_of_means
     left = [_correlation([s for s in runs if s is not out], options["x"], options["y"]) for out in runs]
     values = [r.overall.r_of_means for r in left if r is not None and r.overall.r_of_means is not None]
-    interval = statistics.jackknife_interval(whole, values) if len(values) == len(runs) else None
+    interval = statistics.jackknife_interval(whole, values, corrected=False) if len(values) == len(runs) else None
     single = [r for r in result.overall.per_run.values() if r is not None]
     beside = {"mean r of single runs": result.overall.summary.mean_r, "lowest": min(single, default=None),
               "highest": max(single, default=None)}  # fmt: skip
@@ -202,7 +202,7 @@ def threshold_r(arms: Arms, options: Mapping[str, Any]) -> Finding | None:
         return None
     left = [r(seeds != seed) for seed in dict.fromkeys(seeds)]
     values = [v for v in left if v is not None]
-    interval = statistics.jackknife_interval(whole, values) if len(values) == len(left) else None
+    interval = statistics.jackknife_interval(whole, values, corrected=False) if len(values) == len(left) else None
     return Finding(whole, interval, len(rows))
 
 
