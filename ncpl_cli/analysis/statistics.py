@@ -364,9 +364,7 @@ def t_interval(values: Array) -> tuple[float, float] | None:
     return centre - half, centre + half
 
 
-def jackknife_interval(
-    whole: float, left: Sequence[float], *, corrected: bool = True
-) -> tuple[float, float] | None:
+def jackknife_interval(whole: float, left: Sequence[float], *, corrected: bool = True) -> tuple[float, float] | None:
     """95 % interval of a correlation from its values with one unit left out each: t over pseudo-values of Fisher's z.
 
     z_i* = n z - (n - 1) z_(-i); None below three units. `corrected` centres it at their mean, which extrapolates to

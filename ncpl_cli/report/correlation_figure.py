@@ -97,7 +97,7 @@ def draw_windows(results: Sequence[GroupCorrelation]) -> Any:
         + p9.scale_x_continuous(breaks=breaks_extended(Q=[1, 5, 2, 4, 3]))  # no half epochs
         + p9.coord_cartesian(ylim=(-1, 1))
         + p9.labs(x=label, y=f"{name}, {'over runs' if first.across == 'runs' else 'mean and sd over runs'}")
-        + theme.theme(3.6 * columns + (1.6 if columns == 1 else 0.0), 2.5 * -(-len(results) // 2) + 0.7, legend=False)
+        + theme.theme(7.2, (2.5 if columns > 1 else 3.0) * -(-len(results) // 2) + 0.7, legend=False)
     )
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 
 from ncpl_cli.analysis import Group, plasticity, sentences
+from ncpl_cli.analysis.claims import AGREES, DIFFERS, UNDECIDED
 from ncpl_cli.report.blocks import Block, Commands, Section, Text, table
 from ncpl_cli.report.material import Material, Part
 from ncpl_cli.report.sections import provenance
@@ -44,8 +45,9 @@ def _verdicts(material: Material) -> list[str]:
     lines = []
     for study in dict.fromkeys(of.study for of in material.claims):
         counts = Counter(one.verdict for of in material.claims if of.study == study for one in of.judged)
-        listed = "; ".join(f"{verdict}: {n}" for verdict, n in counts.items())
-        lines.append(f"Of {counts.total()} published claims ({study}), {listed}. The table below has each of them.")
+        words = {AGREES: "agree", DIFFERS: "differ", UNDECIDED: "cannot be decided at this scale"}
+        listed = ", ".join(f"{counts[verdict]} {said}" for verdict, said in words.items())
+        lines.append(f"Of {counts.total()} published claims ({study}) {listed}: see the table of claims.")
     return lines
 
 
@@ -81,7 +83,7 @@ def _run(material: Material) -> list[str]:
             continue
         seeds = sentences.ranges(sorted({s.run.seed for s in runs}))
         data = ", ".join(dict.fromkeys(str(s.run.settings.get("dataset") or "imported series") for s in runs))
-        extent = f"{max(s.tasks for s in runs)} tasks" if part.several else f"{max(len(s.epoch) for s in runs)} epochs"
+        extent = f"{max(s.tasks for s in runs)} tasks" if part.several else f"epoch {max(int(s.epoch[-1]) for s in runs)}"
         arms = ""
         if len(part.groups) > 1:
             listed = [*part.labels[: 2 * FEW], *(["..."] if len(part.labels) > 2 * FEW else [])]
@@ -190,7 +192,7 @@ def _groups(material: Material) -> Block:
         for label, group in zip(part.labels, part.groups, strict=True):
             seeds = sentences.ranges(sorted({s.run.seed for s in group.series}))
             final = [plasticity.estimate([_last(s.column(name)) for s in group.series]) for name in FINAL]
-            extent = max(s.tasks if part.several else len(s.epoch) for s in group.series)
+            extent = max(s.tasks if part.several else int(s.epoch[-1]) for s in group.series)
             rows.append((part.scenario, label, len(group.series), seeds, f"{extent} {part.unit}s",
                          *(None if f is None else f.mean for f in final)))  # fmt: skip
     columns = ("scenario", "group", "runs", "seeds", "extent", *(f"last {name}" for name in FINAL))
