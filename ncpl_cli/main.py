@@ -9,7 +9,21 @@ from typing import Annotated
 import typer
 
 from ncpl_cli import __version__
-from ncpl_cli.commands import catalog, compare, correlate, demo, export, import_, measure, probe, runs, sweep, train
+from ncpl_cli.commands import (
+    catalog,
+    compare,
+    correlate,
+    demo,
+    export,
+    import_,
+    measure,
+    probe,
+    report,
+    reproduce,
+    runs,
+    sweep,
+    train,
+)
 from ncpl_cli.commands import db as db_commands
 from ncpl_cli.errors import NcplError
 
@@ -27,6 +41,8 @@ app.command()(probe.probe)
 app.command()(measure.measure)
 app.command()(correlate.correlate)
 app.command()(compare.compare)
+app.command()(report.report)
+app.command()(reproduce.reproduce)
 app.command()(export.export)
 app.command("import")(import_.import_)
 app.command()(catalog.catalog)

@@ -261,9 +261,7 @@ def _interval(table: Table, method: str) -> tuple[float, float] | None:
     left = [_one(table.x[blocks != b], table.mean_y[blocks != b], method) for b in range(seeds)]
     if any(v is None for v in left):
         return None
-    pseudo = np.array([seeds * z - (seeds - 1) * math.atanh(v) for v in left if v is not None])
-    interval = statistics.t_interval(pseudo)
-    return None if interval is None else (math.tanh(interval[0]), math.tanh(interval[1]))
+    return statistics.jackknife_interval(whole, [v for v in left if v is not None])
 
 
 def _leave_one_out(table: Table, method: str) -> tuple[float, float] | None:

@@ -585,6 +585,47 @@ class Store:
                 columns[str(address)][np.searchsorted(axis, here[:, 0])] = here[:, 4]
         return columns
 
+    def retention(self, ids: Sequence[str]) -> dict[str, dict[int, tuple[float, int]]]:
+        """How well earlier tasks are still known, per run: {tasks since: (mean test accuracy, number of values)}.
+
+        Read at the last epoch of each task; 0 tasks since is the task just learned.
+        """
+        last = sa.select(epochs.c.run, sa.func.max(epochs.c.epoch).label("epoch"), epochs.c.task).group_by(
+            epochs.c.run, epochs.c.task
+        ).subquery()  # fmt: skip
+        since = (last.c.task - task_accuracy.c.evaluated_task).label("since")
+        query = (
+            sa.select(runs.c.id, since, sa.func.avg(task_accuracy.c.accuracy), sa.func.count())
+            .select_from(task_accuracy)
+            .join(last, (last.c.run == task_accuracy.c.run) & (last.c.epoch == task_accuracy.c.epoch))
+            .join(runs, runs.c.pk == task_accuracy.c.run)
+            .where(runs.c.id.in_(ids))
+            .group_by(runs.c.id, since)
+            .order_by(runs.c.id, since)
+        )
+        found: dict[str, dict[int, tuple[float, int]]] = {}
+        with self._read() as connection:
+            for run, age, accuracy, n in connection.execute(query):
+                found.setdefault(run, {})[int(age)] = (float(accuracy), int(n))
+        return found
+
+    def undefined_counts(self, ids: Sequence[str]) -> list[tuple[str, str, int, int]]:
+        """(metric, reason, number of values, number of runs) of what is undefined in these runs, most first."""
+        metric, reason = terms.alias(), terms.alias()
+        values = sa.func.count().label("number")
+        query = (
+            sa.select(metric.c.text, reason.c.text, values, sa.func.count(sa.distinct(undefined.c.run)))
+            .select_from(undefined)
+            .join(runs, runs.c.pk == undefined.c.run)
+            .join(metric, metric.c.id == undefined.c.metric)
+            .join(reason, reason.c.id == undefined.c.reason)
+            .where(runs.c.id.in_(ids))
+            .group_by(metric.c.text, reason.c.text)
+            .order_by(values.desc(), metric.c.text)
+        )
+        with self._read() as connection:
+            return [(str(m), str(why), int(n), int(k)) for m, why, n, k in connection.execute(query)]
+
     def frame(self, ids: Sequence[str] | None = None, **filters: str | None) -> pd.DataFrame:
         """Every recorded epoch as a row, a column per metric; further rows for other splits and layers.
 
