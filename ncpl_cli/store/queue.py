@@ -370,7 +370,7 @@ def _ready() -> sa.ColumnElement[bool]:
 
 
 def _free(connection: sa.Connection, sweep: Any, *, lock: bool = False) -> int | None:
-    """The first unit that is free by its runs' statuses and leases; `lock` keeps it for this transaction."""
+    """The first unit that is free by its runs' statuses and leases, the luckless last; `lock` keeps it for this transaction."""
     now = time.time()
     sibling, other = runs.alias("siblings"), members.alias("others")
     held = sa.select(sibling.c.pk).join(other, other.c.run == sibling.c.pk).where(
@@ -383,7 +383,8 @@ def _free(connection: sa.Connection, sweep: Any, *, lock: bool = False) -> int |
         .with_only_columns(members.c.unit)
         .where(sa.or_(runs.c.status.in_(("pending", "interrupted")), lapsed, _to_retry(sweep)))
         .where(_ready(), ~sa.exists(held))
-        .order_by(members.c.unit)
+        # what has lost its workers more than once waits until the others are done: it may be what kills them
+        .order_by(sa.case((units.c.tries < 2, 0), else_=units.c.tries), members.c.unit)
         .limit(1)
     )
     if lock:  # PostgreSQL: others take the next one meanwhile; SQLite has one writer at a time anyway
