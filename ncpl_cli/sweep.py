@@ -172,7 +172,8 @@ def enlist(
     _say_what_lacks(specs, standing, watcher)
     together = [row["cohort"] for run, row in standing.items() if row["cohort"] and run not in over]
     todo = [spec for run, spec in specs.items() if run not in inside | over]
-    cohorts = sorted(plan(todo, options.device, together), key=_epochs, reverse=True)
+    cohorts = plan(todo, options.device, together)
+    cohorts.sort(key=lambda cohort: experiment.longest(cohort.specs[0].scenario), reverse=True)
     cohorts += plan([spec for run, spec in specs.items() if run in over - inside], options.device)
     if options.probes:
         cohorts += _probes(specs.values(), store, name, options, watcher)
@@ -180,11 +181,6 @@ def enlist(
     settings = asdict(options) | {"threads": options.threads or _threads(queue, name, len(units), jobs)}
     queue.add(name, settings, units)
     return list(specs), {run for run in specs if standing[run]["status"] == "finished"}
-
-
-def _epochs(cohort: Cohort) -> int:
-    scenario = cohort.specs[0].scenario
-    return sum(scenario.task_epochs(i) for i in range(scenario.tasks))
 
 
 def _probes(
