@@ -5,63 +5,86 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ncpl_cli.data import Dataset
-from ncpl_cli.engines import ENGINES
 from ncpl_cli.metrics import measure
 from ncpl_cli.metrics.snapshot import Snapshot
-from ncpl_cli.plan import choose_engine, plan
+from ncpl_cli.plan import Cohort, choose_engine, plan
+from ncpl_cli.scenarios import WarmStart
 from ncpl_cli.spec import RunSpec
-from ncpl_cli.trainer import build
+from ncpl_cli.trainer import begin
 
 TIMED_SAMPLES = 2000
+TIMED_BATCHES = 20
 BYTES_PER_EPOCH = 4_000
 """One epoch's rows of the default metrics in SQLite, indices included (measured on the demo's store)."""
 
 
-def dry_run(specs: Sequence[RunSpec], data: Dataset, device: str) -> dict[str, Any]:
-    """Runs, cohorts, engine, seconds (None where nobody can know) and bytes; trains a throwaway network only."""
+def dry_run(specs: Sequence[RunSpec], data: Dataset, device: str, *, probes: bool = True) -> dict[str, Any]:
+    """Runs, cohorts, engine, seconds (None where nobody can know) and bytes; trains a throwaway network only.
+
+    at_most  whether the seconds are a bound, as for probes, which end when they fit
+    """
     cohorts = plan(specs, device)
-    seconds = 0.0
-    known = True
+    seconds, size = 0.0, 0
+    known, at_most = True, False
     runs: list[dict[str, Any]] = []
-    parameters = 0
     for number, cohort in enumerate(cohorts):
         scenario = cohort.specs[0].scenario
         epochs = sum(scenario.task_epochs(i) for i in range(scenario.tasks)) if scenario.fixed_length else None
         known = known and epochs is not None
         if number == 0:
-            per_epoch, parameters = _seconds_per_epoch(cohort.specs, data, cohort.engine, device)
+            per_epoch, parameters = _seconds_per_epoch(cohort, data)
         seconds += per_epoch * (epochs or 0)
+        size += len(cohort.specs) * ((epochs or 0) * BYTES_PER_EPOCH + parameters * 4)
         runs += [
             {"id": s.id, "seed": s.seed, "cohort": number, "engine": cohort.engine, "epochs": epochs}
             for s in cohort.specs
         ]
     side_by_side = min(len(cohorts), os.cpu_count() or 1) if cohorts and cohorts[0].engine == "online" else 1
-    total_epochs = sum(int(run["epochs"] or 0) for run in runs)
+    branches = [
+        replace(spec, scenario=spec.scenario.probe(spec.id, epoch), measure=replace(spec.measure, every=1 << 40))
+        for spec in specs if probes and isinstance(spec.scenario, WarmStart)
+        for epoch in spec.scenario.branch_epochs
+    ]  # fmt: skip
+    branches.sort(key=lambda spec: spec.scenario.branch_epoch)
+    for number, cohort in enumerate(plan(branches, device)):
+        if number == 0:
+            per_epoch, _ = _seconds_per_epoch(cohort, data)
+            per_epoch /= len(cohort.specs)
+        at_most = True
+        seconds += per_epoch * len(cohort.specs) * cohort.specs[0].scenario.max_epochs
+    kept = len(branches) * parameters * 4  # what probes branch off is kept
     engine, why = choose_engine(specs[0], device)
     return {
         "runs": runs,
+        "probes": len(branches),
         "engine_why": f"engine {engine}: {why}.",
         "seconds": seconds / side_by_side if known else None,
         "seconds_one_by_one": seconds if known else None,
-        "bytes": total_epochs * BYTES_PER_EPOCH + len(runs) * parameters * 4,
+        "at_most": at_most,
+        "bytes": size + kept,
     }
 
 
-def _seconds_per_epoch(specs: Sequence[RunSpec], data: Dataset, engine: str, device: str) -> tuple[float, int]:
+def _seconds_per_epoch(cohort: Cohort, data: Dataset) -> tuple[float, int]:
     """Seconds that one epoch of a cohort takes with measuring, and the number of parameters of a run."""
-    networks = [build(spec, data).to(device) for spec in specs]
-    machine = ENGINES[engine](networks, data, specs[0].optimizer, device)
-    tasks = [spec.scenario.task(0, data, spec.seed) for spec in specs]
-    orders = [task.order(1)[:TIMED_SAMPLES] for task in tasks]
-    machine.train_epoch(tasks, [order[: specs[0].optimizer.batch_size] for order in orders], specs[0].optimizer.lr)
-    training = machine.train_epoch(tasks, orders, specs[0].optimizer.lr)[0].seconds
+    spec = cohort.specs[0]
+    networks, engine = begin(cohort, data)
+    tasks = [s.scenario.task(0, data, s.seed) for s in cohort.specs]
+    whole = [task.order(1) for task in tasks]
+    batch = spec.optimizer.batch_size
+    timed = [order[: max(batch, min(TIMED_SAMPLES, TIMED_BATCHES * batch))] for order in whole]
+    engine.train_epoch(tasks, [order[:batch] for order in timed], spec.optimizer.lr)
+    training = engine.train_epoch(tasks, timed, spec.optimizer.lr)[0].seconds
     began = time.perf_counter()
-    measure(
-        Snapshot(networks[0], data, tasks[0], None, device, None), specs[0].measure.metrics, specs[0].measure.layers
-    )
-    measuring = (time.perf_counter() - began) * len(specs)
+    if spec.measure.every < 1 << 40:
+        measure(
+            Snapshot(networks[0], data, tasks[0], None, cohort.device, spec.measure.samples), spec.measure.metrics,
+            spec.measure.layers,
+        )  # fmt: skip
+    measuring = (time.perf_counter() - began) * len(cohort.specs) / spec.measure.every
     count = sum(parameter.numel() for parameter in networks[0].parameters())
-    return training * len(data.train) / len(orders[0]) + measuring / specs[0].measure.every, count
+    return training * len(whole[0]) / len(timed[0]) + measuring, count

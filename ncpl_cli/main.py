@@ -9,7 +9,21 @@ from typing import Annotated
 import typer
 
 from ncpl_cli import __version__
-from ncpl_cli.commands import catalog, compare, correlate, demo, export, import_, probe, runs, sweep, train
+from ncpl_cli.commands import (
+    catalog,
+    compare,
+    correlate,
+    demo,
+    export,
+    import_,
+    measure,
+    probe,
+    report,
+    reproduce,
+    runs,
+    sweep,
+    train,
+)
 from ncpl_cli.commands import db as db_commands
 from ncpl_cli.errors import NcplError
 
@@ -24,8 +38,11 @@ app = typer.Typer(
 app.add_typer(train.app, name="train")
 app.add_typer(sweep.app, name="sweep")
 app.command()(probe.probe)
+app.command()(measure.measure)
 app.command()(correlate.correlate)
 app.command()(compare.compare)
+app.command()(report.report)
+app.command()(reproduce.reproduce)
 app.command()(export.export)
 app.command("import")(import_.import_)
 app.command()(catalog.catalog)

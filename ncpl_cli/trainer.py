@@ -18,10 +18,10 @@ from torch import Tensor
 
 from ncpl_cli import networks
 from ncpl_cli.data import Dataset
-from ncpl_cli.engines import ENGINES, Progress
+from ncpl_cli.engines import ENGINES, Engine, Progress
 from ncpl_cli.interventions import Treatment
-from ncpl_cli.metrics import measure
-from ncpl_cli.metrics.catalogue import chosen
+from ncpl_cli.metrics import Measured, measure
+from ncpl_cli.metrics.catalogue import AT_START, chosen
 from ncpl_cli.metrics.history import plasticity
 from ncpl_cli.metrics.snapshot import Snapshot, task_accuracy
 from ncpl_cli.plan import Cohort
@@ -82,14 +82,8 @@ def train(
     weights  parameters and buffers that runs begin with in place of their initialisation (probes)
     """
     specs, scenario, settings = cohort.specs, cohort.specs[0].scenario, cohort.specs[0].optimizer
-    nets = [build(spec, data).to(cohort.device) for spec in specs]
+    nets, engine = begin(cohort, data)
     initial = [{name: value.detach().clone() for name, value in net.named_parameters()} for net in nets]
-    treatment = Treatment(
-        specs[0].interventions, lambda r, purpose: build(specs[r], data, purpose).to(cohort.device)
-    )  # fmt: skip
-    engine = ENGINES[cohort.engine](
-        nets, data, settings, cohort.device, treatment=treatment, precision=specs[0].precision
-    )
     for net, given in zip(nets, weights or [], strict=False):
         if given:  # a cold start has none
             _put(net, given)
@@ -110,8 +104,8 @@ def train(
 
     if start is not None:
         for net, saved in zip(nets, start.states, strict=True):
-            _put(net, _part(saved, "network."))
-        engine.load_state([_part(saved, "optimizer.") for saved in start.states])
+            _put(net, part(saved, "network."))
+        engine.load_state([part(saved, "optimizer.") for saved in start.states])
         histories = [list(history) for history in start.histories]
         position, diverged, finished = start.position, start.diverged, start.finished
         held = {r: dict(start.states[r]) for r in finished}
@@ -140,13 +134,17 @@ def train(
         task_epoch = position.next_task_epoch
         if task_epoch == 1 and now[0].changes:
             engine.change(f"{now[0].phase} {index}")
-        fresh = _fresh_accuracies(cohort, data, now, treatment)
+        fresh = _fresh_accuracies(cohort, data, now)
         stopped: frozenset[int] = frozenset()
         while task_epoch <= now[0].epochs:
             rate = learning_rate(settings, task_epoch, now[0].epochs)
+            resting = diverged | finished
+            starts = [
+                _at_start(spec, net, data, task, cohort.device) if task_epoch == 1 and r not in resting else Measured()
+                for r, (spec, net, task) in enumerate(zip(specs, nets, now, strict=True))
+            ]
             progress = engine.train_epoch(now, [task.order(task_epoch) for task in now], rate)
             samples_seen = position.samples_seen + progress[0].samples
-            resting = diverged | finished
             diverged |= {r for r, p in enumerate(progress) if not p.finite and r not in finished}
             records: list[EpochRecord | None] = []
             for r, spec in enumerate(specs):
@@ -162,6 +160,7 @@ def train(
                     initial[r],
                     histories[r],
                     progress[r],
+                    starts[r],
                     fresh[r],
                     epoch=position.epoch + 1,
                     task_epoch=task_epoch,
@@ -189,22 +188,31 @@ def train(
             task_epoch += 1
 
 
+def begin(cohort: Cohort, data: Dataset, stream: str = "initialisation") -> tuple[list[networks.Network], Engine]:
+    """The cohort's networks as initialised from a random stream of that name, and the engine that will train them."""
+    specs = cohort.specs
+    nets = [build(spec, data, stream).to(cohort.device) for spec in specs]
+    treatment = Treatment(
+        specs[0].interventions, lambda r, purpose: build(specs[r], data, purpose).to(cohort.device)
+    )  # fmt: skip
+    engine = ENGINES[cohort.engine](
+        nets, data, specs[0].optimizer, cohort.device, treatment=treatment, precision=specs[0].precision
+    )
+    return nets, engine
+
+
 def _put(net: networks.Network, saved: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in net.state_dict().items():
             value.copy_(saved[name])
 
 
-def _fresh_accuracies(cohort: Cohort, data: Dataset, tasks: Sequence[Task], treatment: Treatment) -> list[float | None]:
+def _fresh_accuracies(cohort: Cohort, data: Dataset, tasks: Sequence[Task]) -> list[float | None]:
     """First-epoch online accuracy of a freshly initialised network of each run on its task, in the same data order."""
     if "fresh_gap" not in chosen(cohort.specs[0].measure.metrics):
         return [None] * len(tasks)
-    purpose = f"fresh network {tasks[0].phase} {tasks[0].index}"
-    nets = [build(spec, data, purpose).to(cohort.device) for spec in cohort.specs]
+    _, engine = begin(cohort, data, f"fresh network {tasks[0].phase} {tasks[0].index}")
     spec = cohort.specs[0]
-    engine = ENGINES[cohort.engine](
-        nets, data, spec.optimizer, cohort.device, treatment=treatment, precision=spec.precision
-    )
     rate = learning_rate(spec.optimizer, 1, tasks[0].epochs)
     return [p.correct / p.samples for p in engine.train_epoch(tasks, [task.order(1) for task in tasks], rate)]
 
@@ -218,6 +226,7 @@ def _record(
     initial: Mapping[str, Tensor],
     history: History,
     progress: Progress,
+    start: Measured,
     fresh: float | None,
     *,
     epoch: int,
@@ -229,8 +238,10 @@ def _record(
     """Measure one run after an epoch; also whether its task has reached what it was to stop at."""
     began = time.perf_counter()
     history.append((task.index, task_epoch, progress.correct / progress.samples))
-    values: dict[Address, float] = {Address("online_accuracy"): history[-1][2]}
-    undefined: dict[Address, str] = {}
+    values: dict[Address, float] = {Address("online_accuracy"): history[-1][2], **start.values}
+    undefined: dict[Address, str] = dict(start.undefined)
+    costs = dict(start.seconds)
+    counts: Mapping[str, Mapping[str, float]] = {}
     if math.isfinite(progress.loss):
         values[Address("online_loss")] = progress.loss
     else:
@@ -243,10 +254,12 @@ def _record(
     else:
         due = epoch % spec.measure.every == 0 or stop or task_epoch == task.epochs or task.stop_nc1 is not None
         if due:
-            snapshot = Snapshot(net, data, task, initial, device, spec.measure.samples)
-            measured = measure(snapshot, spec.measure.metrics, spec.measure.layers)
+            snapshot = Snapshot(net, data, task, initial, device, spec.measure.samples, spec.optimizer.lr)
+            measured = measure(snapshot, tuple(chosen(spec.measure.metrics) - AT_START), spec.measure.layers)
             values |= measured.values
             undefined |= measured.undefined
+            costs |= measured.seconds
+            counts = measured.counts
         nc1 = values.get(Address("nc1"))
         stop = stop or (task.stop_nc1 is not None and nc1 is not None and nc1 < task.stop_nc1)
         which = spec.measure.task_accuracy
@@ -264,8 +277,14 @@ def _record(
         accuracies[task.index] = test
     return EpochRecord(
         epoch, task.index, task_epoch, samples_seen, progress.seconds / share, time.perf_counter() - began,
-        values, undefined, accuracies,
+        values, undefined, accuracies, costs, counts,
     ), stop  # fmt: skip
+
+
+def _at_start(spec: RunSpec, net: networks.Network, data: Dataset, task: Task, device: str) -> Measured:
+    """What is measured before a task's first epoch, on that task."""
+    metrics = tuple(chosen(spec.measure.metrics) & AT_START)
+    return measure(Snapshot(net, data, task, None, device, spec.measure.samples), metrics) if metrics else Measured()
 
 
 def untrained(
@@ -276,12 +295,15 @@ def untrained(
     if task.phase == "probe":  # its parent's row of that epoch has it all
         return EpochRecord(0, 0, 0, 0, 0.0, 0.0, {})
     measured = measure(
-        Snapshot(net, data, task, initial, device, spec.measure.samples), spec.measure.metrics, spec.measure.layers
+        Snapshot(net, data, task, initial, device, spec.measure.samples, spec.optimizer.lr),
+        spec.measure.metrics,
+        spec.measure.layers,
     )
     undefined = dict(measured.undefined)
     for name in ("online_accuracy", "online_loss", "plasticity_loss", "plasticity_loss_b24"):
         undefined[Address(name)] = "untrained"
-    return EpochRecord(0, 0, 0, 0, 0.0, time.perf_counter() - began, measured.values, undefined)
+    took = time.perf_counter() - began
+    return EpochRecord(0, 0, 0, 0, 0.0, took, measured.values, undefined, costs=measured.seconds)
 
 
 def build(spec: RunSpec, data: Dataset, stream: str = "initialisation") -> networks.Network:
@@ -307,5 +329,6 @@ def learning_rate(optimizer: OptimizerSpec, task_epoch: int, epochs: int) -> flo
     return optimizer.lr
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> State:
+def part(tensors: Mapping[str, Tensor], prefix: str) -> State:
+    """The tensors of a state whose names begin with a prefix (`network.`, `optimizer.`), without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -27,6 +27,14 @@ for name in ("NCPL_DB", "NCPL_DATA_DIR", "NCPL_DEVICE", "NCPL_QUIET", "NCPL_DEBU
     os.environ.pop(name, None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` skip where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
     """The bundled digits."""
@@ -85,7 +93,7 @@ def postgres() -> Iterator[Callable[[], str]]:
                 time.sleep(0.1)
 
     yield database
-    server.send_signal(signal.SIGINT)  # at once, whoever is connected
+    server.send_signal(signal.SIGQUIT)  # at once: what it holds is thrown away
     server.wait(30)
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ncpl_cli.analysis import GroupCorrelation, Options, Run, Series, Study, all
 from ncpl_cli.analysis.directions import direction
 from ncpl_cli.errors import InputError
 from ncpl_cli.main import call
+from ncpl_cli.metrics.catalogue import METRICS
 from ncpl_cli.records import Address, EpochRecord, RunInfo
 from ncpl_cli.store import Owner, open_store
 
@@ -281,6 +283,26 @@ def test_a_control_that_flips_the_sign_is_said() -> None:
     assert result.overall.partial["epoch+train_accuracy"].summary.mean_r == pytest.approx(left, abs=0.05)
 
 
+def test_what_a_control_hides_is_said() -> None:
+    made = []
+    for i in range(6):
+        z, x, rest = draw(3, 400, seed=i)
+        made.append(series(i, np.arange(1.0, 401.0), {
+            "nc1": z + x, "test_accuracy": z - x + rest, "train_accuracy": z + 0.1 * rest,
+        }))  # fmt: skip
+    result = one(Study(tuple(made)))
+    raw, left = result.overall.summary.mean_r, result.overall.partial["train_accuracy"].summary.mean_r
+    assert raw is not None and left is not None and abs(raw) < 0.1 and left < -0.5
+    assert noted(result, "With train_accuracy held fixed a correlation appears that is not seen without: partial r")
+
+
+def test_runs_of_a_group_that_share_seeds_are_named() -> None:
+    study = noise_study(runs=4)
+    assert not noted(one(study), "between them")
+    same = [replace(s, run=replace(s.run, seed=i // 2)) for i, s in enumerate(study.series)]
+    assert noted(one(Study(tuple(same))), "4 runs of this group have 2 seeds between them")
+
+
 def test_a_flip_without_the_trend_is_said() -> None:
     study = noise_study(runs=6, n=100, shared=-1.0)
     for s in study.series:
@@ -298,6 +320,9 @@ def test_a_control_that_is_constant_within_runs_points_to_across_runs() -> None:
     assert "--across runs" in str(caught.value.hint)
     with pytest.raises(InputError, match="has no value"):
         one(study, controls=("train_loss",))
+    with pytest.raises(InputError, match="--control first_task_epochs is constant within runs") as caught:
+        correlate(task_study(runs=2, tasks=9), options=Options(controls=("first_task_epochs",)))
+    assert "--across runs" in str(caught.value.hint)
     with pytest.raises(InputError, match="one of the correlated metrics"):
         one(study, controls=("nc1",))
     result = one(study)  # not asked for: null, and said
@@ -456,7 +481,7 @@ def test_both_definitions_of_plasticity_loss_stand_side_by_side() -> None:
     for s in study.series:
         s.columns["plasticity_loss"][s.task > 0] *= -1
     (turned,) = correlate(study, [("nc1", "plasticity_loss")], Options(across="runs"))
-    assert noted(turned, "The sign depends on the definition of plasticity loss")
+    assert noted(turned, "The sign depends on the definition of plasticity loss: plasticity_loss gives r = ")
 
 
 def test_a_sign_that_rests_on_one_run_is_said() -> None:
@@ -489,6 +514,21 @@ def test_a_constant_training_amount_is_null_and_said() -> None:
                   Options(across="runs", controls=("train_accuracy",)))  # fmt: skip
 
 
+def test_a_setting_can_be_held_fixed_across_runs() -> None:
+    study = first_task_study()
+    rates = [0.1, 0.3, 0.2, 0.1, 0.3, 0.1, 0.2, 0.3]
+    varied = [replace(s, run=replace(s.run, settings={**s.run.settings, "lr": lr}))
+              for s, lr in zip(study.series, rates, strict=True)]  # fmt: skip
+    pair = [("nc1", "online_accuracy")]
+    (result,) = correlate(Study(tuple(varied)), pair, Options(across="runs", pool=True, controls=("lr",)))
+    x = np.array([s.columns["nc1"][s.task_ends()[0]] for s in varied])
+    y = np.array([s.columns["online_accuracy"][s.task_ends()[0] + 1 :].mean() for s in varied])
+    x, y = (v - np.polyval(np.polyfit(rates, v, 1), rates) for v in (x, y))
+    assert result.overall.partial["lr"].summary.mean_r == near(stats.pearsonr(x, y).statistic)
+    (amount,) = correlate(study, pair, Options(across="runs", controls=("first_task_epochs",)))
+    assert list(amount.overall.partial) == ["first_task_epochs", "train_accuracy"]
+
+
 def test_pairs_across_runs_are_paid_for() -> None:
     pairs = [("nc1", "online_accuracy"), ("nc1", "plasticity_loss")]
     results = correlate(first_task_study(), pairs, Options(across="runs"))
@@ -507,6 +547,11 @@ def test_groups_are_runs_that_differ_only_in_seed() -> None:
             for i, s in enumerate(base)]  # fmt: skip
     two = groups(Study(tuple(runs)))
     assert [dict(g.settings) for g in two] == [{"lr": 0.1}, {"lr": 0.2}] and [len(g.series) for g in two] == [2, 2]
+    other = replace(base[0], run=replace(base[0].run, scenario="other", settings={"width": 100}))
+    theirs = replace(base[0], run=replace(base[0].run, imported=True, names=("theirs",), settings={"imported": True}))
+    assert [g.title for g in groups(Study((*runs, other, theirs)))] == [
+        "warm-start; lr=0.1", "warm-start; lr=0.2", "other", "warm-start; theirs"
+    ]  # fmt: skip
     imported = [replace(s, run=replace(s.run, imported=True, names=(name,), settings={}))
                 for s, name in zip(base, ("a", "a", "b", "b"), strict=True)]  # fmt: skip
     assert [g.name for g in groups(Study(tuple(imported)))] == ["a", "b"]
@@ -560,10 +605,11 @@ def test_a_group_without_a_point_is_named() -> None:
         ("nc1@test/layer2", "test_accuracy", -0.5,
          "more collapse (nc1@test/layer2) goes with higher test accuracy"),
         ("nc1", "cdnv", 0.5, "more collapse (nc1) goes with more collapse (cdnv)"),
+        ("nc1@test", "nc2", 0.5, "more collapse (nc1@test) goes with more collapse (nc2)"),
     ],
 )  # fmt: skip
 def test_direction_in_words(x: str, y: str, r: float, words: str) -> None:
-    assert direction(x, y, r) == words
+    assert direction(x, y, r) == words == direction(x, y, r, {m.id: m.direction for m in METRICS.values()})
     assert "cause" not in words
 
 
@@ -578,6 +624,9 @@ def test_many_pairs_are_paid_for() -> None:
     study = noise_study(runs=8, shared=0.5)
     pairs = all_pairs(study)
     assert len(pairs) == 3
+    for s in study.series:
+        s.columns["nc1@test"] = s.columns["nc1"] + 1.0  # type: ignore[index]
+    assert len(all_pairs(study)) == 5 and ("nc1", "nc1@test") not in all_pairs(study)
     results = correlate(study, pairs, Options(window=50))
     expected = multipletests([r.overall.p_sign_flip for r in results], method="fdr_by")[1]
     assert [r.overall.p_by for r in results] == near(expected.tolist())
@@ -662,6 +711,22 @@ def test_tables_notes_and_figures(store_path: str, tmp_path: Path, capsys: pytes
     assert call(["correlate", "--db", store_path, "--pairs", "all", "--window", "50"]) == 0
     out = capsys.readouterr().out
     assert "nc1@test" in out and "Benjamini-Yekutieli" in out
+
+
+@pytest.mark.parametrize("more", [["--lags", "-2:2"], ["--pairs", "all"], ["--across", "runs"]], ids=lambda m: m[0])
+def test_a_terminal_of_80_columns_cuts_nothing(
+    store_path: str, more: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert call(["correlate", "--db", store_path, *more]) == 0
+    out = capsys.readouterr().out
+    assert "│" in out and "…" not in out and "\x1b" not in out
+    assert max(map(len, out.splitlines())) <= 80
+    if more == ["--lags", "-2:2"]:
+        assert " of 21" in out and "highest" in out  # few windows, those that say most
 
 
 def test_the_figure_draws_the_numbers_of_the_windows(store_path: str, tmp_path: Path) -> None:

@@ -170,6 +170,14 @@ def test_train_and_test_folders_are_used_as_they_are(tmp_path: Path) -> None:
     assert (len(data.train), len(data.test)) == (20, 10)
 
 
+def test_the_first_images_of_a_folder_stand_for_all_of_them(tmp_path: Path) -> None:
+    """Files come in order of class; what is measured on the first n samples must not see one class only."""
+    name = f"folder:{_folder(tmp_path / 'a', (30,))}"
+    data = load(DatasetSpec(name))
+    assert set(data.train.labels[:12]) == set(data.test.labels[:8]) == {0, 1}
+    assert data.digest == load(DatasetSpec(name)).digest
+
+
 def test_folders_without_images_or_classes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no folder"):
         load(DatasetSpec(f"folder:{tmp_path / 'none'}"))

@@ -225,6 +225,42 @@ def test_an_export_comes_back_equal(db: str, tmp_path: Path) -> None:
         assert not store.run("abc000000000").settings.get("imported")
 
 
+def test_probes_come_back_as_probes(db: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A probe's rows are no further run of the group, neither where they were stored nor after a round trip."""
+    with open_store(db) as store:
+        for seed in range(2):
+            for run, parent in ((f"aa{seed:010x}", None), (f"bb{seed:010x}", f"aa{seed:010x}")):
+                info = RunInfo(run, "{}", "warm-start", seed, {"lr": 0.1}, {}, 9, {}, parent, 4 if parent else None)
+                store.register(info)
+                attempt = store.claim([run], Owner.current(), {})[run]
+                x = np.random.default_rng([seed, parent is None]).standard_normal((2, 10))
+                for epoch in range(1, 10):
+                    values = {Address("nc1"): x[0, epoch], Address("test_accuracy"): x[1, epoch]}
+                    store.save([(run, attempt, EpochRecord(epoch, 0, epoch, 0, 0.0, 0.0, values))])
+                store.finish(run, attempt, "finished")
+    path, other = tmp_path / "1.csv", str(tmp_path / "b.db")
+    assert call(["export", "--db", db, "-o", str(path)]) == 0
+    line = ["import", str(path), "--scenario", "warm-start", "--name", "back", "--db", other]
+    assert call(line) == 0 and call(line) == 0
+    with open_store(other) as store:
+        assert [(r.id[:2], (r.parent or "")[:2], r.branch_epoch) for r in store.runs()] == [
+            ("aa", "", None), ("bb", "aa", 4), ("aa", "", None), ("bb", "aa", 4)
+        ]  # fmt: skip
+    capsys.readouterr()
+    found = []
+    for one in (db, other):
+        assert call(["correlate", "--db", one, "--y", "test_accuracy", "--json"]) == 0
+        found += json.loads(capsys.readouterr().out)["groups"]
+    assert [g["n_runs"] for g in found] == [2, 2] and found[0]["overall"] == found[1]["overall"]
+    frame = pd.read_csv(path)
+    frame.iloc[::-1].to_csv(path, index=False)
+    assert call([*line[:-1], str(tmp_path / "c.db")]) == 1
+    assert "is a probe of 'aa0000000001', which is not in the file before it" in capsys.readouterr().err
+    frame.assign(branch_epoch=frame["branch_epoch"] + (frame["epoch"] > 5)).to_csv(path, index=False)
+    assert call(line) == 1 and "has another parent in line" in capsys.readouterr().err
+    assert call([*line, "--skip", "parent"]) == 1 and "is stored with other values" in capsys.readouterr().err
+
+
 def test_labels_that_are_taken_or_strange_get_an_id(db: str) -> None:
     bring(db, "run,seed,epoch,nc1\nrun 1/é,0,1,0.5\n")
     (run,) = bring(db, "run,seed,epoch,nc1\nrun 1/é,0,1,0.5\n").runs.values()

@@ -517,3 +517,19 @@ def test_what_is_wrong_in_an_intervention_is_said(text: str, words: str) -> None
 def test_every_intervention_says_where_it_is_from_and_who_carries_it() -> None:
     for name, kind in INTERVENTIONS.items():
         assert kind.id == name and kind.source and set(kind.engines) <= {"online", "stacked"} and kind.__doc__
+
+
+@pytest.mark.parametrize("text", ["spectral:strength=0.01", "nc1:strength=0.01", "nc4:strength=0.01"])
+def test_a_run_that_diverges_leaves_its_neighbours_alone(digits: Dataset, text: str) -> None:
+    found = []
+    for broken in (False, True):
+        nets = [a_network(digits, seed) for seed in SEEDS]
+        engine = StackedEngine(nets, digits, OptimizerSpec(batch_size=20), "cpu", treatment=treatment(digits, text))
+        if broken:
+            with torch.no_grad():
+                for parameter in nets[1].parameters():
+                    parameter.fill_(1e30)
+        progress = engine.train_epoch([a_task(digits, seed) for seed in SEEDS], [np.arange(80)] * 2, 0.05)
+        assert [p.finite for p in progress] == [True, not broken]
+        found.append(nets[0].state_dict())
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])

@@ -251,7 +251,6 @@ def test_it_carries_every_network_on_every_device(device: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize(
     ("optimizer", "shape"),
     [

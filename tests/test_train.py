@@ -10,10 +10,21 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+
+from ncpl_cli import networks
+from ncpl_cli.data import load
+from ncpl_cli.interventions import INTERVENTIONS
+from ncpl_cli.records import Address
+from ncpl_cli.scenarios import PermutedDigits
+from ncpl_cli.spec import DatasetSpec
+from ncpl_cli.store import open_store
 
 NCPL = [sys.executable, "-m", "ncpl_cli"]
 SMALL = ["permuted-digits", "--train-samples", "300", "--width", "16", "--depth", "2"]
@@ -215,3 +226,68 @@ def test_options_are_taken_before_and_after_the_command(tmp_path: Path) -> None:
     environment = {**os.environ, "NCPL_DB": "c.db"}
     subprocess.run([*NCPL, "train", *SMALL, "--tasks", "1", "-q"], cwd=tmp_path, env=environment, check=True)
     assert (tmp_path / "c.db").is_file()
+
+
+def test_the_fresh_gap_is_a_fresh_networks_head_start(tmp_path: Path) -> None:
+    """Against plain loops: each task's fresh network, drawn from a stream of its own, in the same data order."""
+    ncpl("train", "permuted-digits", "--tasks", "3", "--train-samples", "200", "--batch-size", "8", "--width", "16",
+         "--lr", "0.1", "--seed", "5", "--fresh-baseline", cwd=tmp_path)  # fmt: skip
+    data = load(DatasetSpec("digits", train_samples=200))
+    with open_store(tmp_path / "ncpl.db", create=False) as store:
+        run = store.runs()[0].id
+        columns = store.series([Address("fresh_gap"), Address("online_accuracy")], [run])[run]
+    for index in range(3):
+        task = PermutedDigits.of({"tasks": 3}).task(index, data, 5)
+        network = networks.build("mlp", data.shape, 10, 5, stream=f"fresh network task {index}", width=16)
+        x = torch.from_numpy(data.train.images).flatten(1).float() / data.scale
+        x = x if task.pixel_order is None else x[:, torch.from_numpy(task.pixel_order)]
+        y, correct = torch.from_numpy(task.train_labels), 0
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        for shown in torch.from_numpy(task.order(1)).split(8):
+            logits = network(x[shown])
+            correct += int((logits.argmax(1) == y[shown]).sum())
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(logits, y[shown]).backward()
+            optimizer.step()
+        fresh = columns["fresh_gap"][index + 1] + columns["online_accuracy"][index + 1]
+        assert fresh == pytest.approx(correct / 200, abs=1.5 / 200)  # float32: another order of sums
+    assert np.unique(columns["fresh_gap"][1:]).size == 3
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., float]:
+    """Trains two short tasks with what is given and returns the feature norm they end with."""
+    from typer.testing import CliRunner
+
+    from ncpl_cli.main import app
+
+    def train(*more: str) -> float:
+        db = tmp_path_factory.mktemp("short") / "ncpl.db"
+        result = CliRunner().invoke(
+            app,
+            ["train", "permuted-digits", "--tasks", "2", "--train-samples", "100", "--batch-size", "25", "--width", "8",
+             "--momentum", "0.5", "--depth", "1", "--lr", "0.3", "--db", str(db), *more],
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        with open_store(db) as store:
+            run = store.runs()[0]
+            assert run.status == "finished"
+            assert [t.partition(":")[0] for t in run.settings["interventions"]] == [
+                m.partition(":")[0] for m in more[1:] if not m.startswith("weight_decay")
+            ]
+            return float(store.final(run.id)["feature_norm"])
+
+    return train
+
+
+STRONG = {
+    **{name: f"{name}:strength=0.5" for name in ("nc1", "nc2", "nc3", "nc4", "cdnv", "l2", "l2_init")},
+    "spectral": "spectral:strength=0.05",
+    "redo": "redo:tau=0.9,steps=2", "continual_backprop": "continual_backprop:rate=0.5,maturity=1",
+    "weight_decay": "weight_decay:strength=0.1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*INTERVENTIONS, "weight_decay"])
+def test_every_intervention_can_be_asked_for_on_several_tasks_and_acts(short: Callable[..., float], name: str) -> None:
+    assert short("--intervention", STRONG.get(name, name)) != short()

@@ -21,6 +21,7 @@ def test_an_installed_wheel_opens_a_store(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("ncpl-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "ncpl_cli/_migrations/versions/0001_foundation.py" in names
+    assert {"ncpl_cli/report/formats/report.html", "ncpl_cli/studies/bonifazi2024.toml"} <= set(names)
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
     target = tmp_path / "site"
     install = [*pip, "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)]

@@ -69,7 +69,7 @@ def correlate_over_runs(
     group: Group, x: str, y: str, options: Options, notes: Sequence[str] = ()
 ) -> GroupCorrelation | None:
     """One pair of metrics over the runs of one group (which differ in seed and in the length of the first task)."""
-    asked = tuple(dict.fromkeys(options.controls))
+    asked = tuple(c for c in dict.fromkeys(options.controls) if c != AMOUNT)  # that is held fixed in any case
     candidates = asked or (() if x == DEFAULT_CONTROL else (DEFAULT_CONTROL,))
     table, excluded = _table(group, x, y, candidates)
     if table is None:
@@ -144,7 +144,7 @@ def _table(group: Group, x: str, y: str, controls: Sequence[str]) -> tuple[Table
             what = f"{x} is undefined after the first task" if values else f"no value of {y}"
             excluded.append(Excluded(series.run.id, series.run.seed, what))
             continue
-        held = [float(series.column(c)[first]) for c in controls]
+        held = [_held(series, c, first) for c in controls]
         rows.append((series, after, values, float(series.task_epoch[first]), held))
     if not rows:
         return None, tuple(excluded)
@@ -157,6 +157,12 @@ def _table(group: Group, x: str, y: str, controls: Sequence[str]) -> tuple[Table
         amount=np.array([row[3] for row in rows]),
         controls={c: np.array([row[4][i] for row in rows]) for i, c in enumerate(controls)},
     ), tuple(excluded)
+
+
+def _held(series: Series, control: str, row: int) -> float:
+    """A control after the first task: a metric, or a setting that is a number."""
+    setting = series.run.settings.get(control)
+    return float(setting if isinstance(setting, int | float) else series.column(control)[row])
 
 
 def _by_task(series: Series, y: str, several: bool) -> dict[int, float]:
@@ -255,9 +261,7 @@ def _interval(table: Table, method: str) -> tuple[float, float] | None:
     left = [_one(table.x[blocks != b], table.mean_y[blocks != b], method) for b in range(seeds)]
     if any(v is None for v in left):
         return None
-    pseudo = np.array([seeds * z - (seeds - 1) * math.atanh(v) for v in left if v is not None])
-    interval = statistics.t_interval(pseudo)
-    return None if interval is None else (math.tanh(interval[0]), math.tanh(interval[1]))
+    return statistics.jackknife_interval(whole, [v for v in left if v is not None])
 
 
 def _leave_one_out(table: Table, method: str) -> tuple[float, float] | None:
@@ -310,22 +314,14 @@ def _notes(table: Table, overall: Overall, more: Mapping[str, Any], group: Group
     if not amount_varies:
         found.append("All runs trained the first task equally long: the training amount needs no holding fixed.")
     for name, control in overall.partial.items():
-        left = control.summary.mean_r
-        if whole is None or left is None:
-            continue
-        held = name.replace("+", " and ")
-        if left * whole < 0 and abs(left) >= sentences.SMALL and abs(whole) >= sentences.SMALL:
-            found.append(f"With {held} held fixed the sign flips: partial r = {left:+.2f} against {whole:+.2f}.")
-        elif abs(left) < sentences.HALF * abs(whole):
-            found.append(f"With {held} held fixed most of it vanishes: partial r = {left:+.2f} against {whole:+.2f}.")
-    both = [(name, d["r"]) for name, d in more.get("definitions", {}).items() if d["r"] is not None]
-    if len(both) == 2:
-        (one, r_one), (other, r_other) = both
-        text = f"{one} gives r = {r_one:+.2f}, {other} gives r = {r_other:+.2f}"
-        if r_one * r_other < 0:
-            found.append(f"The sign depends on the definition of plasticity loss: {text}.")
-        else:
-            found.append(f"Both definitions of plasticity loss agree in sign: {text}.")
+        found += sentences.held_fixed(name, control.summary.mean_r, whole)
+    if definitions := more.get("definitions"):
+        ours, b24 = (definitions[name] for name in DEFINITIONS)
+        found += sentences.two_definitions("r", ours["r"], b24["r"])
+        if amount_varies:
+            found += sentences.two_definitions(
+                f"partial r given {AMOUNT}", ours["partial"][AMOUNT], b24["partial"][AMOUNT]
+            )
         found.append(
             "plasticity_loss_b24 averages the first task's accuracy over all its epochs and so grows with their "
             "number by itself; plasticity_loss compares first epochs only."

@@ -155,7 +155,7 @@ def compare(
         if base is not None and base is not arm:
             together.setdefault(id(base), (base, []))[1].append(arm)
     if not together:
-        listed = "; ".join(_label(g, None) for g in everything)
+        listed = " | ".join(f"{g.title}: {_label(g, None)}" for g in everything)
         raise InputError(
             f"there is nothing to compare: no arm has a plain arm (without interventions) beside it among: {listed}.",
             "name the plain arm by its label: ncpl compare --plain LABEL",
@@ -274,8 +274,10 @@ def _arm(arm: Group, plain: Group, y: str, flips: int, seed: int) -> Arm:
         settings=arm.settings,
         phase_1=phase_1,
         later=(_mean([m[0] for m in means]), _mean([m[1] for m in means])),
-        gain=_gain(gains, flips, seed),
-        matched=None if several else Matched(_gain(matched, flips, seed), pairs, 1 - pairs / points if points else 1.0),
+        gain=over_seeds(gains, flips, seed),
+        matched=None
+        if several
+        else Matched(over_seeds(matched, flips, seed), pairs, 1 - pairs / points if points else 1.0),
         failed_seeds=failed,
         notes=(),
     )
@@ -315,7 +317,8 @@ def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def _gain(per_seed: Mapping[int, float], flips: int, seed: int) -> Gain:
+def over_seeds(per_seed: Mapping[int, float], flips: int = resampling.FLIPS, seed: int = 0) -> Gain:
+    """A difference over seeds: mean, t interval, sign-flip p, and the smallest gap they could have shown."""
     values = np.array(list(per_seed.values()))
     n = len(values)
     detectable = None
@@ -357,7 +360,10 @@ def _notes(result: Arm, arm: Group, plain: Group, seeds: Sequence[int]) -> list[
         found.append("No probe of the arm has a plain probe that had learned equally much: nothing can be matched.")
     else:
         vanishes = abs(matched.gain.mean) < abs(gain.mean) / 2 or matched.gain.mean * gain.mean < 0
-        what = "most of the gain is gone" if vanishes else "the gain stands"
+        if all(g.ci95 is not None and g.ci95[0] <= 0 <= g.ci95[1] for g in (gain, matched.gain)):
+            what = "neither is told from 0 by these seeds"
+        else:
+            what = "most of the gain is gone" if vanishes else "the gain stands"
         found.append(
             f"Against plain networks with the same phase-1 train accuracy (within {MATCHED_WITHIN}) the gain is "
             f"{matched.gain.mean:+.4f} instead of {gain.mean:+.4f}: {what}; {matched.unmatched:.0%} of the probes "

@@ -70,13 +70,14 @@ DEFAULT_ADDRESSES = ("nc1", "plasticity_loss", "plasticity_loss_b24", "probe_tes
 
 
 def all_pairs(study: Study) -> list[tuple[str, str]]:
-    """Every pair of metrics that vary in at least one run."""
+    """Every pair of different metrics that vary in at least one run; a metric on two splits or layers is no pair."""
     varying = [
         a
         for a in study.addresses()
         if any(len(v := s.column(a)[np.isfinite(s.column(a))]) and np.ptp(v) > 0 for s in study.series)
     ]
-    return list(itertools.combinations(varying, 2))
+    pairs = itertools.combinations(varying, 2)
+    return [(x, y) for x, y in pairs if Address.parse(x).metric != Address.parse(y).metric]
 
 
 def paid_for_pairs(results: Sequence[GroupCorrelation]) -> list[GroupCorrelation]:
@@ -96,8 +97,9 @@ def nothing_to_correlate(study: Study, pairs: Sequence[tuple[str, str]]) -> Inpu
     """The error for a selection without a single point."""
     if not study.series:
         return InputError("no run fits this selection.", "ncpl runs list shows all runs and their names")
-    wanted = " or ".join(f"{x} and {y}" for x, y in pairs) or "the default pair (nc1 and a plasticity metric)"
+    wanted = " or ".join(f"{x} and {y}" for x, y in pairs) or "nc1 and a plasticity metric (the default pair)"
     return InputError(
         f"no chosen run has a row where {wanted} are both defined.",
-        f"values were found of: {', '.join(study.addresses()) or 'nothing'}; ncpl export shows all",
+        f"values were found of: {', '.join(study.addresses()) or 'nothing'}; choose with --x and --y, ncpl export "
+        "shows all that is recorded",
     )

@@ -21,6 +21,9 @@ DIRECTIONS: dict[str, str] = {
 }  # fmt: skip
 """By metric, as in the catalogue: `lower = more ...`. What is not here goes by its name (`higher test accuracy`)."""
 
+AMOUNTS = frozenset({"more collapse", "more plasticity loss"})
+"""What can be had more or less of. The catalogue's other words are no nouns ("higher = more plastic")."""
+
 _OPPOSITE = {"more": "less", "higher": "lower"}
 
 
@@ -28,8 +31,8 @@ def direction(x: str, y: str, r: float, more: Mapping[str, str] | None = None) -
     """A correlation in words: `more collapse goes with more plasticity loss`. `more`: the catalogue's directions."""
     sign_x, words_x = _words(x, more)
     sign_y, words_y = _words(y, more)
-    if words_x == words_y:
-        words_x, words_y = f"{words_x} ({x})", f"{words_y} ({y})"
+    if words_x.removesuffix(f" ({x})") == words_y.removesuffix(f" ({y})"):  # then each needs its address
+        words_x, words_y = (f"{words.removesuffix(f' ({a})')} ({a})" for a, words in ((x, words_x), (y, words_y)))
     if r == 0:
         return f"{words_x} goes with neither more nor less of {y}"
     if r * sign_x * sign_y < 0:
@@ -42,6 +45,6 @@ def _words(address: str, more: Mapping[str, str] | None) -> tuple[int, str]:
     metric, split, layer = Address.parse(address)
     side, _, words = (DIRECTIONS.get(metric) or (more or {}).get(metric, "")).partition(" = ")
     place = "" if split == "train" and layer == "last" else f" ({address})"
-    if not words.startswith("more "):  # "lower = smaller weights" says no more than the name
+    if words not in AMOUNTS:
         return 1, f"higher {metric.replace('_', ' ')}{place}"
     return (-1 if side == "lower" else 1), words + place

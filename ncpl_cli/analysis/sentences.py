@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,9 @@ SMALL = 0.1
 
 HALF = 0.5
 """A control that leaves less than this share of r is said to take most of it away."""
+
+CLEAR = 0.3
+"""An |r| from here on is said to appear where there was none (below SMALL) without a control."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,33 @@ def within_runs(result: GroupCorrelation, facts: Facts) -> list[str]:
     return found
 
 
+def held_fixed(name: str, left: float | None, raw: float | None) -> list[str]:
+    """What a control does to r: flips its sign, takes most of it away, or brings to light what it hid."""
+    if left is None or raw is None:
+        return []
+    start = f"With {name.replace('+', ' and ')} held fixed"
+    numbers = f"partial r = {left:+.2f} against {raw:+.2f}"
+    if abs(raw) < SMALL:
+        return [f"{start} a correlation appears that is not seen without: {numbers}."] if abs(left) >= CLEAR else []
+    if left * raw < 0 and abs(left) >= SMALL:
+        return [f"{start} the sign flips: {numbers}."]
+    if abs(left) < HALF * abs(raw):
+        return [f"{start} most of it vanishes: {numbers}."]
+    return []
+
+
+def two_definitions(what: str, ours: float | None, b24: float | None) -> list[str]:
+    """Whether the sign, or most of the size, depends on how plasticity loss is defined."""
+    if ours is None or b24 is None:
+        return []
+    numbers = f"plasticity_loss gives {what} = {ours:+.2f}, plasticity_loss_b24 {b24:+.2f}"
+    if ours * b24 < 0:
+        return [f"The sign depends on the definition of plasticity loss: {numbers}."]
+    if min(abs(ours), abs(b24)) < HALF * max(abs(ours), abs(b24)):
+        return [f"The size depends on the definition of plasticity loss: {numbers}."]
+    return [f"Both definitions of plasticity loss agree: {numbers}."]
+
+
 def pairs(count: int, adjusted: float) -> list[str]:
     """What looking at several pairs costs."""
     if not math.isfinite(adjusted):
@@ -107,6 +137,12 @@ def _runs(result: GroupCorrelation, facts: Facts) -> list[str]:
         found.append(
             f"Pooled over {facts.pooled} groups, as asked: runs of one seed share initialisation and data order, so "
             f"the {result.n_runs} runs count as {facts.blocks} seeds."
+        )
+    shared = len(result.seeds) - len(set(result.seeds.values()))
+    if shared and facts.pooled == 1:
+        found.append(
+            f"{count(result.n_runs, 'run')} of this group have {count(result.n_runs - shared, 'seed')} between them "
+            "and are taken as independent: arms belong under names of their own (ncpl import --name)."
         )
     if units == 0:
         found.append(
@@ -147,18 +183,12 @@ def _trend(result: GroupCorrelation) -> list[str]:
 def _controls(result: GroupCorrelation) -> list[str]:
     overall = result.overall
     raw = overall.summary.mean_r
-    if raw is None or abs(raw) < SMALL:
-        return []
     found = []
     for name, control in result.held_fixed.items():
-        left = control.summary.mean_r
-        if left is None or name == result.unit:  # the axis alone is the detrended r, said above
-            continue
-        held = name.replace("+", " and ")
-        if left * raw < 0 and abs(left) >= SMALL:
-            found.append(f"With {held} held fixed the sign flips: partial r = {left:+.2f} against {raw:+.2f}.")
-        elif abs(left) < HALF * abs(raw):
-            found.append(f"With {held} held fixed most of it vanishes: partial r = {left:+.2f} against {raw:+.2f}.")
+        if name != result.unit:  # the axis alone is the detrended r, said above
+            found += held_fixed(name, control.summary.mean_r, raw)
+    if raw is None or abs(raw) < SMALL:
+        return found
     ranked = overall.controls["spearman"].summary.mean_r
     if result.method == "pearson" and ranked is not None and (ranked * raw < 0 or abs(ranked) < HALF * abs(raw)):
         found.append(f"On ranks it is {ranked:+.2f}: a few extreme points carry Pearson's r.")
@@ -171,10 +201,10 @@ def _clock(result: GroupCorrelation) -> list[str]:
         return []
     if swap.swapped_r * swap.matched_r <= 0 or abs(swap.swapped_r) < HALF * abs(swap.matched_r):
         return []
-    p = "" if swap.p is None else f" (seed-swap p = {p_text(swap.p)})"
+    p = "" if swap.p is None else f", seed-swap p = {p_text(swap.p)}"
     return [
         f"x of one run goes with y of another run too (r = {swap.swapped_r:+.2f} against {swap.matched_r:+.2f} within "
-        f"a run){p}: to that extent both merely follow the training clock."
+        f"a run{p}): to that extent both merely follow the training clock."
     ]
 
 
@@ -289,3 +319,90 @@ def count(n: int, what: str) -> str:
 def p_text(p: float) -> str:
     """A p-value as people read it."""
     return f"{p:.2g}" if p >= 0.001 else f"{p:.1e}"
+
+
+def headline(result: GroupCorrelation) -> str:
+    """Direction in words, with the number, its interval and its p."""
+    overall, s = result.overall, result.overall.summary
+    words = f"{overall.direction[0].upper()}{overall.direction[1:]}"
+    runs = count(result.n_runs, "run")
+    if result.across == "runs":
+        r, p = overall.r_of_means, result.more.get("p_permutation")
+        about = f"r = {signed(r)} over {runs}, y averaged over tasks"
+    else:
+        r, p = s.mean_r, overall.p_sign_flip
+        about = f"mean r = {signed(r)} over {runs}, same sign in {s.same_sign[0]} of {s.same_sign[1]}"
+    if r is None:
+        return f"{words}: see below."
+    interval = f"; 95 % interval {signed(s.ci95[0])} to {signed(s.ci95[1])}" if s.ci95 else ""
+    tested = f"; p = {p:.2g}" if p is not None else ""
+    return f"{words}: {about}{interval}{tested} (associated, not caused)."
+
+
+def signed(value: float | None) -> str:
+    """A correlation with its sign and two decimals, a dash for what is undefined."""
+    return "–" if value is None else f"{value:+.2f}"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """`0-4, 7`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
+
+
+Row = tuple[str, float | None, float | None, float | None, float | None, str]
+"""Statistic, r, low, high, p, what it is."""
+
+
+def statistics(result: GroupCorrelation) -> list[Row]:
+    """The published statistic and its controls; rows that do not apply are left out."""
+    overall, s = result.overall, result.overall.summary
+    over_runs = result.across == "runs"
+    low, high = s.ci95 or (None, None)
+    spread = "–" if overall.std is None else f"{overall.std:.4g}"
+    rows: list[Row]
+    if over_runs:
+        rows = [
+            ("r over runs", overall.r_of_means, low, high, result.more.get("p_permutation"),
+             "y averaged over tasks; p by permutation within seeds"),
+            ("mean over tasks", s.mean_r, None, None, overall.p_family, "p of the strongest task, paid for all tasks"),
+        ]  # fmt: skip
+    elif result.n_runs == 1:
+        rows = [("r", s.mean_r, None, None, None, "of the one run")]
+    else:
+        rows = [
+            ("mean of r", s.mean_r, None, None, overall.p_sign_flip,
+             f"sd over runs {spread}{'; p by sign flips' if overall.p_sign_flip is not None else ''}"),
+            ("mean of Fisher's z", s.fisher_mean_r, low, high, None, "the interval's centre, as an r; t over runs"),
+            ("strongest look", None, None, None, overall.p_family, "p paid for all windows and lags (max |t|)"),
+            ("series averaged over runs", overall.r_of_means, None, None, None, "averaging raises r by itself"),
+        ]  # fmt: skip
+    rows.append(("over all pairs", None, None, None, overall.p_by, "p adjusted by Benjamini-Yekutieli"))
+    first, last = s.leave_one_out or (None, None)
+    rows.append(("leaving one out", None, first, last, None, "smallest and largest r without one of them"))
+    names = {
+        "spearman": ("Spearman", "on ranks"),
+        "first_difference": ("first differences", f"of the change from one {result.unit} to the next"),
+        "detrended": ("detrended", f"without a straight line in the {result.unit}"),
+    }
+    controls = [(*names[key], control) for key, control in overall.controls.items() if key != result.method]
+    controls += [
+        (f"given {key.replace('+', ' and ')}", "partial r", control)
+        for key, control in result.held_fixed.items()
+        if key != result.unit  # that is the detrended one
+    ]
+    for label, what, control in controls:
+        low, high = control.summary.ci95 or (None, None)
+        rows.append((label, control.summary.mean_r, low, high, control.p, what))
+    swap = overall.seed_swap
+    rows.append(("x with y of another run", swap.swapped_r, None, None, swap.p, "do both merely follow the clock?"))
+    for name, definition in result.more.get("definitions", {}).items():
+        rows.append((name, definition["r"], None, None, None, "by this definition"))
+        held = definition["partial"]["first_task_epochs"]
+        rows.append((name, held, None, None, None, "likewise, given first_task_epochs"))
+    return [row for row in rows if any(cell is not None for cell in row[1:5])]

@@ -364,6 +364,21 @@ def t_interval(values: Array) -> tuple[float, float] | None:
     return centre - half, centre + half
 
 
+def jackknife_interval(whole: float, left: Sequence[float], *, corrected: bool = True) -> tuple[float, float] | None:
+    """95 % interval of a correlation from its values with one unit left out each: t over pseudo-values of Fisher's z.
+
+    z_i* = n z - (n - 1) z_(-i); None below three units. `corrected` centres it at their mean, which extrapolates to
+    many units; where the number of units is part of what is estimated (as in r of averaged series) it stays at z.
+    """
+    n = len(left)
+    if n < 3:
+        return None
+    z = math.atanh(whole)
+    pseudo = np.array([n * z - (n - 1) * math.atanh(r) for r in left])
+    interval = t_interval(pseudo if corrected else pseudo - pseudo.mean() + z)
+    return None if interval is None else (math.tanh(interval[0]), math.tanh(interval[1]))
+
+
 def _leave_one_out(values: Array) -> tuple[float, float]:
     means = (values.sum() - values) / (len(values) - 1)
     return float(means.min()), float(means.max())

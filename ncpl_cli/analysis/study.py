@@ -195,15 +195,20 @@ def groups(study: Study, *, pool: bool = False, ignore: Iterable[str] = ()) -> l
         merged = (run.scenario,) if pool else key
         found.setdefault(merged, []).append(series)
         keys_of.setdefault(merged, set()).add(key)
-    distinguishing = _differing([members[0].run.settings for members in found.values()], left_out)
+    firsts = [members[0].run for members in found.values() if not members[0].run.imported]
+    distinguishing = {  # within a scenario: another one has other settings altogether, and imported runs have none
+        scenario: _differing([run.settings for run in firsts if run.scenario == scenario], left_out)
+        for scenario in {run.scenario for run in firsts}
+    }
     made = []
     for key, members in found.items():
+        told_by: set[str] = set() if pool else distinguishing.get(members[0].run.scenario, set())
         kept_series = tuple(s for s in members if s.run.status not in LEFT_OUT)
         made.append(
             Group(
                 scenario=members[0].run.scenario,
                 name=_common_name([s.run for s in members]),
-                settings={} if pool else {k: v for k, v in members[0].run.settings.items() if k in distinguishing},
+                settings={k: v for k, v in members[0].run.settings.items() if k in told_by},
                 series=kept_series,
                 left_out=tuple(s for s in members if s.run.status in LEFT_OUT),
                 pooled=len(keys_of[key]),
@@ -217,7 +222,7 @@ def _frozen(value: object) -> str:
 
 
 def _differing(settings: Sequence[Mapping[str, object]], ignore: frozenset[str]) -> set[str]:
-    names = {name for s in settings for name in s} - ignore - {"imported"}
+    names = {name for s in settings for name in s} - ignore
     return {name for name in names if len({_frozen(s.get(name)) for s in settings}) > 1}
 
 
@@ -228,20 +233,22 @@ def _common_name(runs: Sequence[Run]) -> str | None:
 
 def load(
     store: Store,
-    addresses: Iterable[str],
+    addresses: Iterable[str] | None,
     *,
     ids: Sequence[str] | None = None,
     scenario: str | None = None,
     names: Sequence[str] = (),
 ) -> Study:
-    """The study in a store: chosen runs, chosen addresses. Probes (runs with a parent) are read on their parent's rows.
+    """The study in a store: chosen runs, chosen addresses (None: all that are recorded).
 
-    The online accuracy is read along where plasticity losses are wanted: those not recorded follow from it.
+    Probes (runs with a parent) are read on their parent's rows. The online accuracy is read along where plasticity
+    losses are wanted: those not recorded follow from it.
     """
-    rows = store.runs(ids, scenario=scenario)
+    rows = [row for row in store.runs(ids, scenario=scenario) if row.parent is None]
     if names:
         rows = [row for row in rows if set(row.names) & set(names)]
-    rows = [row for row in rows if row.parent is None]
+    if addresses is None:
+        addresses = map(str, store.recorded([row.id for row in rows]))
     wanted = list(dict.fromkeys(addresses))
     if {"plasticity_loss", "plasticity_loss_b24"} & set(wanted):
         wanted = list(dict.fromkeys([*wanted, "online_accuracy"]))
@@ -258,12 +265,3 @@ def load(
         values = {a: found[str(Address.parse(a))] for a in wanted}
         series.append(Series.of(run, found["epoch"], found["task"], found["task_epoch"], values))
     return Study(tuple(series))
-
-
-def recorded(store: Store, study_ids: Sequence[str]) -> list[str]:
-    """Every address that has a value in the last epoch of one of these runs, and those that stand at probes only."""
-    found: dict[str, None] = {}
-    for run in study_ids:
-        for address in store.values(run, store.last_epoch(run)):
-            found[str(address)] = None
-    return [*found, *(m for m in ("probe_test_accuracy", "probe_epochs_to_fit", "fresh_gap") if m not in found)]

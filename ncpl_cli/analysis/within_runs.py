@@ -183,7 +183,7 @@ def _usable_controls(
         if varies:
             usable.append(name)
         elif name in asked:
-            if not any(len(v) for v in values):
+            if not any(len(v) for v in values) and not any(name in s.run.settings for s in group.series):
                 raise InputError(
                     f"--control {name} has no value in any {unit} of group {group.name or group.scenario!r}.",
                     "ncpl export shows what is recorded",

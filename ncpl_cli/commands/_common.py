@@ -103,17 +103,21 @@ def _plain(value: Any) -> Any:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
     """A table for a terminal; tab-separated with full precision where stdout is something else."""
     if not sys.stdout.isatty():
+        if title:
+            print(f"# {title}")
         print("\t".join(columns))
         for row in rows:
             print("\t".join("" if cell is None else str(cell) for cell in row))
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(*columns, title=title, title_justify="left", header_style="bold")
+    heads = [Column(name, overflow="fold") for name in columns]  # a name that is cut can be that of another metric
+    table = Table(*heads, title=title, title_justify="left", header_style="bold")
     for row in rows:
         table.add_row(*(cell_text(cell) for cell in row))
-    Console().print(table)
+    plain = bool(os.environ.get("NO_COLOR"))  # by itself Rich would leave out colours only, not bold and italics
+    Console(color_system=None if plain else "auto").print(table)
 
 
 def cell_text(cell: object) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ncpl_cli.commands import _common
 
@@ -21,7 +21,10 @@ SHOWN_PAIRS = 20
 SHOWN_WINDOWS = 8
 """On a terminal; all of them in a pipe, and in --json."""
 
-Row = tuple[str, object, object, object, object, str]
+SIGNED = frozenset({"r", "low", "high", "mean", "detrended"})
+"""Columns that hold correlations."""
+
+PROBABILITIES = frozenset({"p", "p_family", "p over pairs"})
 
 
 def show(results: Sequence[GroupCorrelation]) -> None:
@@ -38,11 +41,13 @@ def show(results: Sequence[GroupCorrelation]) -> None:
 
 
 def _show_one(title: str, result: GroupCorrelation) -> None:
+    from ncpl_cli.analysis import sentences
+
     print(f"{title}: {result.x} and {result.y}")
-    _common.say(_headline(result))
+    _common.say(sentences.headline(result))
     _common.say(_estimand(result))
     columns = ("statistic", "r", "low", "high", "p", "what")
-    _common.print_table(columns, _statistics(result), title="What is left of it under each control")
+    _table(columns, sentences.statistics(result), title="What is left of it under each control")
     _show_lags(result)
     _show_windows(result)
     for line in result.notes:
@@ -50,78 +55,23 @@ def _show_one(title: str, result: GroupCorrelation) -> None:
     print()
 
 
-def _headline(result: GroupCorrelation) -> str:
-    """Direction in words, with the number, its interval and its p."""
-    overall, s = result.overall, result.overall.summary
-    words = f"{overall.direction[0].upper()}{overall.direction[1:]}"
-    if result.across == "runs":
-        r, p = overall.r_of_means, result.more.get("p_permutation")
-        about = f"r = {_signed(r)} over {_runs(result)}, y averaged over tasks"
-    else:
-        r, p = s.mean_r, overall.p_sign_flip
-        about = f"mean r = {_signed(r)} over {_runs(result)}, same sign in {s.same_sign[0]} of {s.same_sign[1]}"
-    if r is None:
-        return f"{words}: see below."
-    interval = f"; 95 % interval {_signed(s.ci95[0])} to {_signed(s.ci95[1])}" if s.ci95 else ""
-    tested = f"; p = {p:.2g}" if p is not None else ""
-    return f"{words}: {about}{interval}{tested} (associated, not caused)."
-
-
 def _estimand(result: GroupCorrelation) -> str:
-    seeds = _ranges(sorted(set(result.seeds.values())))
-    about = f"Estimand: {result.estimand}; {_runs(result)} (seeds {seeds})"
+    from ncpl_cli.analysis import sentences
+
+    seeds = sentences.ranges(sorted(set(result.seeds.values())))
+    runs = sentences.count(result.n_runs, "run")
+    about = f"Estimand: {result.estimand}; {runs} (seed{'s' * (len(result.seeds) > 1)} {seeds})"
     if result.across == "runs":
         return f"{about}."
     return f"{about}, {result.overall.points} points in a run, window {result.window} {result.unit}s."
 
 
-def _statistics(result: GroupCorrelation) -> list[Row]:
-    """The published statistic and its controls; rows that do not apply are left out."""
-    overall, s = result.overall, result.overall.summary
-    over_runs = result.across == "runs"
-    low, high = s.ci95 or (None, None)
-    rows: list[Row]
-    if over_runs:
-        rows = [
-            ("r over runs", overall.r_of_means, low, high, result.more.get("p_permutation"),
-             "y averaged over tasks; p by permutation within seeds"),
-            ("mean over tasks", s.mean_r, None, None, overall.p_family, "p of the strongest task, paid for all tasks"),
-        ]  # fmt: skip
-    else:
-        rows = [
-            ("mean of r", s.mean_r, None, None, overall.p_sign_flip, f"p by sign flips; sd {_text(overall.std)}"),
-            ("mean of Fisher's z", s.fisher_mean_r, low, high, None, "the interval's centre, as an r; t over runs"),
-            ("strongest look", None, None, None, overall.p_family, "p paid for all windows and lags (max |t|)"),
-            ("series averaged over runs", overall.r_of_means, None, None, None, "averaging raises r by itself"),
-        ]  # fmt: skip
-    rows.append(("over all pairs", None, None, None, overall.p_by, "p adjusted by Benjamini-Yekutieli"))
-    first, last = s.leave_one_out or (None, None)
-    rows.append(("leaving one out", None, first, last, None, "smallest and largest r without one of them"))
-    names = {
-        "spearman": ("Spearman", "on ranks"),
-        "first_difference": ("first differences", f"of the change from one {result.unit} to the next"),
-        "detrended": ("detrended", f"without a straight line in the {result.unit}"),
-    }
-    controls = [(*names[key], control) for key, control in overall.controls.items() if key != result.method]
-    controls += [
-        (f"given {key.replace('+', ' and ')}", "partial r", control)
-        for key, control in result.held_fixed.items()
-        if key != result.unit  # that is the detrended one
-    ]
-    for label, what, control in controls:
-        low, high = control.summary.ci95 or (None, None)
-        rows.append((label, control.summary.mean_r, low, high, control.p, what))
-    swap = overall.seed_swap
-    rows.append(("x with y of another run", swap.swapped_r, None, None, swap.p, "do both merely follow the clock?"))
-    for name, definition in result.more.get("definitions", {}).items():
-        rows.append((f"as {name}", definition["r"], None, None, None, "over runs"))
-        held = definition["partial"]["first_task_epochs"]
-        rows.append((f"as {name}", held, None, None, None, "given first_task_epochs"))
-    return [row for row in rows if any(cell is not None for cell in row[1:5])]
-
-
 def _show_pairs(title: str, results: Sequence[GroupCorrelation]) -> None:
     """Many pairs of one group, strongest first."""
+    from ncpl_cli.analysis.resampling import FEWEST_RUNS
+    from ncpl_cli.analysis.sentences import no_p
+    from ncpl_cli.analysis.study import LEFT_OUT
+
     first = results[0]
     print(f"{title}: {len(results)} pairs, strongest first")
     _common.say(_estimand(first))
@@ -131,22 +81,49 @@ def _show_pairs(title: str, results: Sequence[GroupCorrelation]) -> None:
 
     ordered = sorted(results, key=strength, reverse=True)
     shown = ordered[:SHOWN_PAIRS] if sys.stdout.isatty() else ordered
-    rows = []
+    wide = not sys.stdout.isatty()
+    rows: list[Sequence[object]] = []
     for result in shown:
         overall = result.overall
         low, high = overall.summary.ci95 or (None, None)
         detrended = overall.controls["detrended"].summary.mean_r
-        row = (result.x, result.y, _r(result), low, high, overall.p_by, detrended)
-        rows.append(row if sys.stdout.isatty() else (*row, overall.direction))  # words need a wider place
-    columns = ("x", "y", "r", "low", "high", "p over pairs", "detrended", "in words")
-    _common.print_table(columns[: len(rows[0])], rows)
+        numbers = (_r(result), low, high, overall.p_by, detrended)
+        x, y = result.x, result.y
+        rows.append((x, y, *numbers, overall.direction) if wide else (f"{x}, {y}", *numbers))
+    columns = ("r", "low", "high", "p over pairs", "detrended")
+    _table(("x", "y", *columns, "in words") if wide else ("x, y", *columns), rows)
     if len(shown) < len(ordered):
         _common.say(f"{len(ordered) - len(shown)} weaker pairs are in --json and in a pipe.", "- ")
-    units = first.overall.summary.n
-    _common.say("p is adjusted for all pairs (Benjamini-Yekutieli)"
-         + (f"; {units} runs are too few for one." if first.overall.p_by is None else "."), "- ")  # fmt: skip
+    if any(result.overall.p_by is not None for result in results):
+        _common.say("p is adjusted for all pairs (Benjamini-Yekutieli).", "- ")
+    units = max(result.overall.summary.n for result in results)
+    if first.across != "runs" and units < FEWEST_RUNS:
+        _common.say(no_p(units), "- ")
+    lost = dict.fromkeys(e for result in results for e in result.overall.excluded if e.reason in LEFT_OUT)
+    if lost:
+        _common.say(f"Left out: {'; '.join(f'{e.run} (seed {e.seed}): {e.reason}' for e in lost)}.", "- ")
     _common.say("One pair with its windows, controls and warnings: ncpl correlate --x X --y Y.", "- ")
     print()
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """A table; on a terminal without columns that say nothing, and r to three digits."""
+    rows = list(rows)
+    if sys.stdout.isatty():
+        said = [i for i in range(len(columns)) if any(row[i] not in (None, "") for row in rows)]
+        columns = [columns[i] for i in said]
+        rows = [[_rounded(name, row[i]) for name, i in zip(columns, said, strict=True)] for row in rows]
+    _common.print_table(columns, rows, title=title)
+
+
+def _rounded(column: str, cell: object) -> object:
+    from ncpl_cli.analysis.sentences import p_text
+
+    if not isinstance(cell, float):
+        return cell
+    if column in SIGNED:
+        return f"{cell:+.3f}"
+    return p_text(cell) if column in PROBABILITIES else cell
 
 
 def _r(result: GroupCorrelation) -> float | None:
@@ -159,8 +136,8 @@ def _show_lags(result: GroupCorrelation) -> None:
     best = result.overall.best_lag
     shown = [g for g in result.lags if not sys.stdout.isatty() or g.lag in (best, 0)]
     rows = [(g.lag, g.mean_r, g.p, g.p_family, "best" if g.lag == best else "") for g in shown]
-    title = f"Lags in {result.unit}s recorded (positive: x leads y)"
-    _common.print_table(("lag", "r", "p", "p_family", ""), rows, title=title)
+    title = "Lags in rows; positive: x leads"
+    _table(("lag", "r", "p", "p_family", ""), rows, title=title)
 
 
 def _show_windows(result: GroupCorrelation) -> None:
@@ -172,15 +149,17 @@ def _show_windows(result: GroupCorrelation) -> None:
     if sys.stdout.isatty() and len(windows) > SHOWN_WINDOWS:
         shown = sorted(marked)
     over_runs = result.across == "runs"
-    keys = ("end", "points", "mean", "p", "p_family") if over_runs else (
-        "end", "points", "mean", "std", "p", "p_family", "undefined"
-    )  # fmt: skip
+    keys: tuple[str, ...] = ("end", "points", "mean", "std", "p", "p_family", "undefined")
+    if over_runs:
+        keys = ("end", "points", "mean", "p", "p_family")
     heads = {"end": "task" if over_runs else "end", "points": "runs" if over_runs else "points",
              "mean": "r" if over_runs else "mean"}  # fmt: skip
     what = "r over runs, task by task" if over_runs else f"r in windows of {result.window} {result.unit}s"
+    if sys.stdout.isatty() and not any(w["undefined"] for w in windows):
+        keys = tuple(key for key in keys if key != "undefined")
     rows = [[*(windows[i][key] for key in keys), marked.get(i, "")] for i in shown]
     title = f"{what}: {len(rows)} of {len(windows)}" if len(rows) < len(windows) else what
-    _common.print_table([*(heads.get(key, key) for key in keys), ""], rows, title=title)
+    _table([*(heads.get(key, key) for key in keys), ""], rows, title=title)
 
 
 def _marked(means: Sequence[float | None]) -> dict[int, str]:
@@ -194,26 +173,3 @@ def _marked(means: Sequence[float | None]) -> dict[int, str]:
         found.setdefault(min(defined)[1], []).append("lowest")
         found.setdefault(max(defined)[1], []).append("highest")
     return {place: ", ".join(words) for place, words in found.items()}
-
-
-def _runs(result: GroupCorrelation) -> str:
-    return f"{result.n_runs} run{'s' if result.n_runs != 1 else ''}"
-
-
-def _signed(value: Any) -> str:
-    return "–" if value is None else f"{value:+.2f}"
-
-
-def _text(value: float | None) -> str:
-    return _common.cell_text(value)
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """`0-4, 7`."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)

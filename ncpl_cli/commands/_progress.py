@@ -16,13 +16,16 @@ from ncpl_cli.records import EpochRecord
 
 LINE_SECONDS = 5.0
 MOST_ROWS = 12
+SHOWN = {"online_accuracy": "online", "nc1": "nc1", "plasticity_loss": "plasticity loss"}
+ENDED = ("finished", "diverged", "failed")
 
 
 @dataclass
 class _Run:
     seed: int
     done: int
-    total: int | None
+    total: int
+    exact: bool
     began: int
     record: EpochRecord | None = None
     status: str = "waiting"
@@ -34,9 +37,11 @@ class Progress:
 
     def __init__(self) -> None:
         self._runs: dict[str, _Run] = {}
+        self._stage: list[_Run] = []
+        self._expected = 0
         self._console = Console(stderr=True)
         self._live: Live | None = None
-        self._last_line = self._began = time.monotonic()
+        self._last_line = self._began = self._stage_began = time.monotonic()
 
     def __enter__(self) -> Progress:
         if not quiet() and self._console.is_terminal and not self._console.is_dumb_terminal:
@@ -55,9 +60,14 @@ class Progress:
         elif not quiet():
             print(text, file=sys.stderr)
 
-    def begin(self, run: str, seed: int, done: int, total: int | None) -> None:
+    def expect(self, runs: int) -> None:
+        """A stage of so many runs begins."""
+        self._stage, self._expected, self._stage_began = [], runs, time.monotonic()
+
+    def begin(self, run: str, seed: int, done: int, total: int, exact: bool) -> None:
         """A run starts or goes on."""
-        self._runs[run] = _Run(seed, done, total, done)
+        self._runs[run] = _Run(seed, done, total, exact, done)
+        self._stage.append(self._runs[run])
 
     def epoch(self, run: str, record: EpochRecord) -> None:
         """A run has finished an epoch."""
@@ -73,27 +83,34 @@ class Progress:
         self._runs[run].status = status
 
     def _eta(self) -> str:
-        """Time left at the rate so far, over all runs."""
-        rows = self._runs.values()
-        if any(row.total is None for row in rows):
-            return "?"
+        """Time left of this stage at its rate so far; runs of unknown length are taken to be as long as others."""
+        rows = self._stage
         done = sum(row.done - row.began for row in rows)
-        left = sum((row.total or 0) - row.done for row in rows)
         if not done:
             return "?"
-        return duration(left * (time.monotonic() - self._began) / done)
+        ended = [row.done for row in rows if row.status in ENDED]
+        usual = sum(ended) / len(ended) if ended else None
+        left = waiting = 0.0
+        for row in rows:
+            if row.status not in ENDED:
+                whole = row.total if row.exact or usual is None else min(usual, row.total)
+                left += max(whole - row.done, 0)
+            waiting += row.done if row.status in ENDED else row.total if row.exact or usual is None else usual
+        left += waiting / len(rows) * max(self._expected - len(rows), 0)
+        bound = "at most " if usual is None and not all(row.exact for row in rows) else ""
+        return bound + duration(left * (time.monotonic() - self._stage_began) / done)
 
     def _line(self, run: str) -> str:
         row = self._runs[run]
         record = row.record
         assert record is not None
-        done = sum(r.done for r in self._runs.values())
-        total = sum(r.total or 0 for r in self._runs.values())
-        whole = f"{done}/{total} epochs" if all(r.total for r in self._runs.values()) else f"{done} epochs"
+        done = sum(r.done for r in self._stage)
+        ended = sum(r.status in ENDED for r in self._stage)
+        runs = f"{ended} of {self._expected} runs done"
         return (
-            f"{whole}, ETA {self._eta()}; seed {row.seed}: task {record.task} epoch {record.epoch} "
-            f"online {number(record.get('online_accuracy'))} nc1 {number(record.get('nc1'))} "
-            f"plasticity loss {number(record.get('plasticity_loss'))} {rate(row)}"
+            f"{runs}, {done} epochs, ETA {self._eta()}; seed {row.seed}: task {record.task} epoch {record.epoch} "
+            + "".join(f"{text} {v:.4f} " for name, text in SHOWN.items() if (v := record.get(name)) is not None)
+            + rate(row)
         )
 
     def _table(self) -> Table:
@@ -101,10 +118,10 @@ class Progress:
             "run", "seed", "status", "task", "epoch", "online acc.", "nc1", "plasticity loss", "samples/s",
             caption=f"elapsed {duration(time.monotonic() - self._began)}, ETA {self._eta()}", box=None,
         )  # fmt: skip
-        rows = sorted(self._runs.items(), key=lambda item: (item[1].status in ("finished", "diverged"), item[1].done))
+        rows = sorted(self._runs.items(), key=lambda item: (item[1].status in ENDED, item[1].done))
         for run, row in rows[:MOST_ROWS]:
             record = row.record
-            total = f"/{row.total}" if row.total else ""
+            total = f"/{'' if row.exact else '≤'}{row.total}"
             table.add_row(
                 run, str(row.seed), row.status, str(record.task) if record else "", f"{row.done}{total}",
                 *(number(record.get(name)) if record else "" for name in ("online_accuracy", "nc1", "plasticity_loss")),
@@ -134,6 +151,8 @@ def duration(seconds: float) -> str:
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds}s"
+    if seconds >= 172800:
+        return f"{seconds // 86400} days"
     if seconds < 3600:
         return f"{seconds // 60}m{seconds % 60:02d}s"
     return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"

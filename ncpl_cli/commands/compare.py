@@ -12,7 +12,7 @@ from ncpl_cli.commands._common import Db, Json
 
 if TYPE_CHECKING:
     from ncpl_cli.analysis import Comparison
-    from ncpl_cli.analysis.comparison import Gain
+    from ncpl_cli.analysis.comparison import Arm, Gain
 
 
 def compare(
@@ -55,28 +55,43 @@ def compare(
 
 
 def _show(comparison: Comparison) -> None:
-    """One plain arm and its arms, for a person: what phase 1 cost, what was gained, and the warnings."""
+    """One plain arm and its arms, for a person: what phase 1 cost, what was gained, and the warnings.
+
+    On a terminal each arm is a table of its own, since the settings that name it are long.
+    """
     from ncpl_cli.analysis.study import titled
 
     plain = titled(comparison.plain, None, comparison.settings)
     print(f"{comparison.scenario}: gain in {comparison.y} over {plain}, paired by seed")
-    rows: list[tuple[object, ...]] = []
-    for arm in comparison.arms:
-        for metric, (ours, theirs) in arm.phase_1.items():
-            rows.append((arm.arm, f"phase-1 {metric}", ours, theirs, None, None, None, None))
-        rows.append((arm.arm, comparison.y, *arm.later, *_gain(arm.gain)))
-        if arm.matched:
-            rows.append((arm.arm, "... matched on phase 1", None, None, *_gain(arm.matched.gain)))
-    names = [name if i == 0 or rows[i - 1][0] != name else "" for i, (name, *_) in enumerate(rows)]
-    if sys.stdout.isatty():  # an arm is named once
-        rows = [(name, *row[1:]) for name, row in zip(names, rows, strict=True)]
-    _common.print_table(("arm", "mean over seeds of", "arm's", "plain", "gain", "low", "high", "p"), rows)
+    columns = ("mean over seeds of", "arm's", "plain", "gain", "low", "high", "p")
+    if sys.stdout.isatty():
+        for arm in comparison.arms:
+            rows = [[name, *map(_rounded, numbers)] for name, *numbers in _rows(arm, comparison.y)]
+            _common.print_table(columns, rows, title=arm.arm)
+    else:
+        every = [(arm.arm, *row) for arm in comparison.arms for row in _rows(arm, comparison.y)]
+        _common.print_table(("arm", *columns), every)
     for line in comparison.notes:
         _common.say(line, "- ")
     for arm in comparison.arms:
         for line in arm.notes:
             _common.say(f"{arm.arm}: {line}", "- ")
     print()
+
+
+def _rows(arm: Arm, y: str) -> list[tuple[object, ...]]:
+    """What phase 1 had reached, and what came later."""
+    rows: list[tuple[object, ...]] = [
+        (f"phase-1 {metric}", ours, theirs, None, None, None, None) for metric, (ours, theirs) in arm.phase_1.items()
+    ]
+    rows.append((y, *arm.later, *_gain(arm.gain)))
+    if arm.matched:
+        rows.append(("... matched on phase 1", None, None, *_gain(arm.matched.gain)))
+    return rows
+
+
+def _rounded(number: object) -> object:
+    return f"{number:.4f}" if isinstance(number, float) else number
 
 
 def _gain(gain: Gain) -> tuple[float | None, ...]:

@@ -65,9 +65,7 @@ def correlate(
         seed=resampling_seed, directions={m.id: m.direction for m in METRICS.values()},
     )  # fmt: skip
     with open_store(_common.store_url(db), create=False) as store:
-        study = _study(
-            store, [*xs, *ys, *controls], runs, scenario, name or (), everything=bool(pairs), choose_y=not ys
-        )
+        study = _study(store, [*xs, *ys], controls, runs, scenario, name or (), everything=bool(pairs), choose_y=not ys)
     chosen = all_pairs(study) if pairs else [(a, b) for a in xs for b in ys if a != b]
     if pairs and not chosen:
         raise InputError("no two metrics that vary are recorded.", "ncpl export shows what is recorded")
@@ -84,26 +82,24 @@ def correlate(
 
 
 def _study(
-    store: Store, addresses: list[str], runs: str | None, scenario: str | None, names: list[str] | tuple[()],
-    *, everything: bool, choose_y: bool,
+    store: Store, addresses: list[str], controls: tuple[str, ...], runs: str | None, scenario: str | None,
+    names: list[str] | tuple[()], *, everything: bool, choose_y: bool,
 ) -> Study:  # fmt: skip
     from ncpl_cli.analysis import load
     from ncpl_cli.analysis.correlation import DEFAULT_ADDRESSES
     from ncpl_cli.analysis.results import DEFAULT_CONTROL
-    from ncpl_cli.analysis.study import recorded
 
-    ids = [part.strip() for part in runs.split(",")] if runs else None
     # a default y is chosen by what is there; both plasticity losses stand side by side over runs
-    wanted = [*addresses, DEFAULT_CONTROL]
+    wanted = [*addresses, *controls, DEFAULT_CONTROL]
     if choose_y or any(a.startswith("plasticity_loss") for a in addresses):
         wanted += DEFAULT_ADDRESSES
-    if everything:
-        wanted = [*recorded(store, [row.id for row in store.runs(ids, scenario=scenario)])]
-    study = load(store, wanted, ids=ids, scenario=scenario, names=names)
+    ids = [part.strip() for part in runs.split(",")] if runs else None
+    study = load(store, None if everything else wanted, ids=ids, scenario=scenario, names=names)
     known = set(study.addresses())
-    for address in addresses:
-        if study.series and address not in known and not everything and address not in DEFAULT_ADDRESSES:
-            raise unknown("metric of these runs", address, recorded(store, [s.run.id for s in study.series]))
+    settings = {key for s in study.series for key in s.run.settings}  # a control may be one of these
+    for address in [*addresses, *(c for c in controls if c not in settings)]:
+        if study.series and address not in known and address not in DEFAULT_ADDRESSES:
+            raise unknown("metric of these runs", address, map(str, store.recorded([s.run.id for s in study.series])))
     return study
 
 

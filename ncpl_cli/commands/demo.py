@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import Db
+
+if TYPE_CHECKING:
+    from ncpl_cli.analysis import Series
 
 FIRST_TASK_EPOCHS = (1, 50)
 SEEDS = range(5)
@@ -23,6 +27,7 @@ def demo(
     """
     from ncpl_cli import data as data_room
     from ncpl_cli import device, experiment, settings
+    from ncpl_cli.analysis import load
     from ncpl_cli.commands._progress import Progress
     from ncpl_cli.scenarios import scenario_named
     from ncpl_cli.store import open_store
@@ -39,39 +44,27 @@ def demo(
         with Progress() as progress:
             everything = [spec for specs in arms.values() for spec in specs]
             experiment.run(everything, store, data, device=device.resolve("cpu"), observer=progress, name="demo")
-        found = {n: [task_series(store, spec.id) for spec in specs] for n, specs in arms.items()}
+        read = ("online_accuracy", "nc1", "plasticity_loss")
+        found = {n: load(store, read, ids=[spec.id for spec in specs]).series for n, specs in arms.items()}
     _show(found, tasks, url)
 
 
-def task_series(store: Any, run: str) -> dict[str, list[float | None]]:
-    """One point a task: first-epoch online accuracy, and nc1 and plasticity loss at the task's last epoch."""
-    rows: dict[int, list[Any]] = {}
-    for row in store.rows(run):
-        if row["epoch"] > 0:
-            rows.setdefault(row["task"], []).append(row)
-    order = sorted(rows)
-    return {
-        "online_accuracy": [rows[t][0]["online_accuracy"] for t in order],
-        "nc1": [rows[t][-1]["nc1"] for t in order],
-        "plasticity_loss": [rows[t][-1]["plasticity_loss"] for t in order],
-    }
-
-
-def _show(found: dict[int, list[dict[str, list[float | None]]]], tasks: int, url: str) -> None:
+def _show(found: Mapping[int, Sequence[Series]], tasks: int, url: str) -> None:
+    """One point a task: first-epoch online accuracy, nc1 at the task's last epoch, its plasticity loss."""
     import numpy as np
+
+    from ncpl_cli.analysis.statistics import pearson
 
     first = slice(1, min(11, tasks))
     last = slice(max(1, tasks - 10), tasks)
 
-    def mean(runs: list[dict[str, list[float | None]]], key: str, part: slice | int) -> float:
-        return float(np.nanmean([np.array(run[key], dtype=float)[part] for run in runs]))
+    def mean(runs: Sequence[Series], key: str, part: slice | int) -> float:
+        return float(np.nanmean([run.per_task(key)[part] for run in runs]))
 
     rows: list[tuple[float, ...]] = []
     for n, runs in found.items():
-        r = [correlation(run["online_accuracy"][1:], run["nc1"][1:]) for run in runs]
-        trendless = [
-            correlation(np.diff(_floats(run["online_accuracy"][1:])), np.diff(_floats(run["nc1"][1:]))) for run in runs
-        ]
+        x, y = (np.array([run.per_task(key)[1:] for run in runs]) for key in ("online_accuracy", "nc1"))
+        r, trendless = pearson(x, y), pearson(np.diff(x), np.diff(y))
         places: list[tuple[str, slice | int]] = [
             ("online_accuracy", 0),
             ("online_accuracy", first),
@@ -118,9 +111,11 @@ def findings(rows: list[tuple[float, ...]]) -> list[str]:
     return lines
 
 
-def longer_first_task(found: dict[int, list[dict[str, list[float | None]]]], first: slice) -> list[str]:
+def longer_first_task(found: Mapping[int, Sequence[Series]], first: slice) -> list[str]:
     """B24's finding 2, paired by seed: does a longer first task leave more collapse and more plasticity loss?"""
     import numpy as np
+
+    from ncpl_cli.analysis.statistics import t_interval
 
     short, long = found.values()
     words = []
@@ -128,29 +123,9 @@ def longer_first_task(found: dict[int, list[dict[str, list[float | None]]]], fir
         ("nc1", slice(0, 1), "less collapse after it", "more collapse after it"),
         ("plasticity_loss", first, "more plasticity loss in tasks 1-10", "less plasticity loss in tasks 1-10"),
     ):
-        gaps = [
-            float(np.mean(_floats(b[key])[part]) - np.mean(_floats(a[key])[part]))
-            for a, b in zip(short, long, strict=True)
-        ]
-        centre, half = float(np.mean(gaps)), 2.776 * float(np.std(gaps, ddof=1)) / len(gaps) ** 0.5  # t, 4 degrees
-        verdict = (more if centre > 0 else less) if abs(centre) > half else "no difference that five seeds could show"
-        words.append(f"{verdict} (difference in {key} {centre:+.4f}, 95 % interval ±{half:.4f})")
+        gaps = [b.per_task(key)[part].mean() - a.per_task(key)[part].mean() for a, b in zip(short, long, strict=True)]
+        low, high = t_interval(np.array(gaps)) or (-np.inf, np.inf)
+        verdict = "no difference that five seeds could show" if low <= 0 <= high else more if low > 0 else less
+        words.append(f"{verdict} (difference in {key} {np.mean(gaps):+.4f}, 95 % interval {low:+.4f} to {high:+.4f})")
     agrees = words[0].startswith("more collapse") and words[1].startswith("more plasticity")
     return [f"A longer first task: {words[0]}; {words[1]}: {'as' if agrees else 'unlike'} B24's finding 2."]
-
-
-def correlation(x: Any, y: Any) -> float:
-    """Pearson's r over the points where both are defined; NaN where it is undefined."""
-    import numpy as np
-
-    a, b = _floats(x), _floats(y)
-    both = np.isfinite(a) & np.isfinite(b)
-    if both.sum() < 4 or np.ptp(a[both]) == 0 or np.ptp(b[both]) == 0:
-        return float("nan")
-    return float(np.corrcoef(a[both], b[both])[0, 1])
-
-
-def _floats(values: Any) -> Any:
-    import numpy as np
-
-    return np.array(values, dtype=float)

@@ -30,6 +30,7 @@ def import_(
     Example: ncpl import results.csv --scenario warm-start --name theirs
     """
     from ncpl_cli import __version__
+    from ncpl_cli.analysis.sentences import count
     from ncpl_cli.errors import InputError
     from ncpl_cli.metrics.catalogue import METRICS
     from ncpl_cli.records import Address
@@ -78,4 +79,5 @@ def import_(
         _common.note(f"note: {line}")
     kinds = {"new": done.new, "extended": done.extended, "replaced": done.replaced, "unchanged": done.unchanged}
     said = ", ".join(f"{n} {kind}" for kind, n in kinds.items() if n) or "none"
-    print(f"{done.rows} rows of {len(done.runs)} runs ({said}); {done.epochs} epochs stored as {name!r}.")
+    rows, of, stored = count(done.rows, "row"), count(len(done.runs), "run"), count(done.epochs, "epoch")
+    print(f"{rows} of {of} ({said}); {stored} stored as {name!r}.")

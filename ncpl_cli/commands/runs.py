@@ -19,6 +19,7 @@ def list_runs(
     scenario: Annotated[str | None, typer.Option(help="Only this scenario.")] = None,
     name: Annotated[str | None, typer.Option(help="Only runs with this label.")] = None,
     status: Annotated[str | None, typer.Option(help="Only runs with this status.")] = None,
+    probes: Annotated[bool, typer.Option("--probes", help="Also the probes of warm-start runs.")] = False,
     db: Db = None,
     json_: Json = False,
 ) -> None:
@@ -29,7 +30,10 @@ def list_runs(
     from ncpl_cli.store import open_store
 
     with open_store(_common.store_url(db), create=False) as store:
-        rows = [_summary(row) for row in store.runs(scenario=scenario, name=name, status=status)]
+        found = store.runs(scenario=scenario, name=name, status=status)
+    rows = [_summary(row) for row in found if probes or scenario == row.scenario or row.parent is None]
+    if hidden := len(found) - len(rows):
+        _common.note(f"{hidden} probes are not listed: --probes shows them.")
     if json_:
         _common.print_json({"runs": rows})
         return
@@ -82,6 +86,10 @@ def show(
         ],
         title="Last epoch",
     )
+    if cost := row.recorded.get("cost"):
+        columns = ("family", "epochs", "seconds an epoch")
+        rows = [(name, int(of["epochs"]), of["seconds"] / of["epochs"]) for name, of in sorted(cost.items())]
+        _common.print_table(columns, rows, title="What measuring has cost")
     shown = ("attempt", "started", "outcome", "ncpl", "commit", "device", "engine", "threads", "host")
     _common.print_table(shown, [[a.get(c) for c in shown] for a in attempts], title="Attempts")
 
@@ -116,6 +124,7 @@ def _summary(row: Any) -> dict[str, Any]:
     return {
         "id": row.id, "scenario": row.scenario, "seed": row.seed, "status": status, "epochs": row.epochs,
         "total_epochs": row.total_epochs, "seconds": row.seconds, "names": list(row.names), "held_by": holder,
+        "parent": row.parent, "branch_epoch": row.branch_epoch,
     }  # fmt: skip
 
 

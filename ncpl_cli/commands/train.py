@@ -156,6 +156,7 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
     from ncpl_cli import data as data_room
     from ncpl_cli import device as device_of
     from ncpl_cli import experiment, settings
+    from ncpl_cli.analysis.warm_start import warm_start_gap
     from ncpl_cli.commands._progress import Progress
     from ncpl_cli.errors import InputError, RunFailed, unknown
     from ncpl_cli.store import open_store, shown
@@ -171,7 +172,7 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
     data = data_room.load(dataset, _common.data_path(given["data_dir"]))
     specs = settings.specs(scenario, given, data, dataset, seeds)
     if given["dry_run"]:
-        return _show_plan(specs, data, device, given["json_"])
+        return _show_plan(specs, data, device, given.get("probes") != "later", given["json_"])
     url = _common.store_url(given["db"])
     with open_store(url) as store:
         with Progress() as progress:
@@ -180,14 +181,22 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
                 keep=given["keep_checkpoints"], resume=given["resume"], probes=given.get("probes") != "later",
             )  # fmt: skip
         results = [_result(store, spec.id) for spec in specs]
+        gap = warm_start_gap(store, [spec.id for spec in specs]) if hasattr(scenario, "branch_epochs") else None
+        bad = [run for run, status in statuses.items() if status != "finished"]
+        why = store.run(bad[0]).error if bad else None
+    if gap:
+        results = [result | probed.to_json() for result, probed in zip(results, gap.runs, strict=True)]
     if given["json_"]:
-        _common.print_json({"runs": results, "db": shown(url)})
+        document = {"runs": results, "db": shown(url)}
+        _common.print_json(document | ({"warm_start_gap": gap.over_seeds.to_json()} if gap else {}))
     else:
         _print_results(results, shown(url))
-    bad = [run for run, status in statuses.items() if status not in ("finished",)]
+        for sentence in gap.sentences() if gap else ():
+            _common.say(sentence)
     if bad:
         raise RunFailed(
-            f"{len(bad)} of {len(statuses)} runs did not finish: {', '.join(f'{r} {statuses[r]}' for r in bad)}.",
+            f"{len(bad)} of {len(statuses)} runs did not finish: "
+            f"{', '.join(f'{r} {statuses[r]}' for r in bad[:5])}{' ...' if len(bad) > 5 else ''}; {bad[0]}: {why}.",
             f"ncpl runs show {bad[0]} tells more; a smaller --lr often helps a run that diverged",
         )
 
@@ -215,34 +224,26 @@ def _result(store: Any, run: str) -> dict[str, Any]:
 
 
 def _print_results(results: list[dict[str, Any]], url: str) -> None:
-    columns = (
-        "run",
-        "seed",
-        "status",
-        "epochs",
-        "seconds",
-        "task",
-        "online_accuracy",
-        "test_accuracy",
-        "nc1",
-        "plasticity_loss",
-    )
+    own = ("run", "seed", "status", "epochs", "seconds")
+    # a single task has no plasticity loss; what it has instead is a probe's result
+    probed = ("cold_start", "warm_start", "warm_start_gap")
+    final = ("online_accuracy", "test_accuracy", "nc1") if "probes" in results[0] else ("task", *SHOWN)
     _common.print_table(
-        columns,
+        (*own, *final, *(probed if "probes" in results[0] else ())),
         [
-            (r["id"], r["seed"], r["status"], r["epochs"], r["seconds"], r["final"]["task"],
-             *(r["final"][key] for key in columns[6:]))
+            (r["id"], *(r[key] for key in own[1:]), *(r["final"][key] for key in final),
+             *(r[key] for key in probed if key in r))
             for r in results
         ],
     )  # fmt: skip
     _common.note(f"store: {url}   next: ncpl runs show {results[0]['id']}, ncpl export -o epochs.csv")
 
 
-def _show_plan(specs: list[Any], data: Any, device: str, as_json: bool) -> None:
+def _show_plan(specs: list[Any], data: Any, device: str, probes: bool, as_json: bool) -> None:
     from ncpl_cli import estimate
     from ncpl_cli.commands._progress import duration
 
-    document = estimate.dry_run(specs, data, device)
+    document = estimate.dry_run(specs, data, device, probes=probes)
     if as_json:
         _common.print_json(document)
         return
@@ -251,8 +252,11 @@ def _show_plan(specs: list[Any], data: Any, device: str, as_json: bool) -> None:
         [(r["id"], r["seed"], r["cohort"], r["engine"], r["epochs"]) for r in document["runs"]],
     )
     _common.note(document["engine_why"])
+    if document["probes"]:
+        _common.note(f"{document['probes']} probes branch off these runs.")
     seconds = document["seconds"]
     _common.note(
-        f"about {duration(seconds) if seconds is not None else 'an unknown time'} in all, "
+        f"{'at most' if document['at_most'] else 'about'} "
+        f"{duration(seconds) if seconds is not None else 'an unknown time'} in all, "
         f"{document['bytes'] / 1e6:.1f} MB; nothing was trained or written."
     )

@@ -29,11 +29,11 @@ def load(spec: DatasetSpec, data_dir: Path | None = None) -> Dataset:
     Raises InputError for an unknown name, DataError when files are missing or malformed.
     """
     if spec.name.startswith("folder:"):
-        data = load_folder(Path(spec.name.removeprefix("folder:")), spec.image_size)
+        data = load_folder(Path(spec.name.removeprefix("folder:")), spec.image_size).shuffled()
     elif spec.name in DATASETS:
         data = DATASETS[spec.name](data_dir or default_dir())
     elif ":" in spec.name:
-        data = load_own(spec.name)
+        data = load_own(spec.name).shuffled()
     else:
         raise unknown("data set", spec.name, [*DATASETS, "folder:PATH", "module:callable"])
     if spec.train_samples is not None:

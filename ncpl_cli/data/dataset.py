@@ -9,6 +9,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ncpl_cli.rng import stream
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -35,6 +37,15 @@ class Dataset:
     classes: int
     scale: float = 255.0
     validation: Split | None = None
+
+    def shuffled(self) -> Dataset:
+        """The samples of each split in a fixed random order.
+
+        Where not all are measured the first ones stand for the whole, which samples in order of class do not.
+        """
+        mixed = [split.take(stream(0, "sample order", i).permutation(len(split)))
+                 for i, split in enumerate((self.train, self.test))]  # fmt: skip
+        return replace(self, train=mixed[0], test=mixed[1])
 
     @property
     def shape(self) -> tuple[int, int, int]:

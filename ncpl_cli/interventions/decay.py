@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ncpl_cli.interventions.intervention import PHASES, TASKS, Batch, Intervention, option
+from ncpl_cli.metrics.differentiable import eigh
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def spectral_norms(matrices: Tensor) -> Tensor:
     with torch.no_grad():
         wide = matrices.shape[1] <= matrices.shape[2]
         square = matrices if wide else matrices.mT
-        vectors = torch.linalg.eigh(square @ square.mT).eigenvectors[..., -1:]  # R x min x 1
+        vectors = eigh(square @ square.mT)[1][..., -1:]  # R x min x 1
         other = square.mT @ vectors
         other = other / torch.linalg.vector_norm(other, dim=1, keepdim=True).clamp_min(torch.finfo(other.dtype).tiny)
         left, right = (vectors, other) if wide else (other, vectors)

@@ -85,7 +85,7 @@ class _NC1(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, m: ClassMoments) -> Tensor:
         classes, n = m.counts.shape[1], m.samples[:, None, None]
-        eigenvalues, u = torch.linalg.eigh((m.centred @ m.centred.mT).double())  # R x C ascending, R x C x C
+        eigenvalues, u = eigh((m.centred @ m.centred.mT).double())  # R x C ascending, R x C x C
         place = torch.arange(classes, device=features.device)
         kept = place >= classes - (m.classes[:, None] - 1)  # rank at most K - 1
         largest = m.means.abs().amax((1, 2)).double()
@@ -110,6 +110,16 @@ class _NC1(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return grad_outputs[0][:, None, None] * gradient, None
+
+
+def eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, ascending (R, n), and eigenvectors (R, n, n) of symmetric matrices; NaN where one is not finite.
+
+    A run that diverges must not stop its neighbours: given one such matrix, LAPACK fails for the whole stack.
+    """
+    finite = matrices.isfinite().all(2).all(1)[:, None, None]
+    values, vectors = torch.linalg.eigh(torch.where(finite, matrices, 0))
+    return torch.where(finite[..., 0], values, torch.nan), torch.where(finite, vectors, torch.nan)
 
 
 def nc2(weight: Tensor, present: Tensor) -> Tensor:

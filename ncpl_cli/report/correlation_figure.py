@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ncpl_cli.errors import InputError, StoreError, unknown
+from ncpl_cli.errors import InputError, unknown
+from ncpl_cli.report import theme
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,11 +21,6 @@ FORMATS = (".svg", ".png", ".pdf")
 
 FEW_WINDOWS = 30
 """Up to so many windows each is marked: a line through one point cannot be seen."""
-
-_SAME_BYTES: dict[str, dict[str, None]] = {
-    ".svg": {"Date": None}, ".png": {"Software": None}, ".pdf": {"CreationDate": None},
-}  # fmt: skip
-"""What matplotlib would write about the moment and the machine."""
 
 TITLE_WIDTH = 54
 """Characters of a panel's title in one line: what stands above one panel must not run into the next."""
@@ -63,53 +59,53 @@ def window_frames(results: Sequence[GroupCorrelation]) -> tuple[pd.DataFrame, pd
     return pd.concat(over, ignore_index=True), pd.concat(single, ignore_index=True) if single else empty
 
 
+def with_windows(results: Sequence[GroupCorrelation]) -> list[GroupCorrelation]:
+    """Those that have a full window in which r is defined."""
+    return [result for result in results if np.isfinite(result.windows.mean).any()]
+
+
 def draw_windows(results: Sequence[GroupCorrelation]) -> Any:
-    """The plotnine figure: r of each run in grey, mean and one standard deviation over runs in colour."""
+    """The plotnine figure: r of each run thin and grey, mean and one standard deviation over runs in colour."""
+    import pandas as pd
     import plotnine
+    from mizani.breaks import breaks_extended
 
     p9: Any = plotnine  # only partly typed
-
-    import pandas as pd
 
     over, single = window_frames(results)
     order = list(dict.fromkeys(over["group"]))  # panels stand in the order of the results, not of the alphabet
     over, single = (frame.assign(group=pd.Categorical(frame["group"], categories=order)) for frame in (over, single))
     first = results[0]
     name = {"pearson": "Pearson's r", "spearman": "Spearman's rho"}[first.method]
-    unit = first.unit
-    label = f"{unit} (end of a window of {first.window})" if first.across != "runs" else "task"
-    figure = p9.ggplot(over, p9.aes("end")) + p9.geom_hline(yintercept=0, linetype="dashed", colour="#888888")
+    windows = sorted({r.window for r in results})
+    label = f"{first.unit} (end of a window of {' or '.join(map(str, windows))})" if first.across != "runs" else "task"
+    figure = p9.ggplot(over, p9.aes("end")) + p9.geom_hline(yintercept=0, linetype="dashed", colour=theme.FAINT)
     if len(single):
+        alpha = min(0.6, 6 / max(result.n_runs for result in results))  # a hundred lines must not cover the band
         figure += p9.geom_line(
-            p9.aes("end", "r", group="run"), data=single.dropna(), colour="#999999", alpha=0.6, size=0.4
+            p9.aes("end", "r", group="run"), data=single.dropna(), colour=theme.FAINT, alpha=alpha, size=0.4
         )
     shown = over.dropna()
-    figure += p9.geom_ribbon(p9.aes(ymin="low", ymax="high"), data=shown, fill="#2166ac", alpha=0.2)
-    figure += p9.geom_line(p9.aes(y="mean"), data=shown, colour="#2166ac", size=1.0)
+    figure += p9.geom_ribbon(p9.aes(ymin="low", ymax="high"), data=shown, fill=theme.COLOURS[0], alpha=0.2)
+    figure += p9.geom_line(p9.aes(y="mean"), data=shown, colour=theme.COLOURS[0], size=1.0)
     if over.groupby("group", observed=True).size().min() <= FEW_WINDOWS:
-        figure += p9.geom_point(p9.aes(y="mean"), data=shown, colour="#2166ac", size=1.5)
+        figure += p9.geom_point(p9.aes(y="mean"), data=shown, colour=theme.COLOURS[0], size=1.5)
+    columns = min(len(results), 2)
     return (
         figure
-        + p9.facet_wrap("group", ncol=min(len(results), 2))
+        + p9.facet_wrap("group", ncol=columns)
+        + p9.scale_x_continuous(breaks=breaks_extended(Q=[1, 5, 2, 4, 3]))  # no half epochs
         + p9.coord_cartesian(ylim=(-1, 1))
         + p9.labs(x=label, y=f"{name}, {'over runs' if first.across == 'runs' else 'mean and sd over runs'}")
-        + p9.theme_minimal()
-        + p9.theme(figure_size=(4.5 * min(len(results), 2) + 1.5, 3.2 * ((len(results) + 1) // 2) + 0.8))
+        + theme.theme(7.2, (2.5 if columns > 1 else 3.0) * -(-len(results) // 2) + 0.7, legend=False)
     )
 
 
 def save_windows(results: Sequence[GroupCorrelation], path: str) -> None:
     """Draw into a file; its ending names the format. Raises InputError when there is no window to draw."""
-    target = Path(path)
-    drawable = [r for r in results if len(r.windows.end)]
+    drawable = with_windows(results)
     if not drawable:
         raise InputError("there is no full window to draw.", "choose a smaller --window")
     check_figure(path, len(drawable))
-    figure = draw_windows(drawable)
-    import matplotlib
-
-    try:
-        with matplotlib.rc_context({"svg.hashsalt": "ncpl"}):
-            figure.save(target, verbose=False, limitsize=False, metadata=_SAME_BYTES[target.suffix.lower()])
-    except OSError as error:
-        raise StoreError(f"{target} cannot be written ({error.strerror}).", "name another file with --plot") from error
+    with theme.drawn(draw_windows(drawable)) as figure:
+        theme.save(figure, Path(path))

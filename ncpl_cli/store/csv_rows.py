@@ -12,8 +12,10 @@ from ncpl_cli.errors import DataError, InputError
 from ncpl_cli.records import Address
 
 REQUIRED = ("run", "seed", "epoch")
-HEAD = (*REQUIRED, "task", "task_epoch", "samples_seen", "seconds", "split", "layer")
-"""Columns that say what a row is. All others are metrics, by id or address (`nc1@test/layer2`)."""
+HEAD = (*REQUIRED, "task", "task_epoch", "samples_seen", "seconds", "split", "layer", "parent", "branch_epoch")
+"""Columns that say what a row is; `parent`, `branch_epoch`: which run a probe was copied from, after which epoch.
+
+All others are metrics, by id or address (`nc1@test/layer2`)."""
 
 EXPORTED = ("scenario", "name")
 """Columns of an export that --scenario and --name decide here."""
@@ -25,7 +27,12 @@ _LARGEST = 2**63 - 1
 
 
 class Row(NamedTuple):
-    """A row as numbers. `facts`: task, task_epoch, samples_seen, seconds; `values`: in the order of the metrics."""
+    """A row as numbers.
+
+    facts   task, task_epoch, samples_seen, seconds
+    values  in the order of the metrics
+    branch  (parent's label, epoch) of a probe
+    """
 
     line: int
     run: str
@@ -34,6 +41,7 @@ class Row(NamedTuple):
     facts: tuple[int, int | None, int | None, float | None]
     place: tuple[str, str]
     values: list[float | None]
+    branch: tuple[str, int] | None
 
 
 class Source:
@@ -106,7 +114,9 @@ class Source:
             at = self.header(names)
             width = len(names)
             run_at, seed_at, epoch_at = (at[n] for n in REQUIRED)
-            task_at, task_epoch_at, samples_at, seconds_at, split_at, layer_at = (at.get(n) for n in HEAD[3:])
+            task_at, task_epoch_at, samples_at, seconds_at, split_at, layer_at, parent_at, branch_at = (
+                at.get(n) for n in HEAD[3:]
+            )
             metrics = [(i, n) for i, n, _ in self.metrics]
             for fields in reader:
                 line = reader.line_num
@@ -143,9 +153,12 @@ class Source:
                     (fields[split_at].strip() if split_at is not None else "") or "train",
                     (fields[layer_at].strip() if layer_at is not None else "") or "last",
                 )
+                branch = None
+                if parent_at is not None and (parent := fields[parent_at].strip()):
+                    branch = parent, 0 if branch_at is None else self._count(fields[branch_at], line, "branch_epoch")
                 self.rows += 1
                 epoch = self._count(fields[epoch_at], line, "epoch")
-                yield Row(line, run, self._count(fields[seed_at], line, "seed"), epoch, facts, place, values)
+                yield Row(line, run, self._count(fields[seed_at], line, "seed"), epoch, facts, place, values, branch)
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{self.path}, after line {reader.line_num}: not UTF-8 text.", "save it as UTF-8"

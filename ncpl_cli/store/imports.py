@@ -110,6 +110,7 @@ class _Known:
     line: int
     state: str
     stored: NDArray[np.int64]
+    branch: tuple[str, int] | None
     last: int = -1
     task: int = 0
     before_task: int = 0
@@ -150,6 +151,11 @@ class _Import:
                 raise self.source.error(
                     row.line, f"run {row.run!r} has seed {known.seed} in line {known.line} and seed {row.seed} here.",
                     "give every run a label of its own", "seed",
+                )  # fmt: skip
+            if row.branch != known.branch:
+                raise self.source.error(
+                    row.line, f"run {row.run!r} has another parent in line {known.line}.",
+                    "a probe is copied from one run in one epoch", "parent",
                 )  # fmt: skip
             of_run = found.setdefault(row.run, {})
             epoch = of_run.get(row.epoch)
@@ -216,10 +222,12 @@ class _Import:
         import numpy as np
 
         none = np.array([], dtype=np.int64)
-        identity = _json({"imported": {"name": self.name, "run": row.run, "scenario": self.scenario}})
+        identity = self._identity(row.run)
         there = self.connection.execute(
-            sa.select(runs.c.pk, runs.c.id, runs.c.seed, runs.c.attempt).where(runs.c.identity == identity)
-        ).first()
+            sa.select(runs.c.pk, runs.c.id, runs.c.seed, runs.c.attempt, runs.c.parent, runs.c.branch_epoch)
+            .where(runs.c.identity == identity)
+        ).first()  # fmt: skip
+        branch = self._branch(row)
         now = time.time()
         if there is None:
             chosen = self._free_id(row.run, identity)
@@ -227,27 +235,30 @@ class _Import:
                 runs.insert().values(
                     id=chosen, identity=identity, scenario=self.scenario, seed=row.seed,
                     settings=_json({"imported": True}), horizon="{}", recorded=_json({"run": row.run}),
-                    status="finished", attempt=1, created=now, updated=now, seconds=0.0,
+                    status="finished", attempt=1, created=now, updated=now, seconds=0.0, **branch,
                 ).returning(runs.c.pk)
             ).scalar_one()  # fmt: skip
             self.connection.execute(labels.insert().values(run=pk, name=self.name))
-            known = _Known(int(pk), chosen, row.seed, row.line, "new", none)
+            known = _Known(int(pk), chosen, row.seed, row.line, "new", none, row.branch)
             attempt = 1
         elif self.replace:
             attempt = int(there.attempt) + 1
             self.connection.execute(epochs.delete().where(epochs.c.run == there.pk))
             self.connection.execute(
-                runs.update().where(runs.c.pk == there.pk).values(seed=row.seed, attempt=attempt, seconds=0.0)
+                runs.update().where(runs.c.pk == there.pk).values(seed=row.seed, attempt=attempt, seconds=0.0, **branch)
             )
-            known = _Known(int(there.pk), there.id, row.seed, row.line, "replaced", none)
+            known = _Known(int(there.pk), there.id, row.seed, row.line, "replaced", none, row.branch)
         else:
             if there.seed != row.seed:
                 raise self._conflict(row.line, "seed", row.run, row.epoch, there.seed, row.seed)
+            for column, value in branch.items():
+                if there._mapping[column] != value:
+                    raise self._conflict(row.line, column, row.run, row.epoch, there._mapping[column], value)
             numbers = self.connection.execute(
                 sa.select(epochs.c.epoch).where(epochs.c.run == there.pk).order_by(epochs.c.epoch)
             ).scalars()
             stored = np.fromiter(numbers, dtype=np.int64)
-            known = _Known(int(there.pk), there.id, row.seed, row.line, "unchanged", stored)
+            known = _Known(int(there.pk), there.id, row.seed, row.line, "unchanged", stored, row.branch)
             if len(stored):
                 known.last = int(stored[-1])
                 self._go_on(known)
@@ -261,6 +272,23 @@ class _Import:
             )  # fmt: skip
         self.known[row.run] = known
         return known
+
+    def _identity(self, label: str) -> str:
+        return _json({"imported": {"name": self.name, "run": label, "scenario": self.scenario}})
+
+    def _branch(self, row: Row) -> dict[str, object]:
+        """A probe's parent by its id; the analyses read probes on their parent's rows and never as runs."""
+        if row.branch is None:
+            return {"parent": None, "branch_epoch": None}
+        label, epoch = row.branch
+        identity = self._identity(label)
+        parent = self.connection.execute(sa.select(runs.c.id).where(runs.c.identity == identity)).scalar()
+        if parent is None:
+            raise self.source.error(
+                row.line, f"run {row.run!r} is a probe of {label!r}, which is not in the file before it.",
+                "put the parent's rows first, or leave the column out: --skip parent", "parent",
+            )  # fmt: skip
+        return {"parent": parent, "branch_epoch": epoch}
 
     def _go_on(self, known: _Known) -> None:
         """Where a stored run's last task began."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import sqlalchemy as sa
 
@@ -20,6 +20,8 @@ from ncpl_cli.store import schema
 from ncpl_cli.store.connection import connect, one_at_a_time, plain_rows, shown, sqlite_path, translated
 from ncpl_cli.store.migrate import ensure_head
 from ncpl_cli.store.owner import Owner
+from ncpl_cli.store.recorded import recorded_addresses
+from ncpl_cli.store.recorder import BY_RECORDER, Recorder
 from ncpl_cli.store.schema import WIDE, attempts, epochs, labels, measurements, runs, task_accuracy, terms, undefined
 from ncpl_cli.store.views import make_views
 
@@ -281,11 +283,7 @@ class Store:
             at = (epochs.c.run == pk) & (epochs.c.epoch == record.epoch)
             row = connection.execute(sa.select(epochs).where(at)).mappings().one()
             if row["online_accuracy"] != record.get("online_accuracy"):
-                raise StoreError(
-                    f"run {run} does not repeat itself here: epoch {record.epoch} has another online accuracy.",
-                    "measure it on the device and with the versions it was trained with (ncpl runs show), "
-                    "or train it anew with --no-resume",
-                )
+                raise not_repeated(run, record.epoch)
             wide = {name: v for name in WIDE if row[name] is None and (v := record.get(name)) is not None}
             if wide:
                 connection.execute(epochs.update().where(at).values(wide))
@@ -377,8 +375,25 @@ class Store:
 
     # reading -----------------------------------------------------------------------------------------------
 
-    def run(self, key: str) -> RunRow:
-        """A run by id, by the beginning of its id, or by a label that only it has."""
+    @overload
+    def run(self, key: str) -> RunRow: ...
+
+    @overload
+    def run(
+        self, key: str, *, seed: int, name: str | None = None, config: Mapping[str, Any] | None = None
+    ) -> Recorder: ...
+
+    def run(
+        self, key: str, *, seed: int | None = None, name: str | None = None, config: Mapping[str, Any] | None = None
+    ) -> RunRow | Recorder:
+        """A stored run by id, by the beginning of its id, or by a label that only it has.
+
+        With a seed, `key` is a scenario and this a run of the caller's own loop, to be recorded in a `with` block.
+        """
+        if seed is not None:
+            return Recorder(self, key, seed, name, config)
+        if name is not None or config is not None:
+            raise InputError("a run of your own needs a seed.", "with store.run(scenario, seed=0, ...) as run:")
         with self._read() as connection:
             exact = connection.execute(_runs_query().where(runs.c.id == key)).mappings().all()
             found = exact or connection.execute(_runs_query().where(runs.c.id.startswith(key))).mappings().all()
@@ -504,6 +519,11 @@ class Store:
             found = {Address(name): float(row[name]) for name in WIDE if row[name] is not None} if row else {}
             return found | {Address(m, s, la): float(v) for m, s, la, v in connection.execute(query)}
 
+    def recorded(self, ids: Sequence[str]) -> list[Address]:
+        """Every address that some of these runs have a value of, in any epoch."""
+        with self._read() as connection:
+            return recorded_addresses(connection, ids)
+
     def task_accuracies(self, run: str) -> list[tuple[int, int, float]]:
         """(epoch, evaluated task, accuracy): the forgetting matrix, row by row."""
         query = (
@@ -558,17 +578,63 @@ class Store:
                 columns[str(address)][np.searchsorted(axis, here[:, 0])] = here[:, 4]
         return columns
 
+    def retention(self, ids: Sequence[str]) -> dict[str, dict[int, tuple[float, int]]]:
+        """How well earlier tasks are still known, per run: {tasks since: (mean test accuracy, number of values)}.
+
+        Read at the last epoch of each task; 0 tasks since is the task just learned.
+        """
+        last = sa.select(epochs.c.run, sa.func.max(epochs.c.epoch).label("epoch"), epochs.c.task).group_by(
+            epochs.c.run, epochs.c.task
+        ).subquery()  # fmt: skip
+        since = (last.c.task - task_accuracy.c.evaluated_task).label("since")
+        query = (
+            sa.select(runs.c.id, since, sa.func.avg(task_accuracy.c.accuracy), sa.func.count())
+            .select_from(task_accuracy)
+            .join(last, (last.c.run == task_accuracy.c.run) & (last.c.epoch == task_accuracy.c.epoch))
+            .join(runs, runs.c.pk == task_accuracy.c.run)
+            .where(runs.c.id.in_(ids))
+            .group_by(runs.c.id, since)
+            .order_by(runs.c.id, since)
+        )
+        found: dict[str, dict[int, tuple[float, int]]] = {}
+        with self._read() as connection:
+            for run, age, accuracy, n in connection.execute(query):
+                found.setdefault(run, {})[int(age)] = (float(accuracy), int(n))
+        return found
+
+    def undefined_counts(self, ids: Sequence[str]) -> list[tuple[str, str, int, int]]:
+        """(metric, reason, number of values, number of runs) of what is undefined in these runs, most first."""
+        metric, reason = terms.alias(), terms.alias()
+        values = sa.func.count().label("number")
+        query = (
+            sa.select(metric.c.text, reason.c.text, values, sa.func.count(sa.distinct(undefined.c.run)))
+            .select_from(undefined)
+            .join(runs, runs.c.pk == undefined.c.run)
+            .join(metric, metric.c.id == undefined.c.metric)
+            .join(reason, reason.c.id == undefined.c.reason)
+            .where(runs.c.id.in_(ids))
+            .group_by(metric.c.text, reason.c.text)
+            .order_by(values.desc(), metric.c.text)
+        )
+        with self._read() as connection:
+            return [(str(m), str(why), int(n), int(k)) for m, why, n, k in connection.execute(query)]
+
     def frame(self, ids: Sequence[str] | None = None, **filters: str | None) -> pd.DataFrame:
         """Every recorded epoch as a row, a column per metric; further rows for other splits and layers.
 
-        Columns: run, seed, scenario, name, task, task_epoch, epoch, samples_seen, seconds, split, layer, metrics.
+        Columns: run, seed, scenario, name, task, task_epoch, epoch, samples_seen, seconds, split, layer, where there
+        are probes parent and branch_epoch, and metrics.
         """
         import pandas as pd
 
         chosen = self.runs(ids, **filters)
         by_pk = {row.pk: row for row in chosen}
-        head = ("run", "seed", "scenario", "name", "task", "task_epoch", "epoch", "samples_seen", "seconds", "split",
-                "layer")  # fmt: skip
+        head: tuple[str, ...] = (
+            "run", "seed", "scenario", "name", "task", "task_epoch", "epoch", "samples_seen", "seconds", "split",
+            "layer",
+        )  # fmt: skip
+        if any(row.parent for row in chosen):
+            head += ("parent", "branch_epoch")
         table: dict[tuple[int, int, str, str], dict[str, Any]] = {}
         metric, split, layer = (terms.alias() for _ in range(3))
         long = (
@@ -586,6 +652,7 @@ class Store:
                 ).mappings():
                     facts = {
                         "run": row.id, "seed": row.seed, "scenario": row.scenario, "name": ",".join(row.names),
+                        "parent": row.parent, "branch_epoch": row.branch_epoch,
                         **{key: epoch[key] for key in ("task", "task_epoch", "epoch", "samples_seen", "seconds")},
                     }  # fmt: skip
                     about[pk, epoch["epoch"]] = facts
@@ -599,7 +666,7 @@ class Store:
         order = sorted(
             table, key=lambda k: (list(by_pk).index(k[0]), k[1], k[2] != "train", k[2], k[3] != "last", k[3])
         )
-        found = {name for row in table.values() for name in row} - set(head)
+        found = {name for row in table.values() for name in row} - {*head, "parent", "branch_epoch"}
         columns = [*head, *(n for n in WIDE if n in found), *sorted(found - set(WIDE))]
         return pd.DataFrame([table[key] for key in order], columns=columns)
 
@@ -636,7 +703,7 @@ class Store:
             query = (
                 sa.select(runs.c.id, sa.func.min(epochs.c.epoch), sa.func.max(epochs.c.epoch), sa.func.count())
                 .join(epochs, epochs.c.run == runs.c.pk)
-                .where(sa.not_(runs.c.settings.contains('"imported":true')))
+                .where(sa.not_(runs.c.settings.contains('"imported":true')), runs.c.recorded != _json(BY_RECORDER))
                 .group_by(runs.c.id)
             )
             for run, first, last, count in connection.execute(query):
@@ -686,6 +753,15 @@ _HOLD = (
 _LOSE = (
     attempts.update().where(attempts.c.run == sa.bindparam("key"), attempts.c.ended.is_(None)).values(outcome="lost")
 )
+
+
+def not_repeated(run: str, epoch: int) -> StoreError:
+    """The error for an epoch that came out otherwise when it was trained again."""
+    return StoreError(
+        f"run {run} does not repeat itself here: epoch {epoch} has another online accuracy.",
+        "measure it on the device and with the versions it was trained with (ncpl runs show), "
+        "or train it anew with --no-resume",
+    )
 
 
 def _hold(connection: sa.Connection, run: str, attempt: int, lease: float, seconds: float = 0.0) -> int:

@@ -1,0 +1,165 @@
+"""`ncpl reproduce`: a paper's experiments as sweeps, and its claims beside our numbers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ncpl_cli.commands import _common
+from ncpl_cli.commands._common import DataDir, Db, Device, Json
+
+if TYPE_CHECKING:
+    from ncpl_cli.analysis.claims import Judged
+    from ncpl_cli.store import Store
+    from ncpl_cli.studies import Part, Plan, PublishedStudy
+    from ncpl_cli.sweep import Arm, Outcome
+
+
+def reproduce(
+    study: Annotated[str, typer.Argument(help="bonifazi2024; `list` says what each holds.")],
+    scale: Annotated[str, typer.Option(help="smoke, laptop or full.")] = "smoke",
+    part: Annotated[str | None, typer.Option(help="One part only; default all of them.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Other seeds than the study's: 0-9.")] = None,
+    jobs: Annotated[str, typer.Option(help="Workers: auto (one a core) or a number.")] = "auto",
+    db: Db = None,
+    data_dir: DataDir = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Run a paper's experiments and hold its claims against the results; the same again does what is missing.
+
+    Example: ncpl reproduce bonifazi2024 --scale smoke
+    """
+    from ncpl_cli import device as device_of
+    from ncpl_cli.commands._workers import Workers
+    from ncpl_cli.errors import InputError, SweepFailed, unknown
+    from ncpl_cli.store import open_store
+    from ncpl_cli.studies import SCALES, study_named
+    from ncpl_cli.sweep import Options
+
+    if study == "list":
+        _list(json_)
+        return
+    found = study_named(study)
+    if scale not in SCALES:
+        raise unknown("scale", scale, SCALES)
+    if jobs != "auto" and not (jobs.isdigit() and int(jobs) > 0):
+        raise InputError(f"--jobs {jobs!r} is neither auto nor a number of workers.")
+    parts = [found.part(part)] if part else list(found.parts)
+    url, path = _common.store_url(db), _common.data_path(data_dir)
+    options = Options(device=device_of.resolve(device))
+    document, bad = [], 0
+    with open_store(url) as store:
+        for one in parts:
+            _common.note(f"{one.title} ({one.id}, {scale})")
+            with Workers() as workers:
+                outcome = _run(found, one, scale, seeds, store, options, jobs, path, workers)
+            bad += outcome.bad
+            judged = _judged(found, one, scale, store)
+            document.append(_part_json(one, outcome, judged))
+            if not json_:
+                _show(one, judged)
+    if json_:
+        _common.print_json({"study": found.id, "scale": scale, "db": url, "parts": document})
+    else:
+        where = f" --db {url}" if db else ""
+        names = " ".join(f"--name {found.id}-{one.id}-{scale}" for one in parts)
+        print(f"The whole of it in one file: ncpl report {names}{where}")
+    if bad:
+        raise SweepFailed(f"{bad} runs failed or diverged; the others are done.", "ncpl sweep status shows why")
+
+
+def _run(
+    study: PublishedStudy, part: Part, scale: str, seeds: str | None, store: Store, options: Any, jobs: str,
+    data_dir: Path | None, watcher: Any,
+) -> Outcome:  # fmt: skip
+    """The part as a sweep."""
+    from ncpl_cli.studies import label
+    from ncpl_cli.sweep import run_sweep
+
+    plan = part.plans[scale]
+    arms = arms_of(study.id, part.id, scale, plan, seeds or plan.seeds, data_dir)
+    return run_sweep(
+        arms, store, name=label(study.id, part.id, scale), options=options,
+        jobs=None if jobs == "auto" else int(jobs), data_dir=data_dir, watcher=watcher,
+    )  # fmt: skip
+
+
+def arms_of(study: str, part: str, scale: str, plan: Plan, seeds: str, data_dir: Path | None) -> list[Arm]:
+    """The specs of every arm of a plan, labelled."""
+    from ncpl_cli import data as data_room
+    from ncpl_cli import settings
+    from ncpl_cli.scenarios import scenario_named
+    from ncpl_cli.studies import arm_label
+    from ncpl_cli.sweep import Arm
+
+    scenario = scenario_named(plan.scenario)
+    numbers = _common.int_list(seeds, "--seeds")
+    arms = []
+    for name, own in plan.arms.items():
+        given = {**plan.settings, **own}
+        dataset = settings.dataset_spec(scenario, given)
+        data = data_room.load(dataset, data_dir)
+        specs = settings.specs(scenario, given, data, dataset, numbers)
+        arms.append(Arm(tuple(specs), arm_label(study, part, scale, name)))
+    return arms
+
+
+def _judged(study: PublishedStudy, part: Part, scale: str, store: Store) -> list[Judged]:
+    from ncpl_cli.analysis import load
+    from ncpl_cli.analysis.claims import ADDRESSES, arms_of, judge
+    from ncpl_cli.studies import label
+
+    chosen = load(store, ADDRESSES, names=[label(study.id, part.id, scale)])
+    return judge(part.claims, arms_of(chosen, study.id, part, scale))
+
+
+def _part_json(part: Part, outcome: Outcome, judged: Sequence[Judged]) -> dict[str, Any]:
+    return {"part": part.id, "title": part.title, "sweep": outcome.to_json(),
+            "claims": [one.to_json() for one in judged]}  # fmt: skip
+
+
+def _show(part: Part, judged: Sequence[Judged]) -> None:
+    """A part's claims as a table, then what must be known of each."""
+    columns = ("claim", "published", "ours", "low", "high", "runs", "verdict")
+    rows = []
+    for one in judged:
+        f = one.finding
+        low, high = (f.ci95 if f and f.ci95 else (None, None))
+        rows.append((one.claim.says, one.claim.published, f and f.value, low, high, f and f.runs, one.verdict))
+    _common.print_table(columns, rows, title=f"{part.title} ({part.id})")
+    # a reason that several claims share is said once
+    for why in dict.fromkeys(one.why for one in judged):
+        ids = ", ".join(one.claim.id for one in judged if one.why == why)
+        _common.say(f"{ids}: {why}", "- ")
+    for one in judged:
+        if one.finding and one.finding.beside:
+            listed = ", ".join(f"{name} {value:.4g}" for name, value in one.finding.beside.items())
+            _common.say(f"{one.claim.id}: beside it {listed}", "- ")
+        if one.claim.caveat:
+            _common.say(f"{one.claim.id}: {one.claim.caveat}", "- ")
+    for command in part.analyses if sys.stdout.isatty() else ():
+        _common.say(f"look further: {command}", "- ")
+    print()
+
+
+def _list(json_: bool) -> None:
+    """What can be reproduced: studies, parts, scales and the number of runs and claims."""
+    from ncpl_cli.studies import STUDIES, study_named
+
+    rows = []
+    for name in STUDIES:
+        study = study_named(name)
+        for part in study.parts:
+            for scale, plan in part.plans.items():
+                runs = len(plan.arms) * len(_common.int_list(plan.seeds, "seeds"))
+                rows.append((study.id, part.id, scale, plan.scenario, runs, len(part.claims), part.title))
+    columns = ("study", "part", "scale", "scenario", "runs", "claims", "what")
+    if json_:
+        _common.print_json({"studies": [dict(zip(columns, row, strict=True)) for row in rows]})
+    else:
+        _common.print_table(columns, rows)

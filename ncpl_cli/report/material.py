@@ -1,0 +1,263 @@
+"""Everything a report is drawn from: chosen from the store, read once; results computed once, when first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ncpl_cli.analysis import (
+    Comparison,
+    Group,
+    GroupCorrelation,
+    Options,
+    Series,
+    Study,
+    compare,
+    correlate,
+    groups,
+    load,
+)
+from ncpl_cli.analysis.claims import Judged, arms_of, judge
+from ncpl_cli.analysis.correlation import default_y
+from ncpl_cli.analysis.study import FIRST_TASK_SETTINGS
+from ncpl_cli.analysis.warm_start import WarmStartGap, warm_start_gap
+from ncpl_cli.errors import InputError
+from ncpl_cli.report.theme import MOST_LINES
+from ncpl_cli.studies import STUDIES, study_named
+from ncpl_cli.studies import label as label_of
+
+if TYPE_CHECKING:
+    from ncpl_cli.store import RunRow, Store
+
+WINDOW = 100
+"""B24's sliding window."""
+
+MOST_ROWS = 3500
+"""Rows of numbers behind one figure, divided among scenarios: a page of 200 runs must stay below 5 MB."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The chosen runs of one scenario.
+
+    groups     runs that differ only in seed, those with recorded epochs
+    labels     what tells each group from the others, one for each
+    most_rows  rows of numbers that one figure may have
+    """
+
+    scenario: str
+    study: Study
+    groups: tuple[Group, ...]
+    labels: tuple[str, ...]
+    directions: Mapping[str, str] = field(default_factory=dict)
+    most_rows: int = MOST_ROWS
+
+    @property
+    def several(self) -> bool:
+        """Whether tasks follow each other in these runs."""
+        return any(s.tasks > 1 for g in self.groups for s in g.series)
+
+    @property
+    def unit(self) -> str:
+        """What the horizontal axis counts: one point a task where tasks follow each other, else a point an epoch."""
+        return "task" if self.several else "epoch"
+
+    @property
+    def shown(self) -> list[tuple[str, Group]]:
+        """The groups that figures show: the first few, as more cannot be told apart."""
+        return list(zip(self.labels, self.groups, strict=True))[:MOST_LINES]
+
+    def has(self, address: str) -> bool:
+        """Whether any run has a value there."""
+        return address in self._addresses
+
+    @cached_property
+    def _addresses(self) -> frozenset[str]:
+        return frozenset(self.study.addresses())
+
+    @cached_property
+    def correlations(self) -> tuple[tuple[str, GroupCorrelation], ...]:
+        """The default pair in every group, with its label; windows of 100, or of half the series where it is short."""
+        found = []
+        for label, group in zip(self.labels, self.groups, strict=True):
+            y, _ = default_y(group)
+            spans = [len(s.task_ends()) if self.several else float(np.ptp(s.epoch)) + 1 for s in group.series]
+            options = Options(window=window_for(max(spans, default=0)), directions=self.directions)
+            results = _or_none(lambda g=group, o=options, y=y: correlate(Study(g.series), [("nc1", y)], o))
+            # by itself the group has nothing that tells it from others: give it back what does
+            shown = {k: v for k, v in group.settings.items() if v is not None}
+            name = group.name if group.series[0].run.imported else None
+            found += [(label, replace(r, name=name, settings=shown)) for r in results or ()]
+        return tuple(found)
+
+    @cached_property
+    def over_runs(self) -> tuple[GroupCorrelation, ...]:
+        """nc1 after the first task against what came later, where runs differ in the length of the first task."""
+        chosen: list[Series] = []
+        for group in groups(self.study, ignore=FIRST_TASK_SETTINGS):
+            lengths = {tuple(str(s.run.settings.get(k)) for k in sorted(FIRST_TASK_SETTINGS)) for s in group.series}
+            if len(lengths) > 1 and any(s.tasks > 1 for s in group.series):
+                chosen += group.series
+        if not chosen:
+            return ()
+        options = Options(across="runs", directions=self.directions)
+        pairs = [("nc1", "plasticity_loss"), ("nc1", "online_accuracy")]
+        return _or_none(lambda: correlate(Study(tuple(chosen)), pairs, options)) or ()
+
+    @cached_property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Every arm against its plain arm; empty where there is no such pair."""
+        return _or_none(lambda: compare(self.study)) or ()
+
+
+def window_for(span: float) -> int:
+    """The window for a series of this length: the published 100, or half the series where 100 do not fit."""
+    return WINDOW if span > WINDOW else max(4, int(span) // 2)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The claims of one part of a published study, held against the chosen runs."""
+
+    study: str
+    source: str
+    part: str
+    scale: str
+    judged: tuple[Judged, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What was chosen from the store.
+
+    rows        chosen runs, probes apart
+    probes      number of finished probes that branch off them
+    provenance  last attempt's provenance by run, None where a run was imported or never started
+    retention   see Store.retention
+    undefined   see Store.undefined_counts
+    formulas    (formula, direction, source) by metric id
+    gaps        what warm starting cost, by scenario and label of the group
+    selection   the options that chose the runs, as written
+    claims      (study, part, scale, judged claims) of every published study that runs are labelled with
+    """
+
+    rows: tuple[RunRow, ...]
+    probes: int
+    parts: tuple[Part, ...]
+    provenance: Mapping[str, Mapping[str, Any] | None]
+    attempts: Mapping[str, int]
+    retention: Mapping[str, Mapping[int, tuple[float, int]]]
+    undefined: Sequence[tuple[str, str, int, int]]
+    formulas: Mapping[str, tuple[str, str, str]]
+    gaps: Mapping[tuple[str, str], WarmStartGap]
+    selection: str = ""
+    claims: tuple[Claims, ...] = ()
+
+    def named(self, address: str) -> str:
+        """A metric with its direction, as axes and panels are titled."""
+        metric = address.partition("@")[0]
+        direction = self.formulas.get(metric, ("", "", ""))[1]
+        return f"{address} ({direction})" if "=" in direction else address
+
+
+def gather(
+    store: Store, formulas: Mapping[str, tuple[str, str, str]], *, ids: Sequence[str] | None = None,
+    scenario: str | None = None, names: Sequence[str] = (), selection: str = "",
+) -> Material:  # fmt: skip
+    """Read what was chosen. Raises InputError when that is no run."""
+    rows = [row for row in store.runs(ids, scenario=scenario) if row.parent is None]
+    rows = [row for row in rows if not names or set(row.names) & set(names)]
+    if not rows and (ids or scenario or names):
+        raise InputError("no run fits this selection.", "ncpl runs list shows all runs and their names")
+    chosen = [row.id for row in rows]
+    addresses = [str(address) for address in store.recorded(chosen)] if rows else []
+    study = load(store, dict.fromkeys([*addresses, "plasticity_loss", "plasticity_loss_b24"]), ids=chosen)
+    directions = {metric: facts[1] for metric, facts in formulas.items()}
+    tried = {run: store.attempts(run) for run in chosen}
+    finished = store.runs(status="finished")
+    parts = _parts(study, directions)
+    gaps = {
+        (part.scenario, label): warm_start_gap(store, [s.run.id for s in group.series])
+        for part in parts
+        if part.has("probe_test_accuracy")
+        for label, group in zip(part.labels, part.groups, strict=True)
+    }
+    return Material(
+        rows=tuple(rows),
+        probes=sum(row.parent in set(chosen) for row in finished),
+        parts=tuple(parts),
+        provenance={run: attempts[-1]["provenance"] if attempts else None for run, attempts in tried.items()},
+        attempts={run: len(attempts) for run, attempts in tried.items()},
+        retention=store.retention(chosen),
+        undefined=store.undefined_counts(chosen),
+        formulas=formulas,
+        gaps=gaps,
+        selection=selection,
+        claims=tuple(_claims(study)),
+    )
+
+
+def _claims(study: Study) -> list[Claims]:
+    """Published claims that the chosen runs were made for, as their labels say."""
+    labels = {name for s in study.series for name in s.run.names}
+    found = []
+    for published in map(study_named, STUDIES):
+        for part in published.parts:
+            for scale in part.plans:
+                if label_of(published.id, part.id, scale) in labels:
+                    judged = judge(part.claims, arms_of(study, published.id, part, scale))
+                    found.append(Claims(published.id, published.source, part.id, scale, tuple(judged)))
+    return found
+
+
+def _parts(study: Study, directions: Mapping[str, str]) -> list[Part]:
+    found = []
+    scenarios = list(dict.fromkeys(s.run.scenario for s in study.series))
+    for scenario in scenarios:
+        mine = Study(tuple(s for s in study.series if s.run.scenario == scenario))
+        recorded = []
+        for group in groups(mine):
+            kept = tuple(s for s in group.series if len(s.epoch))
+            if kept:
+                recorded.append(replace(group, series=kept))
+        recorded.sort(key=_order)
+        found.append(Part(scenario, mine, tuple(recorded), _labels(recorded), directions, MOST_ROWS // len(scenarios)))
+    return found
+
+
+def _order(group: Group) -> tuple[object, ...]:
+    """Plain arms first, then by the length of the first task: the order in which people read arms."""
+    settings = group.series[0].run.settings
+    length = settings.get("first_task_epochs")
+    return (bool(settings.get("interventions")), float(length) if isinstance(length, int | float) else 0.0)
+
+
+def _labels(found: Sequence[Group]) -> tuple[str, ...]:
+    """`first_task_epochs=5`, for imported runs their name, else `all runs`; numbered where they would be the same."""
+    made: list[str] = []
+    for group in found:
+        settings = ", ".join(_said(key, value) for key, value in group.settings.items() if value is not None)
+        label = settings or ("all runs" if len(found) == 1 else "plain")
+        if group.series[0].run.imported:
+            label = group.name or "imported"
+        made.append(f"{label} ({made.count(label) + 1})" if label in made else label)
+    return tuple(made)
+
+
+def _said(key: str, value: object) -> str:
+    text = " + ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if key == "interventions":
+        return text or "plain"
+    return f"{key}={text or 'none'}"
+
+
+def _or_none(compute: Any) -> Any:
+    """What an analysis finds, None where it says that there is nothing to find."""
+    try:
+        return compute()
+    except InputError:
+        return None

@@ -1,0 +1,66 @@
+"""A report from its material, and a report into files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ncpl_cli import __version__
+from ncpl_cli.errors import StoreError, unknown
+from ncpl_cli.report import theme
+from ncpl_cli.report.blocks import Report
+from ncpl_cli.report.formats import FORMATS, PAGE
+from ncpl_cli.report.material import Material
+from ncpl_cli.report.sections import SECTIONS
+
+Progress = Callable[[str], None]
+
+
+def build(material: Material, *, store: str = "", progress: Progress = lambda _: None) -> Report:
+    """All sections, drawn from one material."""
+    sections = []
+    for i, draw in enumerate(SECTIONS):
+        progress(f"section {i + 1} of {len(SECTIONS)}: {draw.__module__.rpartition('.')[2].replace('_', ' ')}")
+        sections.append(draw(material))
+    scenarios = ", ".join(part.scenario for part in material.parts)
+    return Report(
+        title=f"Neural collapse and plasticity: {scenarios or 'an empty store'}",
+        about=(
+            ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
+            ("ncpl", __version__),
+            ("store", store),
+            ("selection", material.selection or "all runs"),
+        ),
+        sections=tuple(sections),
+    )
+
+
+def write(
+    report: Report, path: Path, kind: str, *, figures: Path | None = None, progress: Progress = lambda _: None
+) -> None:
+    """Write a report, whole or not at all; `figures`: a directory for each figure as PDF, SVG and PNG.
+
+    Raises InputError for an unknown format, StoreError where a file cannot be written.
+    """
+    if kind not in FORMATS:
+        raise unknown("report format", kind, FORMATS)
+    pictures: dict[str, str] = {}
+    everything = list(report.figures()) if figures or kind == PAGE else []
+    try:
+        if figures:
+            figures.mkdir(parents=True, exist_ok=True)
+        for i, figure in enumerate(everything):
+            progress(f"figure {i + 1} of {len(everything)}: {figure.id}")
+            with theme.drawn(figure.draw()) as picture:
+                if kind == PAGE:
+                    pictures[figure.id] = theme.page_svg(picture, figure.id, figure.alt or figure.caption)
+                for ending in theme.FILE_FORMATS if figures else ():
+                    assert figures is not None
+                    theme.save(picture, figures / f"{figure.id}.{ending}")
+        text = FORMATS[kind](report, pictures, figures)
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written ({error.strerror}).", "name another file with -o") from error

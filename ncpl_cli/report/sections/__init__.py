@@ -1,0 +1,35 @@
+"""The sections of a report, in the order in which they stand. The registry: a new one is a file and a name here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ncpl_cli.report.blocks import Section
+from ncpl_cli.report.material import Material
+from ncpl_cli.report.sections import (
+    collapse,
+    correlations,
+    diagnostics,
+    first_task,
+    health,
+    interventions,
+    learning,
+    methods,
+    overview,
+    plasticity,
+    provenance,
+)
+
+SECTIONS: tuple[Callable[[Material], Section], ...] = (
+    overview.draw,
+    learning.draw,
+    collapse.draw,
+    plasticity.draw,
+    diagnostics.draw,
+    correlations.draw,
+    first_task.draw,
+    interventions.draw,
+    health.draw,
+    methods.draw,
+    provenance.draw,
+)

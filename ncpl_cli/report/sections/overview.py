@@ -1,0 +1,206 @@
+"""The first page: what was run, what was found, how sure it is, and how to run it again."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import numpy as np
+
+from ncpl_cli.analysis import Group, plasticity, sentences
+from ncpl_cli.analysis.claims import AGREES, DIFFERS, UNDECIDED
+from ncpl_cli.report.blocks import Block, Commands, Section, Text, table
+from ncpl_cli.report.material import Material, Part
+from ncpl_cli.report.sections import provenance
+
+ID, TITLE = "overview", "Overview"
+
+FEW = 2
+"""Groups of a scenario that are said in words; all are in the table."""
+
+
+def draw(material: Material) -> Section:
+    """What a stranger needs within a minute."""
+    if not material.rows:
+        return Section.empty(
+            ID, TITLE, "The store has no run yet.", "ncpl demo", "ncpl train permuted-digits --tasks 20 --seeds 0-4"
+        )
+    found = [*_verdicts(material), *(line for part in material.parts for line in _found(part))]
+    blocks: list[Block] = [
+        Text(tuple(_run(material)), title="What was run"),
+        Text(tuple(found or ["Too little was recorded to say: see the sections below."]), "finding", "What was found"),
+        Text(tuple(_sure(material)), "caveat", "How sure this is"),
+        *_claims(material),
+        _groups(material),
+    ]
+    if again := provenance.commands(material):
+        more = f" (the first {FEW} of {len(again)} commands; all are under Provenance)" if len(again) > FEW else ""
+        lines = (*again[:FEW], f"ncpl report {material.selection}".strip())
+        blocks.append(Commands(f"How to run it again{more}", lines))
+    return Section(ID, TITLE, tuple(blocks))
+
+
+def _verdicts(material: Material) -> list[str]:
+    """How many published claims agree."""
+    lines = []
+    for study in dict.fromkeys(of.study for of in material.claims):
+        counts = Counter(one.verdict for of in material.claims if of.study == study for one in of.judged)
+        words = {AGREES: "agree", DIFFERS: "differ", UNDECIDED: "cannot be decided at this scale"}
+        listed = ", ".join(f"{counts[verdict]} {said}" for verdict, said in words.items())
+        lines.append(f"Of {counts.total()} published claims ({study}) {listed}: see the table of claims.")
+    return lines
+
+
+def _claims(material: Material) -> list[Block]:
+    """Every published claim beside our value, its verdict, and what weakens the claim itself."""
+    if not material.claims:
+        words = ("None of these runs was made to reproduce a published study.",)
+        return [Text(words), Commands("To hold a paper's claims against runs", ("ncpl reproduce bonifazi2024",))]
+    rows = []
+    caveats = []
+    for of in material.claims:
+        for one in of.judged:
+            f = one.finding
+            low, high = f.ci95 if f and f.ci95 else (None, None)
+            rows.append((one.claim.says, one.verdict, one.claim.published, f and f.value, low, high, f and f.runs,
+                         f"{of.part}, {of.scale}", one.why, one.claim.source))  # fmt: skip
+            said = [f"{name} {value:.3g}" for name, value in f.beside.items()] if f else []
+            beside = f"beside it {', '.join(said)}" if said else ""
+            if more := "; ".join(part for part in (beside, one.claim.caveat) if part):
+                caveats.append(f"{one.claim.says}: {more}.")
+    columns = ("claim", "verdict", "published", "ours", "low", "high", "runs", "part and scale", "why", "source")
+    sources = "; ".join(dict.fromkeys(of.source for of in material.claims))
+    caption = f"Published claims against our runs, with 95 % intervals over runs ({sources})"
+    return [table(f"{ID}-claims", caption, columns, rows), Text(tuple(dict.fromkeys(caveats)), "caveat")]
+
+
+def _run(material: Material) -> list[str]:
+    rows = material.rows
+    lines = []
+    for part in material.parts:
+        runs = [s for g in part.groups for s in g.series]
+        if not runs:
+            continue
+        seeds = sentences.ranges(sorted({s.run.seed for s in runs}))
+        data = ", ".join(dict.fromkeys(str(s.run.settings.get("dataset") or "imported series") for s in runs))
+        last = max(int(s.epoch[-1]) for s in runs)
+        extent = f"{max(s.tasks for s in runs)} tasks" if part.several else f"epoch {last}"
+        arms = ""
+        if len(part.groups) > 1:
+            listed = [*part.labels[: 2 * FEW], *(["..."] if len(part.labels) > 2 * FEW else [])]
+            arms = f" in {len(part.groups)} groups that differ only in their settings ({'; '.join(listed)})"
+        lines.append(
+            f"{part.scenario} on {data}: {sentences.count(len(runs), 'run')}{arms}, seeds {seeds}, up to {extent}."
+        )
+    days = sorted({time.strftime("%Y-%m-%d", time.gmtime(row.created)) for row in rows})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    seconds = sum(row.seconds for row in rows)
+    trained = f"{seconds / 3600:.1f} hours" if seconds > 7200 else f"{seconds / 60:.1f} minutes"
+    probes = f" and {material.probes} probes" if material.probes else ""
+    return [*lines, f"In all {sentences.count(len(rows), 'run')}{probes}, made {when}, {trained} of training."]
+
+
+def _found(part: Part) -> list[str]:
+    """The results of this scenario in words, the paper's findings in order; each with its number and interval."""
+    lines = []
+    if part.several:
+        long = [(label, g) for label, g in part.shown if max(s.tasks for s in g.series) > plasticity.TASKS_AFTER]
+        lines += [line for label, g in long[:FEW] if (line := _fall(part, label, g))]
+    for label, result in part.correlations[:FEW]:
+        s, left = result.overall.summary, result.overall.controls["first_difference"].summary.mean_r
+        if s.mean_r is None:
+            continue
+        rest = "" if left is None else f", r = {left:+.2f} between first differences"
+        lines.append(
+            f"{part.scenario}, {label}: {result.overall.direction}: mean r(nc1, {result.y}) = {s.mean_r:+.2f}"
+            f"{_interval(s.ci95)} over {sentences.count(result.n_runs, 'run')}{rest}."
+        )
+    lines += [f"{part.scenario}, across first tasks of different length: {sentences.headline(result)}"
+              for result in part.over_runs[:1]]  # fmt: skip
+    for comparison in part.comparisons:
+        for arm in comparison.arms[:FEW]:
+            if arm.gain.mean is not None:
+                matched = arm.matched.gain if arm.matched else None
+                tail = ""
+                if matched is not None and matched.mean is not None:
+                    tail = f"; against networks that had learned equally much {matched.mean:+.4f}"
+                    tail += _interval(matched.ci95, 4)
+                lines.append(
+                    f"{part.scenario}, {arm.arm} against {comparison.plain}: gain in {comparison.y} "
+                    f"{arm.gain.mean:+.4f}{_interval(arm.gain.ci95, 4)}{tail}."
+                )
+    return lines
+
+
+def _interval(ci95: tuple[float, float] | None, digits: int = 2) -> str:
+    return "" if ci95 is None else f" (95 % interval {ci95[0]:+.{digits}f} to {ci95[1]:+.{digits}f})"
+
+
+PUBLISHED_TASKS = 140
+"""B24's number of tasks; a run much shorter says little about its first finding."""
+
+
+def _fall(part: Part, label: str, group: Group) -> str:
+    """Finding 1: what happens to accuracy and collapse from the first task to the last ones."""
+    pairs = []
+    for name in ("online_accuracy", "nc1"):
+        first = plasticity.estimate([float(s.per_task(name)[0]) for s in group.series])
+        last = plasticity.estimate([plasticity.loss(s, name, last=True) for s in group.series])
+        if first is None or last is None:
+            return ""
+        pairs.append((first.mean, last.mean))
+    (a, b), (c, d) = pairs
+    tasks = max(s.tasks for s in group.series)
+    if tasks < PUBLISHED_TASKS // 2:
+        verdict = f"{tasks} tasks are too few to say whether accuracy falls while nc1 rises, as B24 reports of 140"
+    elif b < a and d > c:
+        verdict = "as B24 reports: accuracy falls while nc1 rises"
+    else:
+        verdict = "unlike B24, where accuracy falls while nc1 rises"
+    return (
+        f"{part.scenario}, {label}: from task 0 to the last {plasticity.TASKS_AFTER} tasks first-epoch accuracy goes "
+        f"from {a:.3f} to {b:.3f} and nc1 from {c:.3f} to {d:.3f} ({'less' if d > c else 'more'} collapse); {verdict}."
+    )
+
+
+def _sure(material: Material) -> list[str]:
+    status = Counter(row.status for row in material.rows)
+    fewest = min((len(g.series) for p in material.parts for g in p.groups), default=0)
+    lines = ["Intervals are over runs (seeds), never over epochs; an association is not a cause."]
+    if fewest < 6:
+        lines.append(f"The smallest group has {sentences.count(fewest, 'run')}: below six runs no p-value is printed, "
+                     "as none could reach .05.")  # fmt: skip
+    lost = status["failed"] + status["diverged"]
+    if lost:
+        lines.append(f"{sentences.count(lost, 'run')} failed or diverged and are left out: see Data health.")
+    if any(p.several and _negative_start(p) for p in material.parts):
+        lines.append("Plasticity loss is negative here, because only the first task starts from initialisation "
+                     "(head start): see Plasticity loss.")  # fmt: skip
+    return lines
+
+
+def _negative_start(part: Part) -> bool:
+    found = plasticity.estimate([plasticity.loss(s, "plasticity_loss") for g in part.groups for s in g.series])
+    return found is not None and found.mean < 0
+
+
+FINAL = ("online_accuracy", "test_accuracy", "nc1", "plasticity_loss", "probe_test_accuracy")
+
+
+def _groups(material: Material) -> Block:
+    rows = []
+    for part in material.parts:
+        for label, group in zip(part.labels, part.groups, strict=True):
+            seeds = sentences.ranges(sorted({s.run.seed for s in group.series}))
+            final = [plasticity.estimate([_last(s.column(name)) for s in group.series]) for name in FINAL]
+            extent = max(s.tasks if part.several else int(s.epoch[-1]) for s in group.series)
+            rows.append((part.scenario, label, len(group.series), seeds, f"{extent} {part.unit}s",
+                         *(None if f is None else f.mean for f in final)))  # fmt: skip
+    columns = ("scenario", "group", "runs", "seeds", "extent", *(f"last {name}" for name in FINAL))
+    return table(f"{ID}-groups", "Groups of runs that differ only in seed, with means over runs of the last recorded "
+                 "values", columns, rows)  # fmt: skip
+
+
+def _last(column: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+    found = column[np.isfinite(column)]
+    return float(found[-1]) if len(found) else float("nan")

@@ -1,0 +1,172 @@
+"""One look for all figures, and how a drawn figure becomes a file.
+
+The colours are Okabe and Ito's (distinct for all common kinds of colour blindness) without yellow, which vanishes on
+white; lines also differ in their dashes. In a page each colour is a CSS variable, so that one drawing is readable on
+light and on dark ground.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from ncpl_cli.errors import StoreError
+
+INK, FAINT, RULE = "#1c2126", "#68727d", "#dde2e7"
+"""Text, minor text and marks, grid lines."""
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#3a9bc9", "#7a5c3e", "#555c66")
+DASHES = ("solid", "dashed", "dashdot", "dotted", "solid", "dashed", "dashdot", "dotted")
+
+MOST_LINES = len(COLOURS)
+"""More lines in one figure cannot be told apart; the tables have all groups."""
+
+VARIABLES = {INK: "ink", FAINT: "faint", RULE: "rule", **{colour: f"c{i}" for i, colour in enumerate(COLOURS)}}
+"""Names of the CSS variables that stand for the colours in a page (report.css gives them for light and dark)."""
+
+FILE_FORMATS = ("pdf", "svg", "png")
+
+_UNDATED: dict[str, dict[str, None]] = {
+    "svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None},
+}  # fmt: skip
+"""What matplotlib would write about the moment and the machine: the same numbers give the same bytes."""
+
+_FONT = ("DejaVu Sans", "Verdana", "sans-serif")  # what it is measured in ships with matplotlib; Verdana is as wide
+
+
+def theme(width: float, height: float, *, legend: bool = True) -> Any:
+    """The plotnine theme: width and height in inches."""
+    import plotnine
+
+    p9: Any = plotnine  # only partly typed
+    return p9.theme_minimal(base_size=10) + p9.theme(
+        figure_size=(width, height),
+        text=p9.element_text(color=INK, family="DejaVu Sans"),
+        axis_text=p9.element_text(color=FAINT, size=8),
+        axis_title=p9.element_text(size=9),
+        strip_text=p9.element_text(size=8.5, ha="left", x=0, linespacing=1.2),
+        panel_grid_major=p9.element_line(color=RULE, size=0.5),
+        panel_grid_minor=p9.element_blank(),
+        panel_spacing_x=0.025,
+        panel_spacing_y=0.04,
+        legend_position="bottom" if legend else "none",
+        legend_justification_bottom="left",
+        legend_title=p9.element_blank(),
+        legend_direction="vertical",
+        legend_text=p9.element_text(size=8),
+        legend_key_width=28,
+        plot_background=p9.element_blank(),
+        panel_background=p9.element_blank(),
+    )
+
+
+def scales(groups: int) -> list[Any]:
+    """Colour, fill and dashes for so many groups."""
+    import plotnine
+
+    p9: Any = plotnine
+    return [
+        p9.scale_colour_manual(values=COLOURS[:groups]),
+        p9.scale_fill_manual(values=COLOURS[:groups]),
+        p9.scale_linetype_manual(values=DASHES[:groups]),
+    ]
+
+
+@contextmanager
+def drawn(plot: Any) -> Iterator[Any]:
+    """A plotnine figure as a matplotlib figure, closed afterwards. Labels are text: `$` in a run's name is a dollar."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    settings: Any = {
+        "svg.hashsalt": "ncpl", "svg.fonttype": "none", "text.parse_math": False, "font.family": [_FONT[0]],
+    }  # fmt: skip
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in another script: the viewer has it
+        warnings.filterwarnings("ignore", category=UserWarning, module="plotnine")
+        figure = plot.draw()
+        try:
+            yield figure
+        finally:
+            pyplot.close(figure)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a drawn figure into a file; its ending names the format. Raises StoreError where it cannot be written."""
+    kind = path.suffix.lower().lstrip(".")
+    try:
+        # no background is drawn, for the sake of dark pages; a file stands on white
+        figure.savefig(path, format=kind, dpi=200, facecolor="white", bbox_inches="tight", metadata=_UNDATED[kind])
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written ({error.strerror}).", "name another place") from error
+
+
+def page_svg(figure: Any, name: str, title: str) -> str:
+    """A drawn figure as inline SVG for a page with a strict content security policy.
+
+    No style attributes (presentation attributes instead), no ids but those referred to (made unique by `name`),
+    theme colours as CSS variables, no background.
+    """
+    written = StringIO()
+    figure.savefig(written, format="svg", transparent=True, bbox_inches="tight", metadata=_UNDATED["svg"])
+    text = written.getvalue()
+    space = "http://www.w3.org/2000/svg"
+    ElementTree.register_namespace("", space)
+    ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+    root = ElementTree.fromstring(text[text.index("<svg") :])
+    referred = set(re.findall(r"#([\w.-]+)[\")]", text))
+    for parent in reversed(list(root.iter())):
+        for child in list(parent):
+            if child.tag.endswith(("metadata", "}style")) or (child.tag == f"{{{space}}}g" and not len(child)):
+                parent.remove(child)
+    for element in root.iter():
+        for key, value in _declarations(element.attrib.pop("style", "")):
+            element.set(key, value)
+        if element.get("transform", "").startswith("rotate(-0 "):
+            del element.attrib["transform"]
+        if path := element.get("d"):  # a hundredth of a point cannot be seen, and is half the size
+            short = re.sub(r"-?\d+\.\d+", lambda n: f"{float(n[0]):.2f}".rstrip("0").rstrip("."), path)
+            element.set("d", re.sub(r"\s+", " ", short.replace(" L ", " ").replace("\nL ", " ")).strip())
+        for key, value in list(element.attrib.items()):
+            if key == "id":
+                if value in referred:
+                    element.set(key, f"{name}-{value}")
+                else:
+                    del element.attrib[key]
+            elif "#" in value:
+                if value.lower() in VARIABLES:
+                    element.set(key, f"var(--{VARIABLES[value.lower()]})")
+                else:
+                    element.set(key, re.sub(r"#([\w.-]+)", rf"#{name}-\1", value) if _refers(key, value) else value)
+        if element.tag == f"{{{space}}}text" and "fill" not in element.attrib:
+            element.set("fill", f"var(--{VARIABLES[INK]})")
+    for key in ("width", "height", "version"):
+        root.attrib.pop(key, None)
+    root.set("role", "img")
+    root.set("aria-label", title)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _refers(key: str, value: str) -> bool:
+    return key.endswith("href") or "url(" in value
+
+
+def _declarations(style: str) -> Iterator[tuple[str, str]]:
+    """CSS declarations as presentation attributes; the shorthand `font` is none and is taken apart."""
+    for declaration in style.split(";"):
+        key, _, value = (part.strip() for part in declaration.partition(":"))
+        if key == "font":
+            size = re.search(r"([\d.]+)px", value)
+            yield "font-size", f"{size[1]}px" if size else "10px"
+        if key in ("font", "font-family"):
+            yield "font-family", ", ".join(_FONT)
+        elif key:
+            yield key, value

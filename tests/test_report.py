@@ -1,0 +1,385 @@
+"""`report`: every section on an empty and a full study, its numbers against the store's, and every format."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ncpl_cli.analysis import Options, Series, correlate, load, plasticity
+from ncpl_cli.main import call
+from ncpl_cli.metrics.catalogue import METRICS
+from ncpl_cli.report import theme
+from ncpl_cli.report.blocks import Commands, Figure, Report, Section, Table, Text
+from ncpl_cli.report.curves import over_runs, thinned
+from ncpl_cli.report.formats import FORMATS
+from ncpl_cli.report.material import Material, gather
+from ncpl_cli.report.report import build, write
+from ncpl_cli.report.sections import SECTIONS
+from ncpl_cli.store import open_store
+from tests.studies import UNKIND, make_store
+
+FORMULAS = {m.id: (m.formula, m.direction, m.source) for m in METRICS.values()}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_store(tmp_path_factory.mktemp("report") / "study.db")
+
+
+@pytest.fixture(scope="module")
+def material(store: str) -> Material:
+    with open_store(store) as opened:
+        return gather(opened, FORMULAS)
+
+
+@pytest.fixture(scope="module")
+def report(material: Material) -> Report:
+    return build(material, store="study.db")
+
+
+@pytest.fixture(scope="module")
+def page(store: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The HTML page of everything."""
+    target = tmp_path_factory.mktemp("page") / "page.html"
+    assert call(["report", "--db", store, "-o", str(target)]) == 0
+    return target
+
+
+def named(report: Report, name: str) -> Table:
+    tables = [b.numbers if isinstance(b, Figure) else b for s in report.sections for b in s.blocks]
+    return next(t for t in tables if isinstance(t, Table) and t.id == name)
+
+
+def rows(table: Table, **wanted: object) -> list[dict[str, Any]]:
+    found = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    return [row for row in found if all(row[key] == value for key, value in wanted.items())]
+
+
+# sections --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("draw", SECTIONS, ids=lambda f: f.__module__.rpartition(".")[2])
+def test_a_section_of_an_empty_store_says_what_to_run(draw: Any, tmp_path: Path) -> None:
+    with open_store(str(tmp_path / "empty.db")) as opened:
+        section: Section = draw(gather(opened, FORMULAS))
+    assert any(isinstance(block, Commands) and block.lines[0].startswith("ncpl ") for block in section.blocks)
+    assert any(isinstance(block, Text) and block.sentences for block in section.blocks)
+
+
+@pytest.mark.parametrize("draw", SECTIONS, ids=lambda f: f.__module__.rpartition(".")[2])
+def test_a_section_of_runs_that_recorded_nothing_does_not_fail(draw: Any, tmp_path: Path) -> None:
+    from tests.studies import add_run
+
+    with open_store(str(tmp_path / "bare.db")) as opened:
+        add_run(opened, "0" * 12, 0, "permuted-digits", {"interventions": []}, {"tasks": 2}, [])
+        assert draw(gather(opened, FORMULAS)).blocks
+
+
+def test_every_section_has_content_and_ids_are_unique(report: Report) -> None:
+    blocks = [b for s in report.sections for b in s.blocks]
+    ids = [b.id for b in blocks if isinstance(b, Figure | Table)] + [s.id for s in report.sections]
+    assert len(ids) == len(set(ids))
+    with_figures = {s.id for s in report.sections if any(isinstance(b, Figure) for b in s.blocks)}
+    assert with_figures == {
+        "learning", "collapse", "plasticity", "diagnostics", "correlations", "first-task", "interventions"
+    }  # fmt: skip
+    for figure in report.figures():
+        assert figure.numbers.rows and figure.caption and figure.alt
+
+
+# numbers -----------------------------------------------------------------------------------------------------------
+
+
+def test_curves_are_means_over_runs_with_a_t_interval(report: Report, store: str) -> None:
+    with open_store(store) as opened:
+        frame = opened.frame(scenario="permuted-digits")
+    ours = frame[(frame["split"] == "train") & frame["run"].str.startswith("a1") & (frame["task"] == 5)]["nc1"]
+    (row,) = rows(named(report, "collapse-0-numbers"), panel="nc1 (lower = more collapse)", group="first_task_epochs=1",
+                  x=5.0)  # fmt: skip
+    low, high = stats.t.interval(0.95, 2, ours.mean(), stats.sem(ours))
+    assert row["runs"] == 3
+    assert [row["mean"], row["low"], row["high"]] == pytest.approx([ours.mean(), low, high], abs=1e-12)
+
+
+def test_intervals_of_shares_end_at_1(report: Report) -> None:
+    numbers = rows(named(report, "learning-1-numbers"), panel="train_accuracy (higher = fits better)")
+    assert numbers and max(row["high"] for row in numbers) <= 1
+
+
+def test_over_runs_uses_the_runs_that_have_a_value() -> None:
+    found = over_runs([np.array([1.0, 2.0]), np.array([1.0, 2.0, 3.0])], [np.array([1.0, np.nan]), np.arange(3.0)])
+    assert found["runs"].tolist() == [2, 1, 1]
+    assert found["mean"].tolist() == [0.5, 1, 2]
+    assert np.isnan(found["low"]).tolist() == [False, True, True]
+
+
+def test_thinning_keeps_the_ends() -> None:
+    kept = thinned(10_000, 100)
+    assert (len(kept), kept[0], kept[-1]) == (100, 0, 9_999)
+    assert thinned(7).tolist() == list(range(7))
+
+
+def test_correlations_are_those_of_correlate(report: Report, store: str) -> None:
+    with open_store(store) as opened:
+        study = load(opened, ["nc1", "plasticity_loss", "train_accuracy"], scenario="permuted-digits", names=[UNKIND])
+    result = correlate(study, [("nc1", "plasticity_loss")], Options(window=4))[0]
+    (row,) = rows(named(report, "correlations-0-statistics"), group="first_task_epochs=1", statistic="mean of r")
+    assert row["r"] == pytest.approx(result.overall.summary.mean_r, abs=1e-12)
+    drawn = rows(named(report, "correlations-0-windows-numbers"))
+    assert [row["mean"] for row in drawn][: len(result.windows.mean)] == pytest.approx(result.windows.mean.tolist())
+
+
+def test_the_share_of_averaging_is_exact_where_first_epochs_do_not_differ() -> None:
+    from ncpl_cli.analysis import Run
+
+    def run(seed: int, first: int) -> Series:
+        online = np.r_[0.8 + 0.05 * np.arange(first), np.full(4, 0.79)]
+        task = np.r_[np.zeros(first), np.arange(1, 5)]
+        within = np.r_[np.arange(1, first + 1), np.ones(4)]
+        empty = {"plasticity_loss": np.full(len(online), np.nan), "plasticity_loss_b24": np.full(len(online), np.nan)}
+        return Series.of(Run(f"{first}{seed}", seed, "p"), np.arange(1, len(online) + 1), task, within,
+                         {"online_accuracy": online, **empty})  # fmt: skip
+
+    (one,) = plasticity.averaging([run(seed, first) for seed in range(3) for first in (1, 3)])
+    assert (one.epochs, one.published.n) == (3, 3)
+    assert one.published.mean == pytest.approx(0.05)  # mean of .80 .85 .90 minus .80
+    assert one.first_epochs.mean == pytest.approx(0)
+    assert one.share == pytest.approx(1)
+
+
+def test_the_traps_are_named(report: Report) -> None:
+    text = " ".join(s for sec in report.sections for b in sec.blocks if isinstance(b, Text) for s in b.sentences)
+    assert "grows with the number of first-task epochs by itself" in text
+    assert "Phase 1 failed in 3 of 3 seeds" in text
+    assert "b00000000000 (seed 3) diverged" in text
+    assert "associated, not caused" in text.lower()
+
+
+def test_data_health_counts_what_is_undefined(report: Report, store: str) -> None:
+    with open_store(store) as opened:
+        assert opened.undefined_counts([row.id for row in opened.runs(scenario="permuted-digits")]) == [
+            ("plasticity_loss", "first task", 16, 7)
+        ]
+        assert opened.retention(["a10000000000"])["a10000000000"][0][1] == 8
+    assert rows(named(report, "health-undefined")) == [
+        {"metric": "plasticity_loss", "reason": "first task", "values": 16, "runs": 7}
+    ]
+
+
+def test_the_commands_train_the_same_runs_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command of a report, run as a dry run, names the ids that are in the store."""
+    from ncpl_cli.report.sections.provenance import commands
+
+    db = str(tmp_path / "a.db")
+    given = [
+        ["permuted-digits", "--seeds", "0-1", "--tasks", "2", "--first-task-epochs", "2", "--train-samples", "200"],
+        ["permuted-digits", "--tasks", "2", "--epochs", "2,1", "--train-samples", "100", "--lr", "0.02"],
+        ["permuted-digits", "--tasks", "1", "--first-task-nc1", "5", "--train-samples", "100"],
+        ["warm-start", "--dataset", "digits", "--warm-up-epochs", "1", "--train-samples", "100", "--hold-out-classes",
+         "8,9", "--intervention", "l2:strength=0.001", "--intervention", "shrink_perturb", "--weight-decay", "0.01",
+         "--probes", "later"],
+    ]  # fmt: skip
+    for one in given:
+        assert call(["train", *one, "--db", db]) == 0
+    with open_store(db) as opened:
+        material = gather(opened, FORMULAS)
+        trained = {row.id for row in opened.runs()}
+    again: set[str] = set()
+    capsys.readouterr()
+    for line in commands(material):
+        assert call([*line.split()[1:], "--db", str(tmp_path / "other.db"), "--dry-run", "--json"]) == 0
+        again |= {run["id"] for run in json.loads(capsys.readouterr().out)["runs"]}
+    assert again == trained
+
+
+# formats -----------------------------------------------------------------------------------------------------------
+
+
+def content(report: Report) -> list[str]:
+    """Every caption and sentence."""
+    found = []
+    for section in report.sections:
+        for block in section.blocks:
+            found += list(block.sentences) if isinstance(block, Text) else [block.caption]
+    return found
+
+
+@pytest.mark.parametrize("kind", sorted(FORMATS))
+def test_formats_carry_the_same_content(kind: str, report: Report) -> None:
+    text = FORMATS[kind](report, {}, None)
+    plain = re.sub(r"\\(.)", r"\1", text) if kind == "md" else text
+    plain = plain.replace('""', '"') if kind == "csv" else plain
+    for code, character in (("&#34;", '"'), ("&#39;", "'"), ("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&")):
+        plain = plain.replace(code, character)
+    plain = " ".join(plain.split())
+    for sentence in content(report):
+        said = json.dumps(sentence, ensure_ascii=False)[1:-1] if kind == "json" else sentence
+        assert " ".join(said.split()) in plain, sentence
+
+
+def test_json_and_csv_keep_full_precision(report: Report) -> None:
+    document = json.loads(FORMATS["json"](report, {}, None))
+    blocks = {b["id"]: b for s in document["sections"] for b in s["blocks"] if b["type"] == "table"}
+    table = named(report, "interventions-1-0-table")
+    assert blocks[table.id]["rows"] == [list(row) for row in table.rows]
+    lines = list(csv.DictReader(FORMATS["csv"](report, {}, None).splitlines()))
+    cells = [c for c in lines if c["item"] == table.id and c["column"] == "gain" and c["value"]]
+    assert [float(c["value"]) for c in cells] == [row["gain"] for row in rows(table) if row["gain"] is not None]
+
+
+def test_cells_that_a_spreadsheet_would_compute_are_text() -> None:
+    table = Table("t", "c", ("a",), (("=1+1",), (-1.5,)))
+    made = Report("r", (), (Section("s", "S", (table,)),))
+    values = [row["value"] for row in csv.DictReader(FORMATS["csv"](made, {}, None).splitlines()) if row["column"]]
+    assert values == ["'=1+1", "-1.5"]
+
+
+def test_a_label_is_text_whatever_it_says(page: Path, report: Report) -> None:
+    html = page.read_text()
+    assert "<script" not in html and "&lt;script&gt;alert(&#34;1&#34;)" in html
+    markdown = FORMATS["md"](report, {}, None)
+    assert "<script" not in markdown and "\\|" in markdown
+    assert UNKIND in json.loads(FORMATS["json"](report, {}, None))["sections"][-1]["blocks"][-2]["rows"][0][1]
+
+
+def test_a_label_in_a_figure_is_text() -> None:
+    import pandas as pd
+
+    from ncpl_cli.report.curves import draw
+
+    numbers = pd.DataFrame({"panel": "y", "group": [UNKIND, UNKIND, "plain", "plain"], "x": [1.0, 2.0] * 2,
+                            "mean": 1.0, "low": 0.5, "high": 1.5, "runs": 3})  # fmt: skip
+    with theme.drawn(draw(numbers, x="epoch")) as figure:
+        svg = theme.page_svg(figure, "f", "title")
+    root = ElementTree.fromstring(svg)
+    assert not [e for e in root.iter() if e.tag.endswith("script") or "style" in e.attrib]
+    assert any(UNKIND in "".join(e.itertext()) for e in root.iter() if e.tag.endswith("text"))
+    assert "#0072b2" not in svg and "var(--c0)" in svg
+
+
+class Page(HTMLParser):
+    """What a page holds: tags, ids, what it loads, images without a name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.loads: list[str] = []
+        self.policy = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [given["id"] or ""] if "id" in given else []
+        self.loads += [v or "" for k, v in attrs if k in ("src", "srcset", "data") or (k == "href" and tag != "a")]
+        assert not [k for k in given if k.startswith("on") or k == "style"], (tag, given)
+        if given.get("http-equiv") == "Content-Security-Policy":
+            self.policy = given["content"] or ""
+
+
+def test_the_page_stands_alone(page: Path) -> None:
+    found = Page()
+    found.feed(page.read_text())
+    assert found.policy.startswith("default-src 'none'; style-src 'sha256-") and "unsafe" not in found.policy
+    assert not {"script", "link", "iframe", "object", "img"} & set(found.tags)
+    assert all(place.startswith("#") for place in found.loads)  # clip paths and marks inside a figure
+    assert len(found.ids) == len(set(found.ids))
+    assert found.tags.count("svg") == found.tags.count("figure") > 5
+
+
+def test_figures_are_written_for_papers(report: Report, tmp_path: Path) -> None:
+    some = Report("r", (), tuple(s for s in report.sections if s.id == "interventions"))
+    (name,) = (figure.id for figure in some.figures())
+    write(some, tmp_path / "r.md", "md", figures=tmp_path / "figures")
+    assert (tmp_path / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert ElementTree.parse(tmp_path / "figures" / f"{name}.svg").getroot().tag.endswith("svg")
+    assert f"figures/{name}.svg)" in (tmp_path / "r.md").read_text()
+
+
+# the command -------------------------------------------------------------------------------------------------------
+
+
+def test_the_ending_of_the_file_names_the_format(store: str, tmp_path: Path) -> None:
+    target = tmp_path / "found.json"
+    assert call(["report", "--db", store, "-o", str(target), "--name", "arms"]) == 0
+    document = json.loads(target.read_text())
+    assert document["about"]["selection"] == "--name arms"
+    assert "permuted-digits" not in document["title"]
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "says"),
+    [
+        (["--format", "pdf"], 2, "unknown report format 'pdf'"),
+        (["--name", "nobody"], 2, "no run fits this selection."),
+        (["--format", "md", "-o", "no/such/place.md"], 4, "cannot be written"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    given: list[str], code: int, says: str, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["report", "--db", store, *given]) == code
+    assert says in capsys.readouterr().err
+
+
+# in a browser ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; skipped where it or Playwright is missing."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not here (make setup installs it)")
+    pytest.importorskip("axe_playwright_python", reason="axe is not here (make setup installs it)")
+    names = (os.environ.get("NCPL_CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
+    path = next((found for name in names if name and (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("Chromium is not here (apt-get install chromium, or NCPL_CHROMIUM names it)")
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_in_a_browser(scheme: str, page: Path, browser: Any) -> None:
+    """Nothing is loaded or complained about, nothing runs off the side, axe finds no fault; tables unfolded or not."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    context = browser.new_context(color_scheme=scheme, viewport={"width": 360, "height": 740})
+    tab = context.new_page()
+    requests: list[str] = []
+    complaints: list[str] = []
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.on("console", lambda message: complaints.append(message.text))
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.goto(page.as_uri())
+    for width in (360, 1280):
+        tab.set_viewport_size({"width": width, "height": 800})
+        for unfolded in ("false", "true"):
+            tab.evaluate(f"document.querySelectorAll('details').forEach(d => d.open = {unfolded})")
+            assert tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") == 0
+    colours = tab.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]")
+    light, dark = "rgb(255, 255, 255)", "rgb(21, 24, 28)"
+    assert colours[0] == (light if scheme == "light" else dark)
+    drawn = tab.evaluate("getComputedStyle(document.querySelector('.picture svg text')).fill")
+    assert drawn != colours[0] and drawn.startswith("rgb(")
+    tab.evaluate("document.querySelectorAll('details').forEach((d, i) => d.open = i < 4)")  # the others are alike
+    found = Axe().run(tab, options={"resultTypes": ["violations"]}).response["violations"]
+    assert [(v["id"], v["nodes"][0]["html"][:200]) for v in found] == []
+    assert requests == [page.as_uri()]
+    assert complaints == []
+    context.close()

@@ -1,0 +1,187 @@
+"""Convolutional networks: ResNet-18 against torchvision's own, training against a plain loop, users' own networks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ncpl_cli import networks
+from ncpl_cli.data import Dataset, load
+from ncpl_cli.data.cifar import FOLDER, RECORD, TEST, TRAIN
+from ncpl_cli.data.dataset import Split
+from ncpl_cli.engines.stacked import StackedEngine
+from ncpl_cli.errors import DataError, InputError
+from ncpl_cli.scenarios.task import Task
+from ncpl_cli.spec import DatasetSpec, OptimizerSpec
+from tests.test_train import NCPL, contents, ncpl
+
+CIFAR_PARAMETERS = 11_173_962
+"""ResNet-18 with a 3x3 stem and ten classes, as counted by others."""
+
+
+def pictures(count: int = 24) -> Dataset:
+    draw = np.random.default_rng(3)
+    split = Split(draw.integers(0, 256, (count, 3, 16, 16), dtype=np.uint8), draw.integers(0, 10, count))
+    return Dataset("pictures", split, split, 10)
+
+
+def resnet(data: Dataset, width: int = 4, precision: str = "float64", norm: str = "batch") -> networks.Network:
+    return networks.build("resnet18", data.shape, 10, 0, width=width, norm=norm, precision=precision,
+                          statistics=data.channel_statistics)  # fmt: skip
+
+
+def by_hand(data: Dataset, orders: list[np.ndarray], batch: int, lr: float) -> networks.Network:
+    """What a plain loop makes of the network."""
+    net = resnet(data)
+    net.train()
+    x, y = torch.from_numpy(data.train.images).double() / 255, torch.from_numpy(data.train.labels)
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr)
+    for order in orders:
+        for index in torch.from_numpy(order).split(batch):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(x[index]), y[index]).backward()
+            optimizer.step()
+    return net
+
+
+def test_it_is_torchvisions_resnet18_behind_a_small_stem() -> None:
+    from torchvision.models import resnet18
+
+    data = pictures()
+    ours = resnet(data, 64, "float32").eval()
+    assert sum(p.numel() for p in ours.parameters()) == CIFAR_PARAMETERS
+    theirs = resnet18(num_classes=10)
+    theirs.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    names = {"stem.0": "conv1", "stem.1": "bn1", "classifier": "fc"}
+    state = {}
+    for name, value in ours.state_dict().items():
+        if name in ("mean", "std"):
+            continue
+        head, _, rest = name.partition(".")
+        if head == "stages":
+            stage, _, rest = rest.partition(".")
+            state[f"layer{int(stage) + 1}.{rest}"] = value
+        else:
+            ours_name = next(n for n in names if name.startswith(n + "."))
+            state[names[ours_name] + name.removeprefix(ours_name)] = value
+    theirs.load_state_dict(state)
+    x = torch.from_numpy(data.test.images).float() / 255
+    pixels = data.train.images.astype(np.float64).transpose(1, 0, 2, 3).reshape(3, -1) / 255
+    mean, std = (torch.from_numpy(v).float().reshape(1, 3, 1, 1) for v in (pixels.mean(1), pixels.std(1)))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs.eval()((x - mean) / std), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("runs", [1, 2])
+def test_the_engine_trains_it_as_a_plain_loop_does(device: str, runs: int) -> None:
+    data = pictures()
+    orders = [np.random.default_rng(i).permutation(24) for i in range(2)]
+    nets = [resnet(data).to(device) for _ in range(runs)]
+    engine = StackedEngine(nets, data, OptimizerSpec(lr=0.05, batch_size=10), device, precision="float64")
+    task = Task(0, 1, lambda _: orders[0], data.train.labels, data.test.labels)
+    for order in orders:
+        engine.train_epoch([task] * runs, [order] * runs, 0.05)
+    reference = by_hand(data, orders, 10, 0.05).state_dict()
+    for net in nets:
+        for name, value in net.state_dict().items():
+            torch.testing.assert_close(value.cpu(), reference[name], rtol=1e-9, atol=1e-11, msg=name)
+
+
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("tf32", marks=pytest.mark.gpu)])
+def test_coarser_arithmetic_stays_near_float32(precision: str) -> None:
+    device = "cuda" if precision == "tf32" else "cpu"
+    data = pictures()
+    task = Task(0, 1, lambda _: np.arange(24), data.train.labels, data.test.labels)
+    losses = {}
+    for kind in ("float32", precision):
+        net = resnet(data, precision="float32").to(device)
+        engine = StackedEngine([net], data, OptimizerSpec(lr=0.02, batch_size=12), device, precision=kind)
+        losses[kind] = [engine.train_epoch([task], [np.arange(24)], 0.02)[0].loss for _ in range(6)]
+        assert next(net.parameters()).dtype == torch.float32
+    assert losses[precision][-1] < losses[precision][0] - 0.2
+    assert losses[precision] != losses["float32"]
+    assert losses[precision][0] == pytest.approx(losses["float32"][0], rel=0.02)  # later ones drift apart
+
+
+@pytest.mark.parametrize("norm", ["layer", "none"])
+def test_other_norms_are_built_and_take_gradients(norm: str) -> None:
+    data = pictures()
+    net = resnet(data, norm=norm)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+    net(torch.from_numpy(data.train.images).double() / 255).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in net.parameters())
+
+
+def tiny(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Dropout(0.0), nn.Linear(8, num_classes))
+
+
+def headless(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Tanh())
+
+
+def test_a_network_of_ones_own_trains_and_is_measured(tmp_path: Path) -> None:
+    said = ncpl("train", "warm-start", "--dataset", "digits", "--network", "tests.test_resnet:tiny", "--seeds", "0-1",
+                "--warm-up-epochs", "2", "--probe-every", "2", "--probe-max-epochs", "1", "--json",
+                cwd=tmp_path)  # fmt: skip
+    finals = [run["final"] for run in json.loads(said.stdout)["runs"]]
+    assert all(final["nc1"] > 0 and final["test_accuracy"] > 0.3 for final in finals)
+    assert finals[0]["nc1"] != finals[1]["nc1"]
+
+
+def test_a_network_without_a_classifier_is_refused(digits: Dataset) -> None:
+    with pytest.raises(InputError, match="does not end in a linear layer of 10 outputs"):
+        networks.build("tests.test_resnet:headless", digits.shape, 10, 0, statistics=digits.channel_statistics)
+
+
+def test_cifar10_is_read_from_its_binary_files(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    (tmp_path / FOLDER).mkdir()
+    rows = {name: draw.integers(0, 10, (12, RECORD), dtype=np.uint8) for name in (*TRAIN, *TEST)}
+    for name, values in rows.items():
+        values.tofile(tmp_path / FOLDER / name)
+    data = load(DatasetSpec("cifar10"), tmp_path)
+    assert data.shape == (3, 32, 32) and len(data.train) == 60 and len(data.test) == 12
+    assert data.train.labels[13] == rows[TRAIN[1]][1, 0]
+    # red, then green, then blue; rows of 32
+    assert data.test.images[5, 2, 7, 3] == rows[TEST[0]][5, 1 + 2 * 1024 + 7 * 32 + 3]
+    (tmp_path / FOLDER / TEST[0]).write_bytes(b"\x00" * (RECORD - 1))
+    with pytest.raises(DataError, match="truncated"):
+        load(DatasetSpec("cifar10"), tmp_path)
+
+
+def test_a_killed_resnet_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """`kill -9` in the warm-up and again inside a probe; every stored number as without."""
+    command = ["train", "warm-start", "--dataset", "digits", "--train-samples", "100", "--network", "resnet18",
+               "--width", "4", "--lr", "0.05", "--batch-size", "16", "--warm-up-epochs", "6", "--probe-every", "6",
+               "--probe-max-epochs", "6", "--measure-samples", "50"]  # fmt: skip
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    ncpl(*command, cwd=whole)
+
+    def epochs(of_probes: bool) -> int:
+        with contextlib.suppress(sqlite3.OperationalError):  # the store is being made
+            lengths = [len({row[0] for row in rows}) for rows in contents(broken / "ncpl.db").values()]
+            return sum(lengths[1:]) if of_probes else sum(lengths[:1])
+        return 0
+
+    for of_probes in (False, True):
+        process = subprocess.Popen([*NCPL, *command], cwd=broken, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and epochs(of_probes) < 3:
+            time.sleep(0.01)
+        assert process.poll() is None, "it ended before it could be killed"
+        process.kill()
+        process.wait()
+    ncpl(*command, cwd=broken)
+    assert contents(broken / "ncpl.db") == contents(whole / "ncpl.db")
