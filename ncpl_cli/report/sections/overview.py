@@ -83,7 +83,8 @@ def _run(material: Material) -> list[str]:
             continue
         seeds = sentences.ranges(sorted({s.run.seed for s in runs}))
         data = ", ".join(dict.fromkeys(str(s.run.settings.get("dataset") or "imported series") for s in runs))
-        extent = f"{max(s.tasks for s in runs)} tasks" if part.several else f"epoch {max(int(s.epoch[-1]) for s in runs)}"
+        last = max(int(s.epoch[-1]) for s in runs)
+        extent = f"{max(s.tasks for s in runs)} tasks" if part.several else f"epoch {last}"
         arms = ""
         if len(part.groups) > 1:
             listed = [*part.labels[: 2 * FEW], *(["..."] if len(part.labels) > 2 * FEW else [])]
