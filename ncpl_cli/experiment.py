@@ -27,16 +27,16 @@ from ncpl_cli import checkpoints
 from ncpl_cli.data import Dataset
 from ncpl_cli.errors import DataError, LeaseLost, NcplError, Stopped, StoreError
 from ncpl_cli.metrics.catalogue import chosen
+from ncpl_cli.metrics.dear import what_it_takes
 from ncpl_cli.plan import Cohort, choose_engine, plan
 from ncpl_cli.provenance import provenance
 from ncpl_cli.records import EpochRecord, RunInfo
 from ncpl_cli.scenarios import WarmStart, WarmStartProbe
 from ncpl_cli.spec import RunSpec, flat
-from ncpl_cli.store import Owner, Store
-from ncpl_cli.trainer import Epoch, Start, train
+from ncpl_cli.store import Owner, Store, heartbeat, not_repeated
+from ncpl_cli.trainer import Epoch, Start, State, build, part, train
 
 CHECKPOINT_SECONDS = 1.0
-HEARTBEAT_SECONDS = 10.0
 
 
 class Observer(Protocol):
@@ -58,9 +58,13 @@ class Observer(Protocol):
         """A run has ended."""
 
 
+Cost = dict[str, float]
+"""What measuring a family of metrics took: `seconds` in all, over so many `epochs`."""
+
+
 @dataclass
 class _Active:
-    """A cohort in training."""
+    """A cohort in training. `costs`: by run and family, since it was begun or gone on with; `counts`: by run."""
 
     cohort: Cohort
     attempts: dict[str, int]
@@ -70,6 +74,8 @@ class _Active:
     last_checkpoint: float = field(default_factory=time.monotonic)
     latest: Epoch | None = None
     checkpointed: int = -1
+    costs: dict[str, dict[str, Cost]] = field(default_factory=dict)
+    counts: dict[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     diverged: frozenset[int] = frozenset()
     fault: Exception | None = None
 
@@ -228,10 +234,14 @@ def _bring(
     for engine, why in sorted({(c.engine, choose_engine(c.specs[0], device)[1]) for c in cohorts}):
         if not quietly:
             observer.note(f"engine {engine}: {why}.")
+    first = cohorts[0].specs[0]
+    takes = what_it_takes(lambda: build(first, data), data.classes, chosen(first.measure.metrics))
+    if takes and not quietly:
+        observer.note(takes)
     with Stopper() as stopper, contextlib.ExitStack() as stack:
         claimed: dict[str, int] = {}
         stack.callback(_release, store, claimed)
-        stack.enter_context(_heartbeat(store, claimed))
+        stack.enter_context(heartbeat(store, claimed))
         if online:  # many at once: all are claimed now, so that their progress is one picture
             active = [
                 _start(cohort, store, data, resume, observer, _claim(cohort, store, claimed), keep)
@@ -262,7 +272,7 @@ def train_claimed(
     claimed, statuses = dict(attempts), dict[str, str]()
     with contextlib.ExitStack() as stack:
         stack.callback(_release, store, claimed)
-        stack.enter_context(_heartbeat(store, claimed))
+        stack.enter_context(heartbeat(store, claimed))
         try:
             one = _start(cohort, store, data, True, observer, attempts, keep)
             _drive([one], store, 1, observer, statuses, claimed, stopper)
@@ -287,7 +297,7 @@ def _replay(cohort: Cohort, store: Store, data: Dataset, device: str, observer: 
     attempts = store.claim(cohort.ids, Owner.current(), provenance(device, cohort.engine), cohort=cohort.ids)
     claimed = dict(attempts)
     observer.expect(len(cohort.ids))
-    with Stopper() as stopper, _heartbeat(store, claimed):
+    with Stopper() as stopper, heartbeat(store, claimed):
         try:
             for spec in cohort.specs:
                 observer.begin(spec.id, spec.seed, 0, store.last_epoch(spec.id), True)
@@ -342,19 +352,49 @@ def _start(
     )  # fmt: skip
 
 
+def kept_epochs(store: Store, run: str) -> list[int]:
+    """The epochs that a run has a checkpoint of, in order."""
+    return checkpoints.epochs(store.checkpoints, run)
+
+
+def state_after(cohort: Cohort, store: Store, data: Dataset, run: str, epoch: int, observer: Observer) -> State:
+    """Parameters and buffers of a run of a cohort after an epoch.
+
+    From its checkpoint, else by training the cohort again from the nearest one before; raises StoreError when the
+    epoch's online accuracy is then not what is stored.
+    """
+    if epoch in kept_epochs(store, run):
+        return part(checkpoints.read(store.checkpoints, run, epoch)[1], "network.")
+    start = _resume_point(cohort, store, observer, epoch)
+    before = start.position.epoch if start else 0
+    observer.note(f"{run} has no checkpoint after epoch {epoch}: trained again from epoch {before}.")
+    r, scenario = cohort.ids.index(run), cohort.specs[0].scenario
+    weights = [_branched(spec, store) for spec in cohort.specs] if isinstance(scenario, WarmStartProbe) else None
+    for now in train(cohort, data, start, weights):
+        record = now.records[r]
+        if now.position.epoch < epoch or record is None:
+            continue
+        stored = next(row["online_accuracy"] for row in store.rows(run) if row["epoch"] == epoch)
+        if record.get("online_accuracy") != stored:
+            raise not_repeated(run, epoch)
+        return part(now.state()[r], "network.")
+    raise DataError(f"run {run} ends before epoch {epoch} when it is trained again.")
+
+
 def _branched(spec: RunSpec, store: Store) -> Mapping[str, torch.Tensor]:
     """The parameters and buffers of a probe's parent where it branches off; empty for the cold start."""
     scenario = spec.scenario
     if scenario.branch_epoch == 0:
         return {}
     _, saved = checkpoints.read(store.checkpoints, scenario.parent, scenario.branch_epoch)
-    return {name.removeprefix("network."): v for name, v in saved.items() if name.startswith("network.")}
+    return part(saved, "network.")
 
 
-def _resume_point(cohort: Cohort, store: Store, observer: Observer) -> Start | None:
-    """The newest epoch that every run has a readable checkpoint of and rows up to."""
+def _resume_point(cohort: Cohort, store: Store, observer: Observer, up_to: int | None = None) -> Start | None:
+    """The newest epoch (up to one) that every run has a readable checkpoint of and rows up to."""
     root = store.checkpoints
     last = max(store.last_epoch(run) for run in cohort.ids)
+    last = last if up_to is None else min(last, up_to)
     common = set.intersection(*({e for e in checkpoints.epochs(root, r) if e <= last} for r in cohort.ids))
     for epoch in sorted(common, reverse=True):
         try:
@@ -403,6 +443,7 @@ def _drive(
         if stopper.signal:
             for _, _, one in ready:
                 _checkpoint(one, store)
+                _remember_measuring(one, store)
             raise stopper.stopped()
 
 
@@ -419,7 +460,30 @@ def _save(one: _Active, epoch: Epoch, store: Store, observer: Observer) -> None:
     if due:
         _checkpoint(one, store)
     for run, _, record in rows:
+        _count(one.costs.setdefault(run, {}), record)
+        if record.counts:
+            one.counts[run] = record.counts
         observer.epoch(run, record)
+
+
+def _count(costs: dict[str, Cost], record: EpochRecord) -> None:
+    for family, seconds in record.costs.items():
+        known = costs.setdefault(family, {"seconds": 0.0, "epochs": 0})
+        known["seconds"] += seconds
+        known["epochs"] += 1
+
+
+def _remember_measuring(one: _Active, store: Store) -> None:
+    """Put down what was measured on, and add what it took to what is known of it from earlier attempts."""
+    for run, costs in one.costs.items():
+        recorded = store.run(run).recorded
+        known = dict(recorded.get("cost", {}))
+        for family, own in costs.items():
+            before = known.get(family, {"seconds": 0.0, "epochs": 0})
+            known[family] = {key: before[key] + own[key] for key in ("seconds", "epochs")}
+        counts = one.counts.get(run, recorded.get("counts", {}))
+        store.remember(run, one.attempts[run], recorded | {"cost": known, "counts": counts})
+    one.costs = {}
 
 
 def _checkpoint(one: _Active, store: Store) -> None:
@@ -439,6 +503,7 @@ def _checkpoint(one: _Active, store: Store) -> None:
 def _finish(one: _Active, store: Store, observer: Observer, statuses: dict[str, str], claimed: dict[str, int]) -> None:
     diverged = one.latest.diverged if one.latest else one.diverged
     _checkpoint(one, store)
+    _remember_measuring(one, store)
     for r, run in enumerate(one.cohort.ids):
         status = "diverged" if r in diverged else "finished"
         error = "the loss or the parameters became infinite or NaN" if r in diverged else None
@@ -469,25 +534,6 @@ def _release(store: Store, claimed: dict[str, int]) -> None:
     for run, attempt in claimed.items():
         with contextlib.suppress(NcplError):
             store.release(run, attempt)
-
-
-@contextlib.contextmanager
-def _heartbeat(store: Store, claimed: dict[str, int]) -> Iterator[None]:
-    """Renew the leases while epochs are long."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(min(HEARTBEAT_SECONDS, store.lease / 3)):
-            with contextlib.suppress(NcplError):  # a lost lease shows at the next save, in the main thread
-                store.renew(dict(claimed))
-
-    thread = threading.Thread(target=beat, name="ncpl-heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 class Stopper:
@@ -551,5 +597,6 @@ def describe(spec: RunSpec) -> RunInfo:
 
 
 __all__ = [
-    "Observer", "Stopper", "describe", "harvest", "lacking", "probe", "probe_specs", "run", "said", "train_claimed",
+    "Observer", "Stopper", "describe", "harvest", "kept_epochs", "lacking", "probe", "probe_specs", "run", "said",
+    "state_after", "train_claimed",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from ncpl_cli.commands import (
     demo,
     export,
     import_,
+    measure,
     probe,
     report,
     reproduce,
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.add_typer(train.app, name="train")
 app.add_typer(sweep.app, name="sweep")
 app.command()(probe.probe)
+app.command()(measure.measure)
 app.command()(correlate.correlate)
 app.command()(compare.compare)
 app.command()(report.report)

@@ -20,6 +20,17 @@ def provenance(device: str, engine: str) -> dict[str, object]:
     import torch
 
     named = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    return surroundings() | {
+        "device": device,
+        "device_name": named,
+        "engine": engine,
+        "threads": torch.get_num_threads(),
+        "command": " ".join(["ncpl", *sys.argv[1:]]),
+    }
+
+
+def surroundings() -> dict[str, object]:
+    """Versions, commit and machine: what holds for any program, without loading a numerical library."""
     return {
         "ncpl": __version__,
         "commit": commit(),
@@ -27,12 +38,7 @@ def provenance(device: str, engine: str) -> dict[str, object]:
         "libraries": {name: _version(name) for name in LIBRARIES},
         "host": platform.node(),
         "platform": platform.platform(),
-        "device": device,
-        "device_name": named,
-        "engine": engine,
-        "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "command": " ".join(["ncpl", *sys.argv[1:]]),
     }
 
 

@@ -42,6 +42,9 @@ class EpochRecord:
     values        finite values by address
     undefined     why a value is missing, by address; no address is in both
     task_accuracy test accuracy on each task evaluated after this epoch (the forgetting matrix's row)
+    costs         seconds that measuring each family of metrics took; kept as a sum over the run
+    counts        what collapse was measured on, by split: n, classes, smallest and harmonic-mean class count; kept
+                  once for the run
     """
 
     epoch: int
@@ -53,6 +56,8 @@ class EpochRecord:
     values: Mapping[Address, float]
     undefined: Mapping[Address, str] = field(default_factory=dict)
     task_accuracy: Mapping[int, float] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def get(self, metric: str, split: str = "train", layer: str = "last") -> float | None:
         """The value at an address, or None where it is undefined or not measured."""

@@ -50,7 +50,7 @@ def specs(
         scenario=scenario.of(own),
         dataset=dataset,
         dataset_digest=data.digest,
-        network=_network(given, str(presets["network"])),
+        network=network_spec(given, str(presets["network"])),
         optimizer=_optimizer(presets, given, len(data.train)),
         interventions=interventions,
         precision=_one_of("precision", given.get("precision") or "float32", PRECISIONS),
@@ -129,7 +129,8 @@ def _check_intervention(one: Intervention, spec: RunSpec, data: Dataset) -> None
         )
 
 
-def _network(given: Mapping[str, Any], preset: str) -> NetworkSpec:
+def network_spec(given: Mapping[str, Any], preset: str = "mlp") -> NetworkSpec:
+    """The network that options ask for; raises InputError on an unknown name or an option it does not take."""
     chosen = {key: given[key] for key in ("width", "depth", "activation", "norm") if given.get(key) is not None}
     name = given.get("network") or preset
     if ":" not in name:

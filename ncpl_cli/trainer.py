@@ -20,8 +20,8 @@ from ncpl_cli import networks
 from ncpl_cli.data import Dataset
 from ncpl_cli.engines import ENGINES, Engine, Progress
 from ncpl_cli.interventions import Treatment
-from ncpl_cli.metrics import measure
-from ncpl_cli.metrics.catalogue import chosen
+from ncpl_cli.metrics import Measured, measure
+from ncpl_cli.metrics.catalogue import AT_START, chosen
 from ncpl_cli.metrics.history import plasticity
 from ncpl_cli.metrics.snapshot import Snapshot, task_accuracy
 from ncpl_cli.plan import Cohort
@@ -104,8 +104,8 @@ def train(
 
     if start is not None:
         for net, saved in zip(nets, start.states, strict=True):
-            _put(net, _part(saved, "network."))
-        engine.load_state([_part(saved, "optimizer.") for saved in start.states])
+            _put(net, part(saved, "network."))
+        engine.load_state([part(saved, "optimizer.") for saved in start.states])
         histories = [list(history) for history in start.histories]
         position, diverged, finished = start.position, start.diverged, start.finished
         held = {r: dict(start.states[r]) for r in finished}
@@ -138,9 +138,13 @@ def train(
         stopped: frozenset[int] = frozenset()
         while task_epoch <= now[0].epochs:
             rate = learning_rate(settings, task_epoch, now[0].epochs)
+            resting = diverged | finished
+            starts = [
+                _at_start(spec, net, data, task, cohort.device) if task_epoch == 1 and r not in resting else Measured()
+                for r, (spec, net, task) in enumerate(zip(specs, nets, now, strict=True))
+            ]
             progress = engine.train_epoch(now, [task.order(task_epoch) for task in now], rate)
             samples_seen = position.samples_seen + progress[0].samples
-            resting = diverged | finished
             diverged |= {r for r, p in enumerate(progress) if not p.finite and r not in finished}
             records: list[EpochRecord | None] = []
             for r, spec in enumerate(specs):
@@ -156,6 +160,7 @@ def train(
                     initial[r],
                     histories[r],
                     progress[r],
+                    starts[r],
                     fresh[r],
                     epoch=position.epoch + 1,
                     task_epoch=task_epoch,
@@ -221,6 +226,7 @@ def _record(
     initial: Mapping[str, Tensor],
     history: History,
     progress: Progress,
+    start: Measured,
     fresh: float | None,
     *,
     epoch: int,
@@ -232,8 +238,10 @@ def _record(
     """Measure one run after an epoch; also whether its task has reached what it was to stop at."""
     began = time.perf_counter()
     history.append((task.index, task_epoch, progress.correct / progress.samples))
-    values: dict[Address, float] = {Address("online_accuracy"): history[-1][2]}
-    undefined: dict[Address, str] = {}
+    values: dict[Address, float] = {Address("online_accuracy"): history[-1][2], **start.values}
+    undefined: dict[Address, str] = dict(start.undefined)
+    costs = dict(start.seconds)
+    counts: Mapping[str, Mapping[str, float]] = {}
     if math.isfinite(progress.loss):
         values[Address("online_loss")] = progress.loss
     else:
@@ -246,10 +254,12 @@ def _record(
     else:
         due = epoch % spec.measure.every == 0 or stop or task_epoch == task.epochs or task.stop_nc1 is not None
         if due:
-            snapshot = Snapshot(net, data, task, initial, device, spec.measure.samples)
-            measured = measure(snapshot, spec.measure.metrics, spec.measure.layers)
+            snapshot = Snapshot(net, data, task, initial, device, spec.measure.samples, spec.optimizer.lr)
+            measured = measure(snapshot, tuple(chosen(spec.measure.metrics) - AT_START), spec.measure.layers)
             values |= measured.values
             undefined |= measured.undefined
+            costs |= measured.seconds
+            counts = measured.counts
         nc1 = values.get(Address("nc1"))
         stop = stop or (task.stop_nc1 is not None and nc1 is not None and nc1 < task.stop_nc1)
         which = spec.measure.task_accuracy
@@ -267,8 +277,14 @@ def _record(
         accuracies[task.index] = test
     return EpochRecord(
         epoch, task.index, task_epoch, samples_seen, progress.seconds / share, time.perf_counter() - began,
-        values, undefined, accuracies,
+        values, undefined, accuracies, costs, counts,
     ), stop  # fmt: skip
+
+
+def _at_start(spec: RunSpec, net: networks.Network, data: Dataset, task: Task, device: str) -> Measured:
+    """What is measured before a task's first epoch, on that task."""
+    metrics = tuple(chosen(spec.measure.metrics) & AT_START)
+    return measure(Snapshot(net, data, task, None, device, spec.measure.samples), metrics) if metrics else Measured()
 
 
 def untrained(
@@ -279,12 +295,15 @@ def untrained(
     if task.phase == "probe":  # its parent's row of that epoch has it all
         return EpochRecord(0, 0, 0, 0, 0.0, 0.0, {})
     measured = measure(
-        Snapshot(net, data, task, initial, device, spec.measure.samples), spec.measure.metrics, spec.measure.layers
+        Snapshot(net, data, task, initial, device, spec.measure.samples, spec.optimizer.lr),
+        spec.measure.metrics,
+        spec.measure.layers,
     )
     undefined = dict(measured.undefined)
     for name in ("online_accuracy", "online_loss", "plasticity_loss", "plasticity_loss_b24"):
         undefined[Address(name)] = "untrained"
-    return EpochRecord(0, 0, 0, 0, 0.0, time.perf_counter() - began, measured.values, undefined)
+    took = time.perf_counter() - began
+    return EpochRecord(0, 0, 0, 0, 0.0, took, measured.values, undefined, costs=measured.seconds)
 
 
 def build(spec: RunSpec, data: Dataset, stream: str = "initialisation") -> networks.Network:
@@ -310,5 +329,6 @@ def learning_rate(optimizer: OptimizerSpec, task_epoch: int, epochs: int) -> flo
     return optimizer.lr
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> State:
+def part(tensors: Mapping[str, Tensor], prefix: str) -> State:
+    """The tensors of a state whose names begin with a prefix (`network.`, `optimizer.`), without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -25,7 +25,7 @@ def test_help_loads_no_numerical_library() -> None:
     "command",
     [[], ["train"], ["train", "permuted-mnist"], ["train", "shuffled-labels"], ["runs"], ["runs", "list"],
      ["runs", "show"], ["runs", "delete"], ["db"], ["db", "info"], ["db", "upgrade"], ["db", "check"], ["export"],
-     ["catalog"], ["correlate"], ["compare"], ["demo"]],
+     ["catalog"], ["correlate"], ["compare"], ["demo"], ["measure"]],
     ids=" ".join,
 )  # fmt: skip
 def test_every_command_explains_itself(command: list[str]) -> None:

@@ -257,8 +257,46 @@ def test_labels_without_meaning_have_the_nc1_that_is_promised() -> None:
         (np.ones((3, 2)), np.array([0, 1, 2]), np.ones((2, 2)), None, "a row for each label"),
         (np.ones((3, 2)), np.array([0, 1, 1]), np.ones((2, 2)), np.ones(3), "one value for each row"),
         (np.array([["a", "b"]] * 3), np.array([0, 1, 1]), None, None, "numbers"),
+        (np.ones((3, 2), object), np.array([0, 1, 1]), None, None, "features must be an array of numbers"),
+        (np.ones((3, 2)), np.array([0, 1, 1], object), None, None, "labels must be an array of numbers"),
+        (np.ones((3, 2), complex), np.array([0, 1, 1]), None, None, "numbers"),
+        (np.ones((3, 2)), np.array([0, 1, 1]), None, np.ones(2), "one value for each row"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(x: Any, y: Any, w: Any, b: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         collapse(x, y, w, b)
+
+
+def test_labels_and_names_have_a_range() -> None:
+    x, y, w, b = sample()
+    with pytest.raises(InputError, match="below the number of classes, 4; there is a 4"):
+        collapse(x, y, classes=4)
+    with pytest.raises(InputError, match="Did you mean 'nc1'"):
+        collapse(x, y, metrics=["nc11"])
+    with pytest.raises(InputError, match="unknown global mean"):
+        collapse(x, y, global_mean="samples")
+    far = collapse(x, y.astype(np.uint64) * 10**9)
+    assert far.values == collapse(x, y).values  # numbers of classes are names: no matrix of 4e9 class means
+    few = collapse(x, y, w, b, metrics=["nc1", "nc4"])
+    assert few.values == {name: collapse(x, y, w, b)[name] for name in ("nc1", "nc4")}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int32", "uint8", "longdouble"])
+def test_any_real_type_is_measured(dtype: str) -> None:
+    x, y, _, _ = sample()
+    x = np.clip(np.round(20 * (x + 5)), 0, 255)
+    assert collapse(x.astype(dtype), y).values == pytest.approx(collapse(x, y).values, rel=1e-9, abs=1e-9)
+
+
+def test_numbers_out_of_range_are_undefined() -> None:
+    x, y, w, b = sample()
+    found = collapse(x, y, np.where(w == w.max(), np.nan, w), b)  # which says nothing against the features
+    assert found.undefined == dict.fromkeys(CLASSIFIER_METRICS, "the classifier is not finite")
+    assert found["nc1"] == collapse(x, y)["nc1"] and np.isnan(found["nc3"])
+    large = collapse(x * 1e200, y, w, b)
+    assert np.isnan(large["nc1_ratio"]) and "too large" in large.undefined["nc1_ratio"]
+    for name, value in large.values.items():
+        assert np.isfinite(value) or name in large.undefined, name
+    none = collapse(np.empty((0, 3)), np.empty(0, int))
+    assert np.isnan(none["nc1"]) and none.undefined["ncc_error"] == "fewer than two classes"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from torch.nn import functional as F
 
 from ncpl_cli.data import Dataset, load
 from ncpl_cli.errors import InputError
-from ncpl_cli.metrics import Snapshot, collapse, measure, units, weights
+from ncpl_cli.main import call
+from ncpl_cli.metrics import Snapshot, collapse, forward, measure, units, weights
 from ncpl_cli.metrics.catalogue import METRICS, check_names, chosen
 from ncpl_cli.metrics.forward import task_accuracy, view
 from ncpl_cli.metrics.history import plasticity
 from ncpl_cli.records import Address
 from ncpl_cli.spec import DatasetSpec
+from ncpl_cli.store import open_store
 from tests.test_online_engine import a_network, a_task
 
 
@@ -51,6 +54,9 @@ def test_norms_of_weights(digits: Dataset) -> None:
     flat = np.concatenate([p.detach().numpy().ravel() for p in net.parameters() if p.dim() == 2])
     assert weights.weight_norm(net) == pytest.approx(np.linalg.norm(flat))
     assert weights.weight_mean_abs(net) == pytest.approx(np.abs(flat).mean())
+    found = measure(Snapshot(net, digits, a_task(digits), None), ("spectral_norm_max",))
+    norms = [np.linalg.norm(p.detach(), 2) for p in net.parameters() if p.dim() == 2]
+    assert found.values == {Address("spectral_norm_max"): pytest.approx(max(norms))}
     initial = {name: p.detach() + 0.5 for name, p in net.named_parameters()}
     count = sum(p.numel() for p in net.parameters())
     assert weights.distance_from_init(net, initial) == pytest.approx(0.5 * np.sqrt(count))
@@ -112,6 +118,21 @@ def test_a_snapshot_measures_both_splits_and_all_layers(digits: Dataset) -> None
     assert not found.values.keys() & found.undefined.keys()
 
 
+def test_a_layer_too_large_to_be_kept_is_streamed(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, task = a_network(digits, precision="float32", width=20), a_task(digits)
+    snapshot = Snapshot(net, digits, task, None)
+    kept = measure(snapshot, layers="all")
+    monkeypatch.setattr(forward, "MOST_KEPT", 1437 * 20 * 4 - 1)  # of the training split only
+    streamed = measure(snapshot, layers="all")
+    assert kept.values.keys() == streamed.values.keys() and kept.undefined == streamed.undefined
+    for address, value in kept.values.items():
+        assert streamed.values[address] == pytest.approx(value, rel=1e-6, abs=1e-9), address
+    monkeypatch.setattr(forward, "MOST_KEPT", 1)
+    both = measure(snapshot, ("nc1", "ncc_error"), layers="all")
+    assert both.values[Address("nc1", "test")] == pytest.approx(kept.values[Address("nc1", "test")], rel=1e-6)
+    assert both.undefined[Address("ncc_error", "test", "layer1")] == "the layer is too large"
+
+
 def test_a_dead_network_is_undefined_not_collapsed(digits: Dataset) -> None:
     net, task = a_network(digits, precision="float32"), a_task(digits)
     with torch.no_grad():
@@ -159,3 +180,23 @@ def test_the_catalogue_loads_no_torch_and_covers_what_is_measured(digits: Datase
     assert chosen(["default"]) <= METRICS.keys()
     with pytest.raises(InputError, match="Did you mean 'nc1'"):
         check_names(["nc11"])
+
+
+def test_a_run_stores_what_its_metrics_cost_and_what_they_were_measured_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--train-samples", "200", "--width", "8", "--tasks", "2", "--measure-every", "2"]
+    assert call(["train", "permuted-digits", *arguments, "--metrics", "default,churn", "--measure-samples", "150"]) == 0
+    with open_store("ncpl.db") as store:
+        (row,) = store.runs()
+        stored = store.values(row.id, 2)
+    assert row.recorded["counts"]["train"]["n"] == 150 and row.recorded["counts"]["test"]["classes"] == 10
+    assert row.recorded["samples"] == 150 and stored[Address("rank_between")] <= 9
+    cost = row.recorded["cost"]
+    assert {"features", "collapse", "units", "churn", "weights"} <= cost.keys()
+    # the untrained network, and the ends of both tasks
+    assert {of["epochs"] for of in cost.values()} == {3} and all(of["seconds"] > 0 for of in cost.values())
+    capsys.readouterr()
+    assert call(["runs", "show", row.id]) == 0
+    assert "family\tepochs\tseconds an epoch" in capsys.readouterr().out

@@ -86,6 +86,10 @@ def show(
         ],
         title="Last epoch",
     )
+    if cost := row.recorded.get("cost"):
+        columns = ("family", "epochs", "seconds an epoch")
+        rows = [(name, int(of["epochs"]), of["seconds"] / of["epochs"]) for name, of in sorted(cost.items())]
+        _common.print_table(columns, rows, title="What measuring has cost")
     shown = ("attempt", "started", "outcome", "ncpl", "commit", "device", "engine", "threads", "host")
     _common.print_table(shown, [[a.get(c) for c in shown] for a in attempts], title="Attempts")
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ncpl_cli.metrics.accumulator import CollapseAccumulator
     from ncpl_cli.metrics.neural_collapse import CollapseResult, collapse
     from ncpl_cli.metrics.snapshot import Measured, Snapshot, measure
+    from ncpl_cli.metrics.torchmetric import NeuralCollapse
 
 _LAZY = {
-    "collapse": "neural_collapse", "CollapseResult": "neural_collapse", "measure": "snapshot", "Measured": "snapshot",
-    "Snapshot": "snapshot",
+    "CollapseAccumulator": "accumulator", "collapse": "neural_collapse", "CollapseResult": "neural_collapse",
+    "measure": "snapshot", "Measured": "snapshot", "Snapshot": "snapshot", "NeuralCollapse": "torchmetric",
 }  # fmt: skip
 
 
@@ -23,4 +25,4 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"ncpl_cli.metrics.{_LAZY[name]}"), name)
 
 
-__all__ = ["CollapseResult", "Measured", "Snapshot", "collapse", "measure"]
+__all__ = ["CollapseAccumulator", "CollapseResult", "Measured", "NeuralCollapse", "Snapshot", "collapse", "measure"]

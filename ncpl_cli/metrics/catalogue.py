@@ -21,8 +21,8 @@ class Metric:
     cost: str = "cheap"
 
 
-def _family(family: str, needs: str, *rows: tuple[str, str, str, str]) -> list[Metric]:
-    return [Metric(name, formula, direction, needs, source, family) for name, formula, direction, source in rows]
+def _family(family: str, needs: str, *rows: tuple[str, str, str, str], cost: str = "cheap") -> list[Metric]:
+    return [Metric(name, formula, direction, needs, source, family, cost) for name, formula, direction, source in rows]
 
 
 _LOW = "lower = more collapse"
@@ -43,6 +43,7 @@ METRICS: dict[str, Metric] = {
             ("gnc2", "mean over pairs of log(1/|a_i - a_j|), a = unit centred means", _LOW, "Liu et al. 2023"),
             ("ncc_error", "error of the nearest-training-class-mean rule", _LOW, "G22, H22"),
             ("null_nc1", "(K-1) n / PR: the nc1 of labels without meaning", "context of nc1", "ncpl"),
+            ("rank_between", "rank r of Sigma_B, at most K-1", "context of nc1: lower = fewer directions", "ncpl"),
         ),
         *_family(
             "collapse", "features, labels, classifier",
@@ -104,11 +105,61 @@ METRICS: dict[str, Metric] = {
             ("feature_norm", "mean L2 norm of a feature vector", "lower = smaller features", "L24"),
         ),
         *_family(
+            "preactivations", "preactivations of 2 000 training samples",
+            ("linearised_units", "share affine on the data and not dead; smooth: above initialisation",
+             "higher = less plastic", "L24"),
+            ("saturated_units", "share with |tanh| > .99, sigmoid beyond .01 or .99, on every sample",
+             "higher = less plastic", "common"),
+            ("preactivation_mean", "mean over samples and units", "shifts as plasticity goes", "L24"),
+            ("preactivation_std", "standard deviation over samples and units", "grows as plasticity goes", "L24"),
+            ("preactivation_mean_drift", "preactivation_mean minus the same at initialisation", "0 = no shift", "L24"),
+            ("preactivation_std_drift", "preactivation_std minus the same at initialisation", "0 = no shift", "L24"),
+        ),
+        *_family(
+            "gradients", "the loss on 2 000 training samples",
+            ("gradient_norm", "L2 norm of the gradient of the mean loss", "lower = flat or dead", "L24"),
+        ),
+        *_family(
+            "few_shot", "features of classes not trained on",
+            ("few_shot_error_1", "nearest mean of 1 sample a class, mean over 100 episodes", _LOW, "G22"),
+            ("few_shot_error_5", "nearest mean of 5 samples a class, mean over 100 episodes", _LOW, "G22"),
+            ("few_shot_error_10", "nearest mean of 10 samples a class, mean over 100 episodes", _LOW, "G22"),
+            ("few_shot_error", "mean of the three", _LOW, "G22"),
+        ),
+        *_family(
             "weights", "parameters",
             ("weight_norm", "L2 norm of all weight matrices", "lower = smaller weights", "L24"),
             ("weight_mean_abs", "mean absolute weight", "lower = smaller weights", "D24"),
             ("distance_from_init", "L2 distance from the initialisation", "lower = nearer the start", "L24"),
             ("spectral_norm", "largest singular value of the classifier", "lower = smaller weights", "common"),
+            ("spectral_norm_max", "largest singular value of any weight matrix; convolutions as matrices",
+             "lower = smaller weights", "common"),
+        ),
+        *_family(
+            "ntk", "128 training samples",
+            ("ntk_effective_rank", "effective rank of K_ij = sum over c <J_ic, J_jc>", "lower = less plastic", "L24"),
+            ("ntk_condition", "largest over smallest eigenvalue of K", "higher = harder to learn", "L24"),
+            ("ntk_full_effective_rank", "effective rank of the NC x NC kernel", "lower = less plastic", "L24"),
+            ("ntk_full_condition", "largest over smallest eigenvalue of the NC x NC kernel",
+             "higher = harder to learn", "L24"),
+            ("gradient_interference", "mean cosine of two samples' loss gradients", "negative = they undo each other",
+             "L24"),
+            ("gradient_interference_negative", "share of pairs whose cosine is negative", "higher = more interference",
+             "L24"),
+            cost="dear",
+        ),
+        *_family(
+            "curvature", "2 000 training samples; in a run: of a task, at its start",
+            ("hessian_top", "largest eigenvalue of the loss's Hessian (Lanczos)", "higher = sharper", "2509.22335"),
+            ("hessian_eps_rank", "eigenvalues above 1 % of the top (quadrature, 80 steps, probes 0-3)",
+             "lower = less plastic", "2509.22335"),
+            cost="dear",
+        ),
+        *_family(
+            "churn", "128 + 512 training samples, the learning rate",
+            ("churn", "mean |change of the logits| on others by one step on 128 samples", "higher = less local",
+             "Tang & Berseth 2024"),
+            cost="dear",
         ),
     ]
 }  # fmt: skip
@@ -131,3 +182,7 @@ def chosen(names: Iterable[str]) -> set[str]:
         else:
             ids.add(name)
     return ids
+
+
+AT_START = frozenset(name for name, metric in METRICS.items() if metric.family == "curvature")
+"""Metrics that a run measures before a task's first epoch, on that task; they stand in that epoch's row."""

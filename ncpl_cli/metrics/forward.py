@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +16,18 @@ from torch.nn import functional as F
 
 from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.data.sparse import padded, rows_times_matrix, sparse
+from ncpl_cli.metrics.accumulator import CollapseAccumulator
 from ncpl_cli.networks import MLP, Network
 from ncpl_cli.scenarios.task import Task
 
 BLOCK = 4096
 """Samples of a block: what a layer needs for one stays in the cache."""
+
+MOST_KEPT = 1 << 30
+"""Bytes of a layer's activations that are kept at most; a larger one is streamed."""
+
+FIRST_ROWS = 2000
+"""Samples of a streamed layer that are kept."""
 
 IMAGE_BLOCK = 500
 """Images of a block of a convolutional network: its activations are many times larger than its images."""
@@ -28,12 +35,16 @@ IMAGE_BLOCK = 500
 
 @dataclass
 class View:
-    """What a network gives on one split: logits (n, C), activations by layer (n, width), labels (n,)."""
+    """What a network gives on one split: logits (n, C), activations by layer (n, width), labels (n,).
+
+    streamed  layers whose activations take more than `MOST_KEPT`: only their first rows are in `layers`
+    """
 
     labels: NDArray[np.int64]
     logits: Tensor
     layers: dict[str, Tensor] = field(default_factory=dict)
     preactivations: dict[str, Tensor] = field(default_factory=dict)
+    streamed: frozenset[str] = frozenset()
 
     @property
     def accuracy(self) -> float:
@@ -69,7 +80,7 @@ def view(
     network: Network, data: Dataset, split: Split, labels: NDArray[np.int64], pixel_order: NDArray[np.int64] | None,
     *, device: str, samples: int | None = None, layers: Sequence[str] = ("last",), preactivations: bool = False,
 ) -> View:  # fmt: skip
-    """Run a network over a split (its first `samples`), keeping the named layers.
+    """Run a network over a split (its first `samples`), keeping the named layers, of large ones the first rows.
 
     A pixel order is put into an MLP's first layer: x[:, p] @ W == x @ V with V[p] = W.
     """
@@ -78,14 +89,16 @@ def view(
     logits: Tensor | None = None
     kept: dict[str, Tensor] = {}
     before: dict[str, Tensor] = {}
+    streamed: set[str] = set()
     with evaluating(network):
         for start, (block, activations, z) in _classified(network, data, split, n, pixel_order, device):
             if logits is None:  # whole tensors at once: pieces to be joined would be copied a second time
                 logits = block.new_empty(n, block.shape[1])
+                widths = {name: a.shape[1] for name, a in zip(names, activations, strict=True) if name in layers}
+                streamed = {name for name, width in widths.items() if n * width * block.element_size() > MOST_KEPT}
                 kept = {
-                    name: block.new_empty(n, a.shape[1])
-                    for name, a in zip(names, activations, strict=True)
-                    if name in layers
+                    name: block.new_empty(min(n, FIRST_ROWS) if name in streamed else n, width)
+                    for name, width in widths.items()
                 }
                 before = (
                     {name: block.new_empty(n, a.shape[1]) for name, a in zip(names, z, strict=False)}
@@ -96,12 +109,35 @@ def view(
             logits[rows] = block
             for name, a in zip(names, activations, strict=True):
                 if name in kept:
-                    kept[name][rows] = a
+                    kept[name][rows] = a[: max(0, len(kept[name]) - start)]
             for name, p in zip(names, z, strict=False):  # a network need not show its preactivations
                 if name in before:
                     before[name][rows] = p
     assert logits is not None
-    return View(labels[:n], logits, kept, before)
+    return View(labels[:n], logits, kept, before, frozenset(streamed))
+
+
+def accumulate(
+    network: Network, data: Dataset, split: Split, labels: NDArray[np.int64], pixel_order: NDArray[np.int64] | None,
+    *, device: str, samples: int | None, layers: Collection[str], classes: int,
+) -> dict[str, CollapseAccumulator]:  # fmt: skip
+    """Both passes of an accumulator over the named layers of a split: block by block, keeping none."""
+    n = len(split) if samples is None else min(samples, len(split))
+    found = {layer: CollapseAccumulator(classes) for layer in layers}
+    with evaluating(network):
+        for again in (False, True):
+            for start, (block, activations, _) in _classified(network, data, split, n, pixel_order, device):
+                own = labels[start : start + len(block)]
+                for name, a in zip(network.layer_names, activations, strict=True):
+                    if name not in found:
+                        continue
+                    if not again:
+                        found[name].update(a, own)
+                    elif name == "last":
+                        found[name].revisit(a, own, network.classifier.weight, network.classifier.bias)
+                    else:
+                        found[name].revisit(a, own)
+    return found
 
 
 Classified = tuple[Tensor, list[Tensor], list[Tensor]]

@@ -5,6 +5,9 @@ in which the class means differ. No d x d matrix and no pseudo-inverse: that is 
 nearest-mean rule need. Centring before squaring is what keeps deep collapse right: with class sums plus X^T X the
 float32 answer at nc1 = 1e-11 is wrong by a factor of 5e4.
 
+Everything is measured from an origin amid the samples, so that a large common offset costs no digits: the difference
+of two neighbouring floating-point numbers is exact.
+
 Samples are read in fixed blocks whose results are added in order, so the bits do not depend on the number of threads.
 """
 
@@ -22,16 +25,30 @@ from numpy.typing import NDArray
 BLOCK = 4096
 """Samples of a block."""
 
+SMALL_BLOCK = 512
+"""Samples of a block of the second moment: what is centred in float64 is multiplied while it is in the cache."""
+
+ORIGIN_SAMPLES = 31
+"""Samples whose coordinate-wise median is the origin. An odd number, so that it is a value of the features."""
+
+TILE = 4
+"""Samples projected together: each direction is loaded once for them."""
+
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Means:
-    """Class counts (C,), class means (C, d; zero where a class is absent) and the global mean (d,)."""
+    """Class counts (C,), the origin (d,), and from it the class means (C, d; zero where absent) and global mean (d,).
+
+    magnitude: the size of the features themselves; what their rounding can do to a mean is a part of that.
+    """
 
     counts: NDArray[np.int64]
-    means: Array
+    origin: Array
+    offsets: Array
     centre: Array
+    magnitude: float
 
     @property
     def present(self) -> NDArray[np.int64]:
@@ -41,7 +58,7 @@ class Means:
     @property
     def centred(self) -> Array:
         """The present classes' means minus the global mean, (K, d)."""
-        return self.means[self.present] - self.centre
+        return self.offsets[self.present] - self.centre
 
 
 @dataclass(frozen=True)
@@ -49,123 +66,200 @@ class Scatter:
     """What the second read gives.
 
     within         within-class scatter along each direction, (r,): sum over samples, own class mean removed
-    distance       sum of squared distances to the own class mean, (C,)
+    around         the same around the given means, whether or not they are these samples' own, (r,)
+    distance       sum of squared distances to the given mean of the own class, (C,)
     nearest        the class whose mean is nearest, (N,)
+    predicted      the class of the largest logit, (N,); None without a classifier
     """
 
     within: Array
+    around: Array
     distance: Array
     nearest: NDArray[np.int64]
+    predicted: NDArray[np.int64] | None
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _sums(x, labels, sums):  # type: ignore[no-untyped-def]
+def _sums(x, labels, origin, sums):  # type: ignore[no-untyped-def]
     for i in range(x.shape[0]):
         row, target = x[i], sums[labels[i]]
         for j in range(x.shape[1]):
-            target[j] += row[j]
+            target[j] += row[j] - origin[j]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def centre_row(row, origin, offset, target):  # type: ignore[no-untyped-def]
+    """Fill target (d,) with a row minus its mean. No reordering here: the origin goes first, which is exact."""
+    for j in range(len(row)):
+        target[j] = (row[j] - origin[j]) - offset[j]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def centre_rows(x, labels, origin, offsets, z):  # type: ignore[no-untyped-def]
+    """Fill z (n, d) with rows of x minus the means of their classes."""
+    for i in range(x.shape[0]):
+        centre_row(x[i], origin, offsets[labels[i]], z[i])
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
-def _project(x, labels, means, directions, places, within, drift, distance, nearest):  # type: ignore[no-untyped-def]
-    """One block: add to within (r,), drift (C, r) and distance (C,); fill nearest."""
-    d, r = x.shape[1], directions.shape[0]
-    z, p = np.empty(d), np.empty(r)
-    for i in range(x.shape[0]):
-        own = labels[i]
-        row, mean = x[i], means[own]
-        square = 0.0
-        for j in range(d):
-            z[j] = row[j] - mean[j]
-            square += z[j] * z[j]
-        distance[own] += square
-        for k in range(r):
-            direction = directions[k]
-            dot = 0.0
+def _project(  # type: ignore[no-untyped-def]
+    x, labels, origin, offsets, directions, places, logits, within, drift, distance, nearest, predicted
+):
+    """One block: add to within (r,), drift (C, r) and distance (C,); fill nearest and predicted (n,).
+
+    directions (r + C, d) are those of the class means and then the classifier's rows; places (C, r) and logits (C, C)
+    are the class means there.
+    """
+    d, q, r = x.shape[1], directions.shape[0], places.shape[1]
+    z, p = np.zeros((TILE, d)), np.empty((TILE, q))
+    z0, z1, z2, z3 = z[0], z[1], z[2], z[3]
+    for first in range(0, x.shape[0], TILE):
+        size = min(TILE, x.shape[0] - first)
+        for t in range(size):
+            own, row = labels[first + t], z[t]
+            centre_row(x[first + t], origin, offsets[own], row)
+            square = 0.0
             for j in range(d):
-                dot += z[j] * direction[j]
-            within[k] += dot * dot
-            drift[own, k] += dot
-            p[k] = dot + places[own, k]
-        best, least = -1, np.inf
-        for c in range(places.shape[0]):
-            gap = 0.0
+                square += row[j] * row[j]
+            distance[own] += square
+        for k in range(q):
+            direction = directions[k]
+            p0, p1, p2, p3 = 0.0, 0.0, 0.0, 0.0
+            for j in range(d):
+                u = direction[j]
+                p0 += z0[j] * u
+                p1 += z1[j] * u
+                p2 += z2[j] * u
+                p3 += z3[j] * u
+            p[0, k], p[1, k], p[2, k], p[3, k] = p0, p1, p2, p3
+        for t in range(size):
+            i, own, dot = first + t, labels[first + t], p[t]
             for k in range(r):
-                gap += (p[k] - places[c, k]) ** 2
-            if gap < least:  # an absent class has NaN for its place and is never nearest
-                best, least = c, gap
-        nearest[i] = best
+                within[k] += dot[k] * dot[k]
+                drift[own, k] += dot[k]
+                dot[k] += places[own, k]
+            best, least = -1, np.inf
+            for c in range(places.shape[0]):
+                gap = 0.0
+                for k in range(r):
+                    gap += (dot[k] - places[c, k]) ** 2
+                if gap < least:  # an absent class has NaN for its place and is never nearest
+                    best, least = c, gap
+            nearest[i] = best
+            if q > r:
+                best, most = 0, -np.inf
+                for c in range(q - r):
+                    logit = dot[r + c] + logits[own, c]
+                    if logit > most:
+                        best, most = c, logit
+                predicted[i] = best
 
 
 def class_means(x: NDArray[Any], labels: NDArray[np.int64], classes: int, *, threads: int = 1,
                 global_mean: str = "sample") -> Means:  # fmt: skip
     """Class counts and means of features (N, d). `global_mean`: `sample` (B24, Z21) or `class` (P20)."""
     counts = np.bincount(labels, minlength=classes)
+    origin = origin_of(x)
     blocks = _blocks(len(x))
     parts = np.zeros((len(blocks), classes, x.shape[1]))
-    _each(lambda b: _sums(x[blocks[b]], labels[blocks[b]], parts[b]), len(blocks), threads)
+    _each(lambda b: _sums(x[blocks[b]], labels[blocks[b]], origin, parts[b]), len(blocks), threads)
     sums = parts.sum(0)
-    means = sums / np.maximum(counts, 1)[:, None]
+    offsets = sums / np.maximum(counts, 1)[:, None]
     present = counts > 0
-    centre = sums.sum(0) / max(1, len(x)) if global_mean == "sample" else means[present].mean(0)
-    return Means(counts, means, centre)
+    centre = sums.sum(0) / max(1, len(x)) if global_mean == "sample" else offsets[present].mean(0)
+    return Means(counts, origin, offsets, centre, magnitude_of(x, origin, offsets[present]))
+
+
+def origin_of(x: NDArray[Any]) -> Array:
+    """A point amid the samples (n, d): the coordinate-wise median of a few, which an outlier does not move."""
+    return np.asarray(np.median(_few(x), axis=0)) if len(x) else np.zeros(x.shape[1])
+
+
+def magnitude_of(x: NDArray[Any], origin: Array, offsets: Array) -> float:
+    """The size of the features: the largest class mean, or the mean absolute feature of a few samples if larger."""
+    largest = float(np.abs(offsets + origin).max(initial=0.0))
+    return max(largest, float(np.abs(_few(x)).mean()) if x.size else 0.0)
+
+
+def _few(x: NDArray[Any]) -> Array:
+    return x[np.linspace(0, len(x) - 1, ORIGIN_SAMPLES).astype(np.int64)].astype(np.float64)
 
 
 def scatter(
-    x: NDArray[Any], labels: NDArray[np.int64], means: Means, directions: Array, *, threads: int = 1
-) -> Scatter:
-    """Scatter of features (N, d) around their class means along `directions` (r, d), orthonormal rows."""
+    x: NDArray[Any], labels: NDArray[np.int64], means: Means, directions: Array, *,
+    classifier: tuple[Array, Array | None] | None = None, threads: int = 1,
+) -> Scatter:  # fmt: skip
+    """Scatter of features (N, d) around their class means along `directions` (r, d), orthonormal rows.
+
+    `classifier` (weight (C, d), bias (C,)): its predictions too, in float64 whatever the features' precision.
+    """
     classes, r = len(means.counts), len(directions)
-    places = (means.means - means.centre) @ directions.T  # C x r
+    places = (means.offsets - means.centre) @ directions.T  # C x r
     places[means.counts == 0] = np.nan
+    logits = np.empty((classes, 0))
+    if classifier is not None:
+        weight, bias = classifier
+        logits = means.offsets @ weight.T + at_origin(means, weight, bias)  # C x C
+        directions = np.concatenate([directions, weight])
+    directions = np.ascontiguousarray(directions)
     blocks = _blocks(len(x))
     within, drift = np.zeros((len(blocks), r)), np.zeros((len(blocks), classes, r))
     distance, nearest = np.zeros((len(blocks), classes)), np.empty(len(x), np.int64)
-    directions = np.ascontiguousarray(directions)
+    predicted = np.empty(len(x) if classifier is not None else 0, np.int64)
 
     def read(b: int) -> None:
         part = blocks[b]
         _project(
-            x[part], labels[part], means.means, directions, places, within[b], drift[b], distance[b], nearest[part]
-        )
+            x[part], labels[part], means.origin, means.offsets, directions, places, logits, within[b], drift[b],
+            distance[b], nearest[part], predicted[part],
+        )  # fmt: skip
 
     _each(read, len(blocks), threads)
+    around = within.sum(0)
     # what the rounding of the class means left: sum of (z - m)^2 = sum of z^2 - n m^2
-    left = (drift.sum(0) ** 2 / np.maximum(means.counts, 1)[:, None]).sum(0)
-    return Scatter(np.maximum(within.sum(0) - left, 0.0), distance.sum(0), nearest)
+    left = (drift.sum(0) ** 2 / np.maximum(np.bincount(labels, minlength=classes), 1)[:, None]).sum(0)
+    return Scatter(
+        np.maximum(around - left, 0.0), around, distance.sum(0), nearest, None if classifier is None else predicted
+    )
 
 
-def around(x: NDArray[Any], labels: NDArray[np.int64], means: Means, directions: Array) -> Array:
-    """Sum over samples of squared distances to the given class means along each direction, (r,)."""
-    total = np.zeros(len(directions))
-    for part in _blocks(len(x)):
-        z = x[part].astype(np.float64) - means.means[labels[part]]
-        total += ((z @ directions.T) ** 2).sum(0)
-    return total
+def at_origin(means: Means, weight: Array, bias: Array | None) -> Array:
+    """The logits W origin + b, (C,): in long doubles, since a large offset leaves a small difference of large terms."""
+    logits = weight.astype(np.longdouble) @ means.origin.astype(np.longdouble)
+    return (logits + (0.0 if bias is None else bias)).astype(np.float64)
 
 
-def second_moment(x: NDArray[Any], labels: NDArray[np.int64], means: Means, *, threads: int = 1) -> Array:
-    """Sum over samples of (h - mu_y)(h - mu_y)^T, (d, d): products in the features' precision, sums in float64."""
-    rows, centre = torch.from_numpy(x), torch.from_numpy(means.means.astype(x.dtype))
-    index = torch.from_numpy(labels)
-    blocks = _blocks(len(x))
-    kept: list[torch.Tensor] = [rows] * len(blocks)
+def second_moment(x: NDArray[Any], labels: NDArray[np.int64], means: Means) -> Array:
+    """Sum over samples of (h - mu_y)(h - mu_y)^T, (d, d), in float64.
 
-    def read(b: int) -> None:
-        z = rows[blocks[b]] - centre[index[blocks[b]]]
-        kept[b] = z.T @ z
-
-    _each(read, len(blocks), threads)
-    total = torch.zeros((x.shape[1], x.shape[1]), dtype=torch.float64)
-    for part in kept:
-        total += part
-    return total.numpy()
+    In float64 throughout: vci divides by the smallest eigenvalues, which products in float32 would make up.
+    """
+    n, d = x.shape
+    z = torch.empty(min(SMALL_BLOCK, n), d, dtype=torch.float64)
+    total = torch.zeros(d, d, dtype=torch.float64)
+    for start in range(0, n, SMALL_BLOCK):
+        part = slice(start, min(start + SMALL_BLOCK, n))
+        block = z[: part.stop - start]
+        centre_rows(x[part], labels[part], means.origin, means.offsets, block.numpy())
+        add_square(total, block)
+    return symmetric(total)
 
 
-def nearest_mean(x: NDArray[Any], means: Means, *, threads: int = 1) -> NDArray[np.int64]:
-    """The class whose mean is nearest to each sample (N,): distances in the span of the means, from their centre."""
-    directions, _ = between(means, x.dtype)
-    return scatter(x, np.full(len(x), means.present[0]), means, directions, threads=threads).nearest
+PANEL = 128
+"""Columns of a panel of a symmetric product: what lies below the diagonal is not computed."""
+
+
+def add_square(total: torch.Tensor, z: torch.Tensor) -> None:
+    """Add z^T z of z (n, d) to the upper panels of total (d, d)."""
+    for first in range(0, z.shape[1], PANEL):
+        columns = slice(first, first + PANEL)
+        total[columns, first:].addmm_(z[:, columns].T, z[:, first:])
+
+
+def symmetric(total: torch.Tensor) -> Array:
+    """The whole of a symmetric matrix (d, d) of which the upper panels are known."""
+    upper = torch.triu(total).double()
+    return (upper + torch.triu(upper, 1).T).numpy()
 
 
 def between(means: Means, precision: Any) -> tuple[Array, Array]:
@@ -176,9 +270,9 @@ def between(means: Means, precision: Any) -> tuple[Array, Array]:
     """
     centred = means.centred
     _, s, v = np.linalg.svd(centred, full_matrices=False)
-    largest = max(float(np.abs(means.means).max(initial=0.0)), float(s.max(initial=0.0)))
-    # half a unit in the last place of the largest mean, in each of d coordinates
-    tolerance = 0.5 * float(np.finfo(np.dtype(precision)).eps) * largest * np.sqrt(centred.shape[1])
+    # half a unit in the last place of the features, in each of d coordinates; in float64 the sums' own rounding too
+    unit = max(0.5 * float(np.finfo(np.dtype(precision)).eps), 8 * float(np.finfo(np.float64).eps))
+    tolerance = unit * max(means.magnitude, float(s.max(initial=0.0))) * np.sqrt(centred.shape[1])
     r = min(int((s > tolerance).sum()), max(0, len(centred) - 1))
     return v[:r], s[:r]
 

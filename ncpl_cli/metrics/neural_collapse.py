@@ -10,6 +10,7 @@ H22 Hui et al. 2022.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ncpl_cli.errors import InputError
+from ncpl_cli.errors import InputError, unknown
 from ncpl_cli.metrics import moments
 from ncpl_cli.metrics.moments import Array, Means
 
@@ -32,6 +33,9 @@ CLASSIFIER_METRICS = (
     "nc2", "nc3", "nc4", "equinorm_weights", "equiangular_weights", "self_duality", "bias_collapse",
 )  # fmt: skip
 TEST_METRICS = ("nc1_test_weak", "nc1_test_train_means")
+BY_SAMPLE = ("nc4", "ncc_error", *TEST_METRICS)
+"""Metrics that the statistics of a split do not give: they look at every sample beside the final class means."""
+NO_SCATTER = "no between-class scatter"
 
 
 @dataclass(frozen=True)
@@ -56,116 +60,218 @@ def collapse(
     weight: Any = None,
     bias: Any = None,
     *,
+    metrics: Iterable[str] | None = None,
     classes: int | None = None,
     train_means: Means | None = None,
     means: Means | None = None,
     predicted: NDArray[np.int64] | None = None,
     global_mean: str = "sample",
-    threads: int = 1,
+    threads: int | None = None,
 ) -> CollapseResult:
     """Every collapse metric of features (N, d) with integer labels (N,), for NumPy arrays or torch tensors.
 
-    `weight` (C, d) and `bias` (C,) of the linear classifier give nc2, nc3, nc4 and their kin. `train_means` (the
-    `means` of the training split, see `means_of`) make this a test split: ncc_error then uses them, and the test
-    variants of nc1 are given. `means` and `predicted` (the classifier's classes) are these features' own, where
-    they are known already. Raises InputError for arrays that do not fit together.
+    `weight` (C, d) and `bias` (C,) of the linear classifier give nc2, nc3, nc4 and their kin. `metrics` names the
+    ones wanted: without vci no d x d matrix is made, and no null_nc1. `global_mean`: `sample` (B24, Z21) or `class`
+    (the mean of class means, P20). `train_means` (the `means_of` the training split) make this a test split:
+    ncc_error then uses them, and the test variants of nc1 are given. `means` and `predicted` (the classifier's
+    classes) are these features' own, where they are known already. The numbers do not depend on `threads` (default:
+    torch's). Raises InputError for arrays that do not fit together.
     """
-    x, y, w, b = _arrays(features, labels, weight, bias)
-    count = classes or max(int(y.max(initial=-1)) + 1, len(w) if w is not None else 0)
-    names = [*FEATURE_METRICS, *(CLASSIFIER_METRICS if w is not None else ()), *(TEST_METRICS if train_means else ())]
-    if not math.isfinite(float(torch.from_numpy(x).sum())) and not np.isfinite(x).all():
-        return CollapseResult(dict.fromkeys(names, np.nan), dict.fromkeys(names, "features are not finite"))
-    if means is None:
-        means = moments.class_means(x, y, count, threads=threads, global_mean=global_mean)
-    return evaluate(
-        x,
-        y,
-        means,
-        w,
-        b,
-        names,
-        train_means=train_means,
-        predicted=predicted,
-        global_mean=global_mean,
-        threads=threads,
-    )
+    x, y, w, b = checked(features, labels, weight, bias)
+    names = _names(metrics, w is not None, train_means is not None)
+    if train_means is not None:
+        classes = len(train_means.counts)
+    y, count = _classes(y, classes, None if w is None else len(w))
+    if not finite(x):
+        present = np.unique(y, return_counts=True)[1]
+        context: dict[str, float] = {
+            "n": len(x), "d": x.shape[1], "classes": len(present), "min_class_count": int(present.min(initial=len(x))),
+        }  # fmt: skip
+        why = "features are not finite"
+        return CollapseResult(dict.fromkeys(names, np.nan), dict.fromkeys(names, why), context)
+    lost: list[str] = []
+    if w is not None and not (np.isfinite(w).all() and (b is None or np.isfinite(b).all())):
+        w, lost = None, [name for name in names if name in CLASSIFIER_METRICS]
+        names = [name for name in names if name not in lost]
+    threads = threads or torch.get_num_threads()
+    convention(global_mean)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # no squares near 1e300: said in the result
+        if means is None:
+            means = moments.class_means(x, y, count, threads=threads, global_mean=global_mean)
+        found = _evaluate(x, y, means, w, b, names, train_means, predicted, global_mean, threads)
+    found.values.update(dict.fromkeys(lost, np.nan))
+    found.undefined.update(dict.fromkeys(lost, "the classifier is not finite"))
+    return found
 
 
-def means_of(features: Any, labels: Any, classes: int, *, global_mean: str = "sample", threads: int = 1) -> Means:
+def means_of(
+    features: Any, labels: Any, classes: int, *, global_mean: str = "sample", threads: int | None = None
+) -> Means:
     """Class means of a split, to be handed to `collapse` as `train_means`."""
-    x, y, _, _ = _arrays(features, labels, None, None)
-    return moments.class_means(x, y, classes, threads=threads, global_mean=global_mean)
+    x, y, _, _ = checked(features, labels, None, None)
+    y, count = _classes(y, classes, None)
+    threads = threads or torch.get_num_threads()
+    return moments.class_means(x, y, count, threads=threads, global_mean=convention(global_mean))
 
 
-def evaluate(
-    x: NDArray[Any], y: NDArray[np.int64], means: Means, w: Array | None, b: Array | None, names: list[str], *,
-    train_means: Means | None, global_mean: str, threads: int,
-    predicted: NDArray[np.int64] | None = None,
-) -> CollapseResult:  # fmt: skip
-    """The metrics, from checked arrays and their class means."""
-    n, d = x.shape
-    k = len(means.present)
-    context: dict[str, float] = {"n": n, "d": d, "classes": k}
-    if k < 2:
-        return CollapseResult(dict.fromkeys(names, np.nan), dict.fromkeys(names, "fewer than two classes"), context)
+@dataclass(frozen=True)
+class Statistics:
+    """All that most metrics need of N samples, however it was gathered.
+
+    means      class counts, class means and the global mean
+    singular   singular values of the centred class means, (r,)
+    within     within-class scatter (a sum over samples) along the directions in which class means differ, (r,)
+    distance   sum of squared distances to the own class mean, (C,)
+    moment     sum of (h - mu_y)(h - mu_y)^T, (d, d); None where it is not asked for or too large
+    """
+
+    means: Means
+    singular: Array
+    within: Array
+    distance: Array
+    moment: Array | None
+
+
+def from_statistics(found: Statistics, w: Array | None, b: Array | None, names: Iterable[str]) -> CollapseResult:
+    """Every metric of `names` that statistics give: all but those of `BY_SAMPLE`."""
+    names = [name for name in names if name not in BY_SAMPLE]
+    means, s = found.means, found.singular
+    n, d, k = int(means.counts.sum()), len(means.origin), len(means.present)
     counts = means.counts[means.present]
-    directions, s = moments.between(means, x.dtype)
-    read = moments.scatter(x, y, means, directions, threads=threads)
-    context |= {
-        "min_class_count": int(counts.min()), "harmonic_class_count": k / float((1 / counts).sum()),
-        "rank_between": len(s),
-    }  # fmt: skip
-    values = dict.fromkeys(names, np.nan)
-    undefined: dict[str, str] = {}
-
-    within_trace = float(read.distance.sum()) / n
-    square = "vci" in names and d <= MOST_SQUARE
-    moment = moments.second_moment(x, y, means, threads=threads) / n if square else None
-    total = None if moment is None else moment + means.centred.T @ means.centred / k
+    context: dict[str, float] = {"n": n, "d": d, "classes": k, "min_class_count": int(counts.min(initial=n))}
+    if k < 2:
+        why = "fewer than two classes"
+        return CollapseResult(dict.fromkeys(names, np.nan), dict.fromkeys(names, why), context)
+    context |= {"harmonic_class_count": k / float((1 / counts).sum()), "rank_between": len(s)}
+    values, undefined = dict.fromkeys(names, np.nan), dict[str, str]()
     if w is not None:
-        _classifier(values, undefined, x, means, w, b, read.nearest, predicted)
-    rule = read.nearest if train_means is None else moments.nearest_mean(x, train_means, threads=threads)
-    values["ncc_error"] = float((rule != y).mean())
+        _classifier(values, undefined, means, w, b)
+    within_trace, moment = float(found.distance.sum()) / n, None if found.moment is None else found.moment / n
     if len(s) == 0:
-        kept = ("nc2", "equinorm_weights", "equiangular_weights", "bias_collapse", *TEST_METRICS)
+        kept = ("nc2", "equinorm_weights", "equiangular_weights", "bias_collapse")
         lost = [name for name in names if name not in kept]
         values |= dict.fromkeys(lost, np.nan)
-        undefined |= dict.fromkeys(lost, "no between-class scatter")
+        undefined |= dict.fromkeys(lost, NO_SCATTER)
     else:
         between_trace = float((s**2).sum()) / k
-        values["nc1"] = float((read.within / s**2).sum()) / n
+        values["nc1"] = float((found.within / s**2).sum()) / n
         values["nc1_ratio"] = within_trace / between_trace
         values["nc1_fraction"] = within_trace / (within_trace + between_trace)
-        _geometry(values, undefined, means, read)
-        if total is None and "vci" in names:
+        _geometry(values, undefined, means, found.distance)
+        if moment is not None and np.isfinite(moment).all():
+            values["vci"] = _vci(moment, means, len(s))
+        elif d > MOST_SQUARE:
             undefined["vci"] = f"needs a d x d matrix, and d is above {MOST_SQUARE}"
-        elif total is not None:
-            values["vci"] = _vci(total, means, len(s), x.dtype)
-    if total is not None and np.trace(total) > 0:
-        participation = float(np.trace(total)) ** 2 / float((total**2).sum())
-        context["null_nc1"] = (k - 1) * context["harmonic_class_count"] / participation
-    if train_means is not None:
-        _test_variants(values, undefined, x, y, train_means, global_mean, threads)
-    asked = set(names)
-    return CollapseResult(
-        {name: value for name, value in values.items() if name in asked},
-        {name: why for name, why in undefined.items() if name in asked},
-        context,
+    if moment is not None:
+        total = moment + means.centred.T @ means.centred / k
+        if np.trace(total) > 0:
+            participation = float(np.trace(total)) ** 2 / float((total**2).sum())
+            context["null_nc1"] = (k - 1) * context["harmonic_class_count"] / participation
+    for name in names:
+        if name not in undefined and not math.isfinite(values[name]):
+            undefined[name] = "the numbers are too large or too small for float64"
+    return CollapseResult(_only(values, names), _only(undefined, names), context)
+
+
+def _evaluate(
+    x: NDArray[Any], y: NDArray[np.int64], means: Means, w: Array | None, b: Array | None, names: list[str],
+    train_means: Means | None, predicted: NDArray[np.int64] | None, global_mean: str, threads: int,
+) -> CollapseResult:  # fmt: skip
+    """The metrics, from checked arrays and their class means."""
+    directions, s = moments.between(means, x.dtype)
+    classifier = (w, b) if w is not None and predicted is None and "nc4" in names else None
+    read = moments.scatter(x, y, means, directions, classifier=classifier, threads=threads)
+    square = "vci" in names and x.shape[1] <= MOST_SQUARE
+    moment = moments.second_moment(x, y, means) if square else None
+    result = from_statistics(Statistics(means, s, read.within, read.distance, moment), w, b, names)
+    values, undefined = result.values, result.undefined
+    own = "fewer than two classes" if len(means.present) < 2 else None if len(s) else NO_SCATTER
+    if "nc4" in names:
+        says = read.predicted if predicted is None else predicted
+        values["nc4"] = float(np.mean(says == read.nearest)) if own is None else np.nan
+        undefined |= {} if own is None else {"nc4": own}
+    if train_means is None:
+        values["ncc_error"] = float((read.nearest != y).mean()) if own is None else np.nan
+        undefined |= {} if own is None else {"ncc_error": own}
+    elif {"ncc_error", *TEST_METRICS} & {*names}:
+        _test_split(values, undefined, x, y, train_means, global_mean, threads)
+    return CollapseResult(_only(values, names), _only(undefined, names), result.context)
+
+
+def _test_split(
+    values: dict[str, float], undefined: dict[str, str], x: NDArray[Any], y: NDArray[np.int64], train: Means,
+    global_mean: str, threads: int,
+) -> None:  # fmt: skip
+    """H22: the training means' rule on the test split, and nc1 around them and with their nearest as labels (weak)."""
+    names = ("ncc_error", *TEST_METRICS)
+    values |= dict.fromkeys(names, np.nan)
+    directions, s = moments.between(train, x.dtype)
+    if len(s) == 0:
+        undefined |= dict.fromkeys(names, f"{NO_SCATTER} in the training split")
+        return
+    known = train.counts[y] > 0
+    read = moments.scatter(x, np.where(known, y, train.present[0]), train, directions, threads=threads)
+    values["ncc_error"] = float((read.nearest != y).mean())
+    if known.all():
+        values["nc1_test_train_means"] = float((read.around / s**2).sum()) / len(x)
+    else:
+        undefined["nc1_test_train_means"] = "the training split lacks a class of this one"
+    label = read.nearest
+    means = moments.class_means(x, label, len(train.counts), threads=threads, global_mean=global_mean)
+    directions, s = moments.between(means, x.dtype)
+    if len(s) == 0:
+        undefined["nc1_test_weak"] = NO_SCATTER
+        return
+    read = moments.scatter(x, label, means, directions, threads=threads)
+    values["nc1_test_weak"] = float((read.within / s**2).sum()) / len(x)
+
+
+def _vci(within: Array, means: Means, rank: int) -> float:
+    """1 - tr(pinv(Sigma_T) Sigma_B) / r, in [0, 1]; 0 = collapsed; no invertible linear map changes it (2306.03440).
+
+    Nothing is subtracted from 1, which would leave no digits of a deep collapse. In a basis of the directions V of
+    the class means and the rest, the inverse's corner is that of a Schur complement: with Q = what is left of the
+    scatter along V after regressing on the rest, and S = Sigma_B along V, vci = tr((Q + S)^-1 Q) / r.
+    Each feature is first brought to unit variance, which changes nothing but the conditioning.
+    """
+    k = len(means.centred)
+    scale = np.sqrt(np.diag(within) + (means.centred**2).sum(0) / k)
+    alive = scale > 0
+    m, sigma = (
+        means.centred[:, alive] / scale[alive],
+        within[np.ix_(alive, alive)] / np.outer(scale[alive], scale[alive]),
     )
+    _, s, v = np.linalg.svd(m, full_matrices=False)
+    s, v = s[:rank], v[:rank]
+    mixed = v @ sigma  # r x d
+    along = mixed @ v.T  # r x r
+    cross = mixed - along @ v  # r x d, in the rest of the space
+    rest = sigma - v.T @ mixed - mixed.T @ v + v.T @ along @ v
+    q = along - _explained(rest, v, cross, len(sigma) * np.finfo(np.float64).eps * float(np.linalg.norm(sigma)))
+    share = np.linalg.solve(q + np.diag(s**2 / k), q)
+    return float(np.clip(np.trace(share) / rank, 0.0, 1.0))
 
 
-def _vci(total: Array, means: Means, rank: int, precision: Any) -> float:
-    """1 - tr(pinv(Sigma_T) Sigma_B) / rank(Sigma_B), in [0, 1]; 0 = collapsed, no linear map changes it, 2306.03440."""
-    found = torch.linalg.eigh(torch.from_numpy(total))  # torch keeps to its threads; numpy's BLAS takes every core
+def _explained(rest: Array, v: Array, cross: Array, tolerance: float) -> Array:
+    """C pinv(D) C^T of D (d, d), zero along the rows of v (r, d), and C (r, d), zero there too.
+
+    By Cholesky where D is far from singular in the rest of the space, else by its eigenvalues above the tolerance.
+    """
+    typical = float(np.trace(rest)) / len(rest)
+    filled = torch.from_numpy(rest + typical * v.T @ v)
+    factor, failed = torch.linalg.cholesky_ex(filled)
+    pivots = torch.diagonal(factor) ** 2
+    if not failed and float(pivots.min()) > 1e-6 * float(pivots.max()):
+        half = torch.linalg.solve_triangular(factor, torch.from_numpy(np.ascontiguousarray(cross.T)), upper=False)
+        return np.asarray((half.T @ half).numpy())
+    found = torch.linalg.eigh(torch.from_numpy((rest + rest.T) / 2))  # torch keeps to its threads, numpy takes all
     eigenvalues, vectors = found[0].numpy(), found[1].numpy()
-    tolerance = len(total) * float(np.finfo(np.dtype(precision)).eps) * eigenvalues[-1]
     kept = eigenvalues > tolerance
-    inside = means.centred @ vectors[:, kept]  # K x kept
-    trace = float((inside**2 / eigenvalues[kept]).sum()) / len(means.centred)
-    return float(np.clip(1 - trace / rank, 0.0, 1.0))
+    inside = cross @ vectors[:, kept]
+    return (inside / eigenvalues[kept]) @ inside.T  # type: ignore[no-any-return]
 
 
-def _geometry(values: dict[str, float], undefined: dict[str, str], means: Means, read: moments.Scatter) -> None:
+def _geometry(values: dict[str, float], undefined: dict[str, str], means: Means, distance: Array) -> None:
     """What depends on the centred class means M alone, and cdnv."""
     m, k = means.centred, len(means.present)
     gram = m @ m.T  # K x K
@@ -184,7 +290,7 @@ def _geometry(values: dict[str, float], undefined: dict[str, str], means: Means,
             undefined["gnc2"] = "two class means point the same way"
     else:
         undefined |= dict.fromkeys(("equiangular_means", "gnc2"), "a class mean is the global mean")
-    variance = read.distance[means.present] / means.counts[means.present]
+    variance = distance[means.present] / means.counts[means.present]
     between = ((m[:, None] - m[None]) ** 2).sum(2)
     if between[apart].min() > 1e-24 * between.max():
         values["cdnv"] = float(((variance[:, None] + variance[None])[apart] / (2 * between[apart])).mean())
@@ -192,22 +298,13 @@ def _geometry(values: dict[str, float], undefined: dict[str, str], means: Means,
         undefined["cdnv"] = "two class means coincide"
 
 
-def _classifier(
-    values: dict[str, float], undefined: dict[str, str], x: NDArray[Any], means: Means, w: Array, b: Array | None,
-    nearest: NDArray[np.int64], predicted: NDArray[np.int64] | None,
-) -> None:  # fmt: skip
-    """What needs the classifier. W's rows of present classes count, except in nc4, whose predictions use all."""
+def _classifier(values: dict[str, float], undefined: dict[str, str], means: Means, w: Array, b: Array | None) -> None:
+    """What needs the classifier's weights: W's rows of present classes (all rows count in nc4 and bias_collapse)."""
     own, m, k = w[means.present], means.centred, len(means.present)
-    if predicted is None:
-        logits = torch.from_numpy(x) @ torch.from_numpy(w.astype(x.dtype)).T  # N x C; torch keeps to its one thread
-        if b is not None:
-            logits += torch.from_numpy(b.astype(x.dtype))
-        predicted = logits.argmax(1).numpy()
-    values["nc4"] = float((predicted == nearest).mean())
     if b is None:
         undefined["bias_collapse"] = "the classifier has no bias"
     else:
-        values["bias_collapse"] = float(np.linalg.norm(w @ means.centre + b))
+        values["bias_collapse"] = float(np.linalg.norm(w @ means.centre + moments.at_origin(means, w, b)))
     norms = np.linalg.norm(own, axis=1)
     if norms.max() == 0:
         undefined |= dict.fromkeys(
@@ -238,32 +335,56 @@ def simplex_distance(matrix: Array) -> float:
     return float(np.linalg.norm(matrix / np.linalg.norm(matrix) - ideal))
 
 
-def _test_variants(
-    values: dict[str, float], undefined: dict[str, str], x: NDArray[Any], y: NDArray[np.int64], train: Means,
-    global_mean: str, threads: int,
-) -> None:  # fmt: skip
-    """H22: nc1 of the test split with nearest-train-mean labels (weak), and around the training means."""
-    directions, s = moments.between(train, x.dtype)
-    if len(s) == 0 or (train.counts[np.unique(y)] == 0).any():
-        undefined |= dict.fromkeys(TEST_METRICS, "no between-class scatter in the training split")
-        return
-    around = moments.around(x, y, train, directions)
-    values["nc1_test_train_means"] = float((around / s**2).sum()) / len(x)
-    label = moments.nearest_mean(x, train, threads=threads)
-    means = moments.class_means(x, label, len(train.counts), threads=threads, global_mean=global_mean)
-    own_directions, own_s = moments.between(means, x.dtype)
-    if len(own_s) == 0:
-        undefined["nc1_test_weak"] = "no between-class scatter"
-        return
-    read = moments.scatter(x, label, means, own_directions, threads=threads)
-    values["nc1_test_weak"] = float((read.within / own_s**2).sum()) / len(x)
+def _only(found: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    asked = {*names}
+    return {name: value for name, value in found.items() if name in asked}
 
 
-def _arrays(
+def _names(metrics: Iterable[str] | None, classifier: bool, test: bool) -> list[str]:
+    """The metrics wanted of those that can be had from what is given."""
+    possible = [*FEATURE_METRICS, *(CLASSIFIER_METRICS if classifier else ()), *(TEST_METRICS if test else ())]
+    if metrics is None:
+        return possible
+    wanted = set(metrics)
+    known = (*FEATURE_METRICS, *CLASSIFIER_METRICS, *TEST_METRICS)
+    if strange := sorted(wanted - {*known}):
+        raise unknown("collapse metric", strange[0], known)
+    return [name for name in possible if name in wanted]
+
+
+def convention(global_mean: str) -> str:
+    """The global mean asked for: `sample` or `class`."""
+    if global_mean not in ("sample", "class"):
+        raise unknown("global mean", global_mean, ("sample", "class"))
+    return global_mean
+
+
+def _classes(y: NDArray[np.int64], classes: int | None, rows: int | None) -> tuple[NDArray[np.int64], int]:
+    """Labels and the number of classes; labels far above the number of samples are renumbered, absent ones left out."""
+    most = int(y.max(initial=-1))
+    if classes is not None and most >= classes:
+        raise InputError(f"labels must be below the number of classes, {classes}; there is a {most}.")
+    count = max(classes or 0, rows or 0)
+    if count:
+        return y, count
+    if most > len(y) + 1000:  # class means of absent classes would fill the memory
+        y = np.unique(y, return_inverse=True)[1].astype(np.int64)
+        most = int(y.max(initial=-1))
+    return y, most + 1
+
+
+def finite(x: NDArray[Any]) -> bool:
+    """Whether every feature is a finite number."""
+    # one fast sum tells; where it overflows, every number is looked at
+    return math.isfinite(float(torch.from_numpy(x).sum())) or bool(np.isfinite(x).all())
+
+
+def checked(
     features: Any, labels: Any, weight: Any, bias: Any
 ) -> tuple[NDArray[Any], NDArray[np.int64], Array | None, Array | None]:
+    """Features as float32 or float64 (N, d), labels as int64 (N,), the classifier as float64; else InputError."""
     x, y = _array(features, "features"), _array(labels, "labels")
-    if x.ndim != 2:
+    if x.ndim != 2 or x.shape[1] == 0:
         raise InputError(f"features must be a matrix (N, d), not {x.shape}.")
     if x.dtype not in (np.float32, np.float64):
         x = x.astype(np.float32 if x.dtype == np.float16 else np.float64)
@@ -273,9 +394,9 @@ def _arrays(
         raise InputError("labels must count from 0; there is a negative one.")
     w = None if weight is None else _array(weight, "weight").astype(np.float64)
     b = None if bias is None else _array(bias, "bias").astype(np.float64)
-    if w is not None and (w.ndim != 2 or w.shape[1] != x.shape[1] or len(w) <= y.max(initial=0)):
+    if w is not None and (w.ndim != 2 or w.shape[1] != x.shape[1] or len(w) <= y.max(initial=-1)):
         raise InputError(
-            f"weight must be (classes, {x.shape[1]}) with a row for each label to {y.max(initial=0)}, not {w.shape}."
+            f"weight must be (classes, {x.shape[1]}) with a row for each label to {y.max(initial=-1)}, not {w.shape}."
         )
     if b is not None and (w is None or b.shape != (len(w),)):
         raise InputError(f"bias must have one value for each row of weight, not {b.shape}.")
@@ -283,9 +404,9 @@ def _arrays(
 
 
 def _array(value: Any, name: str) -> NDArray[Any]:
-    if hasattr(value, "detach"):  # a torch tensor, wherever it is
+    if hasattr(value, "detach"):  # a torch tensor, wherever it is; NumPy knows no bfloat16 and no float8
         value = value.detach()
-        value = (value.float() if value.dtype.itemsize == 2 and value.dtype.is_floating_point else value).cpu().numpy()
+        value = (value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value).cpu().numpy()
     array = np.asarray(value)
     if array.dtype == object or array.dtype.kind not in "biuf":
         raise InputError(f"{name} must be an array of numbers, not of {array.dtype}.")

@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import math
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ncpl_cli.data.dataset import Dataset
+from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.metrics import units, weights
+from ncpl_cli.metrics.accumulator import CollapseAccumulator
 from ncpl_cli.metrics.catalogue import METRICS, chosen
-from ncpl_cli.metrics.forward import View, task_accuracy, view
-from ncpl_cli.metrics.neural_collapse import collapse, means_of
+from ncpl_cli.metrics.dear import dear_metrics
+from ncpl_cli.metrics.few_shot import few_shot_metrics
+from ncpl_cli.metrics.forward import View, accumulate, evaluating, task_accuracy, view
+from ncpl_cli.metrics.gradients import gradient_norm
+from ncpl_cli.metrics.inputs import at_initialisation, training_samples
+from ncpl_cli.metrics.neural_collapse import TEST_METRICS, CollapseResult, collapse, means_of
 from ncpl_cli.networks import EXACT_ZEROS, Network
 from ncpl_cli.records import Address
 from ncpl_cli.scenarios.task import Task
 
 DIAGNOSTIC_SAMPLES = 2000
 """Samples that units and ranks are measured on; dead-unit counts depend on it, so it is fixed."""
+
+CONTEXT = ("null_nc1", "rank_between")
+"""What is stored with nc1 at every epoch, since it changes with the features; `counts` does not."""
+
+ON_PARAMETERS = frozenset(
+    name
+    for name, metric in METRICS.items()
+    if metric.family in ("collapse", "units", "preactivations", "gradients", "weights", "ntk", "curvature", "churn")
+    or name in ("train_accuracy", "train_loss", "test_accuracy", "test_loss")
+)
+"""Metrics that a look at a network gives, whatever its scenario, and that parameters without numbers have none of."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +52,54 @@ class Snapshot:
     initial: Mapping[str, Tensor] | None
     device: str = "cpu"
     samples: int | None = None
+    learning_rate: float | None = None
 
 
 @dataclass
 class Measured:
-    """Values and, where there is none, the reason, by address."""
+    """Values and, where there is none, the reason, by address.
+
+    contexts  what collapse must be read with (n, d, classes, ...), by split and layer
+    seconds   what each family of metrics took; `features` is the forward pass that several share
+    """
 
     values: dict[Address, float] = field(default_factory=dict)
     undefined: dict[Address, str] = field(default_factory=dict)
+    contexts: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> dict[str, dict[str, float]]:
+        """How many samples and classes collapse was measured on, by split."""
+        names = ("n", "classes", "min_class_count", "harmonic_class_count")
+        return {
+            split: {name: context[name] for name in names if name in context}
+            for (split, layer), context in self.contexts.items()
+            if layer == "last"
+        }
+
+    @contextlib.contextmanager
+    def timed(self, family: str) -> Iterator[None]:
+        """Add the time that a block takes to a family's."""
+        began = time.perf_counter()
+        yield
+        self.seconds[family] = self.seconds.get(family, 0.0) + time.perf_counter() - began
+
+    def put(
+        self, values: Mapping[str, float], undefined: Mapping[str, str], split: str = "train", layer: str = "last"
+    ) -> None:
+        """Add metrics by name, at one split and layer; a value that has a reason to be missing is missing."""
+        self.values |= {Address(n, split, layer): v for n, v in values.items() if n not in undefined}
+        self.undefined |= {Address(n, split, layer): why for n, why in undefined.items()}
+        for name in undefined:
+            self.values.pop(Address(name, split, layer), None)
+
+    def only(self, wanted: Collection[str]) -> Measured:
+        """What is among the wanted metrics; what is not finite is undefined."""
+        values = {a: v for a, v in self.values.items() if a.metric in wanted and math.isfinite(v)}
+        undefined = {a: "not finite" for a in self.values.keys() - values.keys() if a.metric in wanted}
+        undefined |= {a: why for a, why in self.undefined.items() if a.metric in wanted}
+        return Measured(values, undefined, self.contexts, self.seconds)
 
 
 def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: str = "last") -> Measured:
@@ -46,76 +108,166 @@ def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: s
     families = {METRICS[name].family for name in wanted}
     names = snapshot.network.layer_names if layers == "all" else ["last"]
     found = Measured()
-    views = _views(snapshot, names) if families & {"collapse", "performance", "units"} else {}
+    if not all(bool(torch.isfinite(p).all()) for p in snapshot.network.parameters()):
+        for name in wanted & ON_PARAMETERS:
+            found.put({}, {name: "parameters are not finite"}, "test" if name in TEST_METRICS else "train")
+        return found
+    views: dict[str, View] = {}
+    if families & {"collapse", "performance", "units", "few_shot"}:
+        with found.timed("features"):
+            views = _views(snapshot, names)
+    if "collapse" in families:
+        with found.timed("collapse"):
+            _collapse(found, snapshot, views, names)
+    for family, of_layer in (("units", _units), ("few_shot", _few_shot)):
+        if family in families:
+            with found.timed(family):
+                for layer in names:
+                    of_layer(found, snapshot, views, layer)
     if "performance" in families:
         for split, seen in views.items():
-            found.values[Address(f"{split}_accuracy")] = seen.accuracy
-            found.values[Address(f"{split}_loss")] = seen.loss
-    if "collapse" in families:
-        for layer in names:
-            _collapse(found, snapshot, views, layer)
-    if "units" in families:
-        for layer in names:
-            _units(found, snapshot, views["train"].layers[layer][:DIAGNOSTIC_SAMPLES], layer)
+            found.put({f"{split}_accuracy": seen.accuracy, f"{split}_loss": seen.loss}, {})
+    if "preactivations" in families:
+        with found.timed("preactivations"):
+            _preactivations(found, snapshot, names)
+    if "gradients" in families:
+        with found.timed("gradients"):
+            _gradients(found, snapshot)
     if "weights" in families:
-        _weights(found, snapshot)
-    found.values = {a: v for a, v in found.values.items() if a.metric in wanted}
-    found.undefined = {a: why for a, why in found.undefined.items() if a.metric in wanted}
-    return found
+        with found.timed("weights"):
+            _weights(found, snapshot)
+    for family in sorted(families & {"ntk", "curvature", "churn"}):
+        own = {name for name in wanted if METRICS[name].family == family}
+        with found.timed(family):
+            found.put(
+                *dear_metrics(
+                    snapshot.network, snapshot.data, snapshot.task, own, device=snapshot.device,
+                    learning_rate=snapshot.learning_rate,
+                )
+            )  # fmt: skip
+    return found.only(wanted)
 
 
-def _views(snapshot: Snapshot, layers: Sequence[str]) -> dict[str, View]:
+def _splits(snapshot: Snapshot) -> dict[str, tuple[Split, NDArray[np.int64]]]:
+    """Every split that is measured, with the task's labels."""
     task, data = snapshot.task, snapshot.data
     splits = {"train": (data.train, task.train_labels), "test": (data.test, task.test_labels)}
     if data.validation is not None:
         splits["validation"] = (data.validation, data.validation.labels)
-    splits |= {name: (split, split.labels) for name, split in task.parts.items()}
+    return splits | {name: (split, split.labels) for name, split in task.parts.items()}
+
+
+def _views(snapshot: Snapshot, layers: Sequence[str]) -> dict[str, View]:
     return {
         name: view(
-            snapshot.network, data, split, labels, task.pixel_order, device=snapshot.device, samples=snapshot.samples,
-            layers=layers,
+            snapshot.network, snapshot.data, split, labels, snapshot.task.pixel_order, device=snapshot.device,
+            samples=snapshot.samples, layers=layers,
         )
-        for name, (split, labels) in splits.items()
+        for name, (split, labels) in _splits(snapshot).items()
     }  # fmt: skip
 
 
-def _collapse(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str) -> None:
-    classifier = snapshot.network.classifier if layer == "last" else None
-    weight, bias = (None, None) if classifier is None else (classifier.weight, classifier.bias)
-    classes = snapshot.data.classes
-    train = views["train"]
-    means = means_of(train.layers[layer], train.labels, classes)
-    for split, seen in views.items():
-        reference = means if split != "train" else None
-        result = collapse(
-            seen.layers[layer], seen.labels, weight, bias, classes=classes, train_means=reference,
-            means=means if split == "train" else None, predicted=seen.predicted if layer == "last" else None,
-        )  # fmt: skip
-        for name, value in result.values.items():
-            if name not in result.undefined:
-                found.values[Address(name, split, layer)] = value
-        for name, why in result.undefined.items():
-            found.undefined[Address(name, split, layer)] = why
-        if "null_nc1" in result.context:
-            found.values[Address("null_nc1", split, layer)] = result.context["null_nc1"]
+def _streams(snapshot: Snapshot, views: Mapping[str, View]) -> dict[tuple[str, str], CollapseAccumulator]:
+    """Accumulators of the layers that are too large to be kept, by split and layer."""
+    found: dict[tuple[str, str], CollapseAccumulator] = {}
+    for name, (split, labels) in _splits(snapshot).items():
+        if views[name].streamed:
+            of_layers = accumulate(
+                snapshot.network, snapshot.data, split, labels, snapshot.task.pixel_order, device=snapshot.device,
+                samples=snapshot.samples, layers=views[name].streamed, classes=snapshot.data.classes,
+            )  # fmt: skip
+            found |= {(name, layer): accumulator for layer, accumulator in of_layers.items()}
+    return found
 
 
-def _units(found: Measured, snapshot: Snapshot, features: Tensor, layer: str) -> None:
-    def put(name: str, value: float) -> None:
-        found.values[Address(name, "train", layer)] = value
+def _collapse(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layers: Sequence[str]) -> None:
+    streams = _streams(snapshot, views)
+    for layer in layers:
+        classifier = snapshot.network.classifier if layer == "last" else None
+        weight, bias = (None, None) if classifier is None else (classifier.weight, classifier.bias)
+        classes, train = snapshot.data.classes, views["train"]
+        whole = streams.get(("train", layer))
+        means = means_of(train.layers[layer], train.labels, classes) if whole is None else whole.means()
+        for split, seen in views.items():
+            if (stream := streams.get((split, layer))) is not None:
+                result = stream.compute(weight, bias)
+            else:
+                result = collapse(
+                    seen.layers[layer], seen.labels, weight, bias, classes=classes,
+                    train_means=means if split != "train" else None, means=means if split == "train" else None,
+                    predicted=seen.predicted if layer == "last" else None,
+                )  # fmt: skip
+            found.put(result.values, result.undefined, split, layer)
+            if stream is not None and split != "train":  # its own means are not those of the training split
+                found.put({}, dict.fromkeys(("ncc_error", *TEST_METRICS), "the layer is too large"), split, layer)
+            found.contexts[split, layer] = result.context
+            found.put(*context_metrics(result), split, layer)
 
-    if snapshot.network.activation in EXACT_ZEROS:
-        put("dead_units", units.dead_units(features))
-    else:
-        found.undefined[Address("dead_units", "train", layer)] = "the activation has no exact zeros"
-    put("dormant_units", units.dormant_units(features))
-    put("feature_norm", units.feature_norm(features))
-    ranks = units.ranks(units.spectrum(features))
-    for name in ("effective_rank", "srank", "srank_squared", "stable_rank", "participation_ratio"):
-        if name in ranks:
-            put(name, ranks[name])
-        else:
-            found.undefined[Address(name, "train", layer)] = "all features are zero"
+
+def context_metrics(result: CollapseResult) -> tuple[dict[str, float], dict[str, str]]:
+    """What nc1 must be read with at every epoch, as metrics, and why one is undefined."""
+    why = result.undefined.get("nc1") or result.undefined.get("vci") or "the features have no scatter"
+    values = {name: float(result.context[name]) for name in CONTEXT if name in result.context}
+    return values, {name: why for name in CONTEXT if name not in values}
+
+
+def _units(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str) -> None:
+    features = views["train"].layers[layer][:DIAGNOSTIC_SAMPLES]
+    found.put(*units.unit_metrics(features, snapshot.network.activation in EXACT_ZEROS), layer=layer)
+
+
+def _preactivations(found: Measured, snapshot: Snapshot, layers: Sequence[str]) -> None:
+    network, activation = snapshot.network, snapshot.network.activation
+    batch = training_samples(network, snapshot.data, snapshot.task, slice(0, DIAGNOSTIC_SAMPLES), snapshot.device)
+
+    def seen(of: Network) -> dict[str, tuple[Tensor, Tensor]]:
+        with evaluating(of):
+            _, activations, preactivations = of.classify(batch.images)
+        return dict(zip(of.layer_names, zip(preactivations, activations, strict=True), strict=True))
+
+    with evaluating(network):
+        shown = network.classify(batch.images[:1])[2]
+    if not shown:
+        lost = [name for name, metric in METRICS.items() if metric.family == "preactivations"]
+        why = "this network shows no preactivations"
+        found.undefined |= {Address(name, "train", layer): why for name in lost for layer in layers}
+        return
+    now = seen(network)
+    before = {} if snapshot.initial is None else seen(at_initialisation(network, snapshot.initial))
+    for layer in layers:
+
+        def put(name: str, value: float | None, why: str, layer: str = layer) -> None:
+            if value is None:
+                found.undefined[Address(name, "train", layer)] = why
+            else:
+                found.values[Address(name, "train", layer)] = value
+
+        z, h = now[layer]
+        mean, std = units.preactivation_moments(z)
+        unknown = "the initialisation is not known"
+        put("preactivation_mean", mean, "")
+        put("preactivation_std", std, "")
+        put("saturated_units", units.saturated_units(h, activation), "the activation is not bounded")
+        first = units.preactivation_moments(before[layer][0]) if before else None
+        put("preactivation_mean_drift", None if first is None else mean - first[0], unknown)
+        put("preactivation_std_drift", None if first is None else std - first[1], unknown)
+        affine: float | None = units.linearised_units(z, activation)
+        if activation not in units.PIECES and affine is not None:
+            affine = affine - units.linearised_units(before[layer][0], activation) if before else None
+        put("linearised_units", affine, unknown)
+
+
+def _few_shot(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str) -> None:
+    if (seen := views.get("unseen")) is not None:
+        rows = seen.layers[layer]
+        found.put(*few_shot_metrics(rows, seen.labels[: len(rows)]), "unseen", layer)
+
+
+def _gradients(found: Measured, snapshot: Snapshot) -> None:
+    network = snapshot.network
+    batch = training_samples(network, snapshot.data, snapshot.task, slice(0, DIAGNOSTIC_SAMPLES), snapshot.device)
+    with evaluating(network):
+        found.values[Address("gradient_norm")] = gradient_norm(network, batch)
 
 
 def _weights(found: Measured, snapshot: Snapshot) -> None:
@@ -123,7 +275,11 @@ def _weights(found: Measured, snapshot: Snapshot) -> None:
     found.values[Address("weight_norm")] = weights.weight_norm(network)
     found.values[Address("weight_mean_abs")] = weights.weight_mean_abs(network)
     found.values[Address("spectral_norm")] = weights.spectral_norm(network.classifier.weight)
-    if snapshot.initial is not None:
+    largest = max(weights.spectral_norm(matrix) for matrix in weights.matrices(network).values())
+    found.values[Address("spectral_norm_max")] = largest
+    if snapshot.initial is None:
+        found.undefined[Address("distance_from_init")] = "the initialisation is not known"
+    else:
         found.values[Address("distance_from_init")] = weights.distance_from_init(network, snapshot.initial)
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ncpl_cli.networks import ACTIVATIONS
+
 DORMANT = 0.025
 """S23's tau."""
 
@@ -32,6 +34,53 @@ def activity(features: Tensor, width: int | None = None) -> Tensor:
 def dormant(activity: Tensor, tau: float) -> Tensor:
     """Which units have at most tau times the layer's mean activity, (width,)."""
     return activity <= tau * activity.mean()
+
+
+AFFINE = 0.99
+"""From this share of explained variance on a smooth unit counts as affine on the data (L24)."""
+
+PIECES = {"relu": (False, True), "crelu": (True, True), "leaky_relu": (True, True)}
+"""Piecewise linear activations: whether they pass something on the negative and on the positive side."""
+
+BOUNDS = {"tanh": (-0.99, 0.99), "sigmoid": (0.01, 0.99)}
+"""Outside of these a bounded activation is saturated."""
+
+
+def linearised_units(preactivations: Tensor, activation: str) -> float:
+    """Share of units that are affine on the samples (n, width) and not dead: L24's zombie units; low = non-linear.
+
+    Piecewise linear: every preactivation lies on one side that passes something (ReLU: the smallest is above 0).
+    Smooth: preactivation z explains at least 99 % of the variance of f(z). Fresh tanh networks are nearly affine, so
+    a smooth network's value means something beside that of its initialisation.
+    """
+    if activation in PIECES:
+        negative, positive = PIECES[activation]
+        affine = torch.zeros(preactivations.shape[1], dtype=torch.bool, device=preactivations.device)
+        if positive:
+            affine |= (preactivations > 0).all(0)
+        if negative:
+            affine |= (preactivations < 0).all(0)
+        return float(affine.double().mean())
+    z = preactivations.double()
+    h = ACTIVATIONS[activation](z)
+    z, h = z - z.mean(0), h - h.mean(0)
+    zz, hh, zh = (z * z).sum(0), (h * h).sum(0), (z * h).sum(0)
+    # a unit that answers nothing is dead, not affine
+    return float(((hh > 0) & (zh**2 >= AFFINE * zz * hh)).double().mean())
+
+
+def saturated_units(features: Tensor, activation: str) -> float | None:
+    """Share of units beyond 99 % of a bounded activation on every sample (n, width); None for an unbounded one."""
+    if activation not in BOUNDS:
+        return None
+    low, high = BOUNDS[activation]
+    return float(((features < low) | (features > high)).all(0).double().mean())
+
+
+def preactivation_moments(preactivations: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of a layer's preactivations over samples and units (n, width) (L24)."""
+    wide = preactivations.double()
+    return float(wide.mean()), float(wide.std(correction=0))
 
 
 def spectrum(features: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -69,3 +118,24 @@ def ranks(singular: np.ndarray[tuple[int], np.dtype[np.float64]]) -> dict[str, f
 def feature_norm(features: Tensor) -> float:
     """Mean L2 norm of a feature vector (n, width)."""
     return float(torch.linalg.vector_norm(features.double(), dim=1).mean())
+
+
+RANKS = ("effective_rank", "srank", "srank_squared", "stable_rank", "participation_ratio")
+UNIT_METRICS = ("dead_units", "dormant_units", "feature_norm", *RANKS)
+
+
+def unit_metrics(features: Tensor, exact_zeros: bool) -> tuple[dict[str, float], dict[str, str]]:
+    """Every metric of a layer's units and ranks on samples (n, width), and why one is undefined.
+
+    exact_zeros: whether the activation has them; without, no unit counts as dead.
+    """
+    if not bool(torch.isfinite(features).all()):
+        return {}, dict.fromkeys(UNIT_METRICS, "features are not finite")
+    values = {"dormant_units": dormant_units(features), "feature_norm": feature_norm(features)}
+    undefined: dict[str, str] = {}
+    if exact_zeros:
+        values["dead_units"] = dead_units(features)
+    else:
+        undefined["dead_units"] = "the activation has no exact zeros"
+    values |= ranks(spectrum(features))
+    return values, undefined | {name: "all features are zero" for name in RANKS if name not in values}

@@ -5,6 +5,10 @@ from __future__ import annotations
 from ncpl_cli.store.connection import shown
 from ncpl_cli.store.owner import Owner
 from ncpl_cli.store.queue import Overview, Queue, Unit, Working
-from ncpl_cli.store.store import RunRow, Store, open_store
+from ncpl_cli.store.recorder import Recorder, heartbeat
+from ncpl_cli.store.store import RunRow, Store, not_repeated, open_store
 
-__all__ = ["Overview", "Owner", "Queue", "RunRow", "Store", "Unit", "Working", "open_store", "shown"]
+__all__ = [
+    "Overview", "Owner", "Queue", "Recorder", "RunRow", "Store", "Unit", "Working", "heartbeat", "not_repeated",
+    "open_store", "shown",
+]  # fmt: skip

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import sqlalchemy as sa
 
@@ -21,6 +21,7 @@ from ncpl_cli.store.connection import connect, one_at_a_time, plain_rows, shown,
 from ncpl_cli.store.migrate import ensure_head
 from ncpl_cli.store.owner import Owner
 from ncpl_cli.store.recorded import recorded_addresses
+from ncpl_cli.store.recorder import BY_RECORDER, Recorder
 from ncpl_cli.store.schema import WIDE, attempts, epochs, labels, measurements, runs, task_accuracy, terms, undefined
 from ncpl_cli.store.views import make_views
 
@@ -289,11 +290,7 @@ class Store:
             at = (epochs.c.run == pk) & (epochs.c.epoch == record.epoch)
             row = connection.execute(sa.select(epochs).where(at)).mappings().one()
             if row["online_accuracy"] != record.get("online_accuracy"):
-                raise StoreError(
-                    f"run {run} does not repeat itself here: epoch {record.epoch} has another online accuracy.",
-                    "measure it on the device and with the versions it was trained with (ncpl runs show), "
-                    "or train it anew with --no-resume",
-                )
+                raise not_repeated(run, record.epoch)
             wide = {name: v for name in WIDE if row[name] is None and (v := record.get(name)) is not None}
             if wide:
                 connection.execute(epochs.update().where(at).values(wide))
@@ -385,8 +382,25 @@ class Store:
 
     # reading -----------------------------------------------------------------------------------------------
 
-    def run(self, key: str) -> RunRow:
-        """A run by id, by the beginning of its id, or by a label that only it has."""
+    @overload
+    def run(self, key: str) -> RunRow: ...
+
+    @overload
+    def run(
+        self, key: str, *, seed: int, name: str | None = None, config: Mapping[str, Any] | None = None
+    ) -> Recorder: ...
+
+    def run(
+        self, key: str, *, seed: int | None = None, name: str | None = None, config: Mapping[str, Any] | None = None
+    ) -> RunRow | Recorder:
+        """A stored run by id, by the beginning of its id, or by a label that only it has.
+
+        With a seed, `key` is a scenario and this a run of the caller's own loop, to be recorded in a `with` block.
+        """
+        if seed is not None:
+            return Recorder(self, key, seed, name, config)
+        if name is not None or config is not None:
+            raise InputError("a run of your own needs a seed.", "with store.run(scenario, seed=0, ...) as run:")
         with self._read() as connection:
             exact = connection.execute(_runs_query().where(runs.c.id == key)).mappings().all()
             found = exact or connection.execute(_runs_query().where(runs.c.id.startswith(key))).mappings().all()
@@ -696,7 +710,7 @@ class Store:
             query = (
                 sa.select(runs.c.id, sa.func.min(epochs.c.epoch), sa.func.max(epochs.c.epoch), sa.func.count())
                 .join(epochs, epochs.c.run == runs.c.pk)
-                .where(sa.not_(runs.c.settings.contains('"imported":true')))
+                .where(sa.not_(runs.c.settings.contains('"imported":true')), runs.c.recorded != _json(BY_RECORDER))
                 .group_by(runs.c.id)
             )
             for run, first, last, count in connection.execute(query):
@@ -722,6 +736,15 @@ def open_store(url: str | os.PathLike[str], *, create: bool = True, upgrade: boo
         engine.dispose()
         raise
     return Store(text, engine)
+
+
+def not_repeated(run: str, epoch: int) -> StoreError:
+    """The error for an epoch that came out otherwise when it was trained again."""
+    return StoreError(
+        f"run {run} does not repeat itself here: epoch {epoch} has another online accuracy.",
+        "measure it on the device and with the versions it was trained with (ncpl runs show), "
+        "or train it anew with --no-resume",
+    )
 
 
 def _hold(connection: sa.Connection, run: str, attempt: int, lease: float, seconds: float = 0.0) -> int:

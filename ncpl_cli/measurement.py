@@ -1,0 +1,274 @@
+"""What `ncpl measure` measures: a features file, a file of weights, a stored run after one of its epochs."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ncpl_cli import experiment, networks, settings
+from ncpl_cli.data import Dataset
+from ncpl_cli.errors import DataError, InputError
+from ncpl_cli.experiment import Observer
+from ncpl_cli.metrics import Measured, Snapshot, measure
+from ncpl_cli.metrics.catalogue import AT_START, METRICS, chosen
+from ncpl_cli.metrics.dear import what_it_takes
+from ncpl_cli.metrics.features import measure_features
+from ncpl_cli.plan import Cohort, choose_engine
+from ncpl_cli.provenance import provenance
+from ncpl_cli.records import Address, EpochRecord
+from ncpl_cli.scenarios import Task
+from ncpl_cli.spec import MeasureSpec, NetworkSpec, RunSpec
+from ncpl_cli.store import Owner, RunRow, Store
+from ncpl_cli.trainer import build
+
+NEEDED = ("features", "labels")
+OPTIONAL = ("weight", "bias", "test_features", "test_labels")
+KEYS = "features (N x d) and labels (N), and if there are any weight (C x d), bias (C), test_features, test_labels"
+
+KNOWN_STARTS = (b"PK", b"\x93NUMPY", b"\x80")
+"""First bytes of a zip archive, which an .npz is, and of what people take for one: a single array, a pickle."""
+
+PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
+"""Suffixes of files that run code when they are read."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured of a target. `stored`: whether it now stands in the store."""
+
+    target: str
+    found: Measured
+    notes: tuple[str, ...] = ()
+    stored: bool = False
+
+
+def of_features(path: Path, metrics: Sequence[str], global_mean: str = "sample") -> Measurement:
+    """The chosen metrics of a features file (.npz) from any framework.
+
+    Raises InputError for a file that is not there, lacks an array, holds objects or arrays that do not fit together,
+    DataError for a damaged one.
+    """
+    arrays = read_features(path)
+    unused = sorted(arrays.keys() - {*NEEDED, *OPTIONAL})
+    if "bias" in arrays and "weight" not in arrays:
+        raise InputError(f"{path} has a bias and no weight.", f"it may hold {KEYS}")
+    given = {name: array for name, array in arrays.items() if name not in unused}
+    found = measure_features(**given, metrics=metrics, global_mean=global_mean)
+    notes = (f"arrays that mean nothing here are left out: {', '.join(unused)}.",) if unused else ()
+    return Measurement(str(path), _with_reasons(found, metrics), notes)
+
+
+def read_features(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Every array of a features file, by name; object arrays and pickles are refused."""
+    _there(path)
+    try:
+        with path.open("rb") as opened:
+            if not opened.read(8).startswith(KNOWN_STARTS):
+                raise InputError(f"{path} is no .npz file.", f"np.savez(path, features=..., labels=...): {KEYS}")
+            opened.seek(0)
+            file = np.load(opened, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise InputError(f"{path} is a single array.", f"a features file is an .npz with {KEYS}")
+            if lacking := [name for name in NEEDED if name not in file.files]:
+                raise InputError(
+                    f"{path} has no {' and no '.join(lacking)}; it has {', '.join(file.files) or 'nothing'}.",
+                    f"np.savez(path, features=..., labels=...): it holds {KEYS}",
+                )
+            return {name: file[name] for name in file.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise DataError(f"{path} is damaged or no .npz file ({error}).", "write it again with np.savez") from error
+    except ValueError as error:
+        if "pickle" in str(error) or "Object arrays" in str(error):
+            raise InputError(
+                f"{path} holds Python objects, which run code when they are read: only arrays of numbers are.",
+                "np.savez(path, features=np.stack(...), labels=np.array(..., dtype=int))",
+            ) from error
+        raise DataError(f"{path} is damaged ({error}).", "write it again with np.savez") from error
+
+
+def of_weights(
+    path: Path, shape: NetworkSpec, data: Dataset, metrics: Sequence[str], layers: str, *, device: str,
+    observer: Observer, samples: int | None = None,
+) -> Measurement:  # fmt: skip
+    """The chosen metrics of a network on a data set, its weights from a safetensors file: a checkpoint or a state dict.
+
+    The images are taken as they are, without a scenario's permutation. Raises InputError where the file's tensors are
+    not the network's.
+    """
+    tensors, run = read_weights(path)
+    wide = any(value.dtype == torch.float64 for value in tensors.values())
+    network = networks.build(
+        shape.name, data.shape, data.classes, 0, precision="float64" if wide else "float32",
+        statistics=None if shape.name == "mlp" else data.channel_statistics,
+        width=shape.width, depth=shape.depth, activation=shape.activation, norm=shape.norm,
+    )  # fmt: skip
+    _load(network, tensors, path, shape.name)
+    network.to(device)
+    task = Task(0, 1, lambda _: np.arange(len(data.train)), data.train.labels, data.test.labels)
+    _say_what_it_takes(network, data, metrics, observer)
+    found = measure(Snapshot(network, data, task, None, device, samples), tuple(metrics), layers)
+    notes = []
+    if run:
+        notes.append(
+            f"this is a checkpoint of run {run}, measured here on the images as they are: ncpl measure --run {run} "
+            "measures it on its own task."
+        )
+    return Measurement(str(path), _with_reasons(found, metrics), tuple(notes))
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """The tensors of a network by name, and the run that the file is a checkpoint of, if it is one of ours."""
+    _there(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            ours = (file.metadata() or {}).get("ncpl")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"{path} is damaged or no safetensors file ({error}).",
+            'safetensors.torch.save_file(model.state_dict(), "model.safetensors") writes one',
+        ) from error
+    if ours is None:
+        return tensors, None
+    prefix = "network."
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}, json.loads(ours).get("run")
+
+
+def _there(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"there is no file {path}.", "ncpl measure FILE.npz, FILE.safetensors or --run ID")
+    if path.suffix in PICKLES:
+        raise InputError(
+            f"{path} is a pickle, which runs code when it is read: ncpl reads none.",
+            'safetensors.torch.save_file(model.state_dict(), "model.safetensors") writes what it reads',
+        )
+
+
+def _load(network: networks.Network, tensors: Mapping[str, Tensor], path: Path, name: str) -> None:
+    """Put a file's tensors into a network; one of the user's own may leave out the prefix `body.`."""
+    wanted = network.state_dict()
+    given = dict(tensors)
+    if isinstance(network, networks.OwnNetwork) and not any(key.startswith("body.") for key in given):
+        given = {f"body.{key}": value for key, value in given.items()}
+    optional = {key for key in wanted if key in ("mean", "std") or key.endswith("num_batches_tracked")}
+    lacking = [key for key in wanted if key not in given and key not in optional]
+    unknown = [key for key in given if key not in wanted]
+    if lacking or unknown:
+        parts = [
+            f"{word} {_some(keys)}" for word, keys in (("lacks", lacking), ("has in their place", unknown)) if keys
+        ]
+        raise InputError(
+            f"{path} does not hold the tensors of {name}: it {' and '.join(parts)}.",
+            f"{name} has: {', '.join(f'{key} {tuple(wanted[key].shape)}' for key in wanted if key not in optional)}",
+        )
+    for key, value in given.items():
+        if value.shape != wanted[key].shape:
+            raise InputError(
+                f"{key} of {path} is {tuple(value.shape)}, and here it must be {tuple(wanted[key].shape)}.",
+                "--network, --width, --depth, --norm and --dataset must be those it was trained with",
+            )
+    network.load_state_dict({**wanted, **given})
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def of_run(
+    store: Store, row: RunRow, data: Dataset, epoch: int | None, metrics: Sequence[str], layers: str, *, device: str,
+    observer: Observer, samples: int | None = None,
+) -> Measurement:  # fmt: skip
+    """The chosen metrics of a run after an epoch (default: its newest checkpoint), added to that epoch in the store.
+
+    What stands there already stays. Where there is no checkpoint after that epoch, the run is trained again up to it
+    from the nearest one before. While another process trains the run, nothing is written.
+    """
+    last = store.last_epoch(row.id)
+    kept = experiment.kept_epochs(store, row.id)
+    at = (max(kept) if kept else last) if epoch is None else epoch
+    if not 0 <= at <= last:
+        raise InputError(
+            f"run {row.id} has no epoch {at}.",
+            f"it has epochs 0 to {last}" if last >= 0 else "it has not begun: ncpl train",
+        )
+    spec = settings.from_row(row, data)
+    network = build(spec, data)
+    initial = {name: value.detach().clone().to(device) for name, value in network.named_parameters()}
+    cohort = _cohort(store, row, spec, data, device)
+    state = experiment.state_after(cohort, store, data, spec.id, at, observer)
+    network.load_state_dict(state)
+    network.to(device)
+    stored = next(one for one in store.rows(row.id) if one["epoch"] == at)
+    task = spec.scenario.task(stored["task"], data, spec.seed)
+    snapshot = Snapshot(network, data, task, initial, device, samples or spec.measure.samples, spec.optimizer.lr)
+    _say_what_it_takes(network, data, metrics, observer)
+    found = measure(snapshot, tuple(metrics), layers)
+    there = {a.metric for a in (*found.values, *found.undefined)}
+    wanted = {*metrics} - there  # of the run's history, which one look at a network does not show
+    known = {a: v for a, v in store.values(row.id, at).items() if a.metric in wanted}
+    why = {a: text for a, text in store.reasons(row.id, at).items() if a.metric in wanted}
+    notes = []
+    if late := sorted({a.metric for a in found.values} & AT_START):
+        notes.append(f"{', '.join(late)}: after the epoch, and not stored: a run stores them of a task's beginning.")
+    added = False
+    if store.run(row.id).held:
+        notes.append("the run is being trained just now: nothing was stored.")
+    elif samples is not None and samples != spec.measure.samples:
+        notes.append("on other samples than the run's own: nothing was stored.")
+    else:
+        _add(store, row, found, stored, provenance(device, "measure"))
+        added = True
+    found.values |= known
+    found.undefined |= why
+    return Measurement(f"{row.id} epoch {at}", _with_reasons(found, metrics), tuple(notes), added)
+
+
+def _cohort(store: Store, row: RunRow, spec: RunSpec, data: Dataset, device: str) -> Cohort:
+    """The runs it was trained in lockstep with, which bits may depend on; measured for what the scenario needs."""
+    members = [spec if run == row.id else settings.from_row(store.run(run), data) for run in row.cohort or [row.id]]
+    least = MeasureSpec(metrics=("nc1",), every=1 << 40, task_accuracy="current")
+    specs = tuple(replace(one, measure=least) for one in members)
+    return Cohort(specs, choose_engine(spec, device)[0], device)
+
+
+def _add(store: Store, row: RunRow, found: Measured, stored: Mapping[str, Any], facts: Mapping[str, object]) -> None:
+    """Add what was measured to the epoch, as an attempt of its own; the run is then again what it was."""
+    values = {a: v for a, v in found.values.items() if a.metric not in AT_START}
+    undefined = {a: why for a, why in found.undefined.items() if a.metric not in AT_START}
+    if stored["online_accuracy"] is not None:  # by which the store knows the epoch
+        values[Address("online_accuracy")] = stored["online_accuracy"]
+    record = EpochRecord(
+        stored["epoch"], stored["task"], stored["task_epoch"], stored["samples_seen"], 0.0, 0.0, values, undefined
+    )
+    attempt = store.claim([row.id], Owner.current(), facts, cohort=row.cohort)[row.id]
+    try:
+        store.supplement(row.id, attempt, record)
+    finally:
+        if row.status in ("finished", "failed", "diverged"):
+            store.finish(row.id, attempt, row.status, row.error)
+        else:
+            store.release(row.id, attempt)
+
+
+def _say_what_it_takes(network: networks.Network, data: Dataset, metrics: Sequence[str], observer: Observer) -> None:
+    if text := what_it_takes(lambda: network, data.classes, chosen(metrics)):
+        observer.note(text)
+
+
+def _with_reasons(found: Measured, metrics: Sequence[str]) -> Measured:
+    """Metrics that were asked for by name and cannot be had from the target, with what they need."""
+    there = {a.metric for a in (*found.values, *found.undefined)}
+    for name in metrics:
+        if name in METRICS and name not in there:
+            found.undefined[Address(name)] = f"not to be had from this: it needs {METRICS[name].needs}"
+    return found

@@ -1,0 +1,75 @@
+"""Everything that features and labels alone tell, from any framework: collapse, units and ranks, few-shot errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from ncpl_cli.errors import InputError
+from ncpl_cli.metrics import units
+from ncpl_cli.metrics.catalogue import chosen
+from ncpl_cli.metrics.few_shot import few_shot_metrics
+from ncpl_cli.metrics.neural_collapse import CLASSIFIER_METRICS, TEST_METRICS, checked, collapse, finite, means_of
+from ncpl_cli.metrics.snapshot import DIAGNOSTIC_SAMPLES, Measured, context_metrics
+
+NO_CLASSIFIER = "the classifier's weight is not given"
+
+
+def measure_features(
+    features: Any,
+    labels: Any,
+    weight: Any = None,
+    bias: Any = None,
+    test_features: Any = None,
+    test_labels: Any = None,
+    *,
+    metrics: Iterable[str] = ("default",),
+    global_mean: str = "sample",
+) -> Measured:
+    """The chosen metrics of features (N, d) with labels (N,) and, if given, the classifier and a test split.
+
+    Those that need more than is given (parameters, earlier epochs, ...) are left out; few-shot errors are of the
+    classes at hand. Raises InputError for arrays that do not fit together.
+    """
+    wanted = chosen(metrics)
+    found = Measured()
+    x, y, w, b = checked(features, labels, weight, bias)
+    if (test_features is None) != (test_labels is None):
+        raise InputError("test_features and test_labels belong together: one of them is missing.")
+    splits = {"train": (x, y)}
+    if test_features is not None:
+        t, u, _, _ = checked(test_features, test_labels, weight, bias)
+        if t.shape[1] != x.shape[1]:
+            raise InputError(f"test_features have {t.shape[1]} dimensions, and features have {x.shape[1]}.")
+        splits["test"] = (t, u)
+    present = np.unique(np.concatenate([own for _, own in splits.values()]))
+    if w is None:  # labels need not be small then
+        splits = {split: (h, np.searchsorted(present, own)) for split, (h, own) in splits.items()}
+        y = splits["train"][1]
+    classes = max(1, len(present) if w is None else len(w))
+    means = means_of(x, y, classes, global_mean=global_mean) if len(splits) > 1 and finite(x) else None
+    for split, (h, own) in splits.items():
+        result = collapse(
+            h, own, w, b, classes=classes if means is not None else None, global_mean=global_mean,
+            train_means=means if split == "test" else None, means=means if split == "train" else None,
+        )  # fmt: skip
+        found.put(result.values, result.undefined, split)
+        if split == "test" and means is None:
+            lost = ("ncc_error", *TEST_METRICS)
+            found.put({}, dict.fromkeys(lost, "the training features are not finite"), split)
+        if w is None:
+            found.put({}, dict.fromkeys(CLASSIFIER_METRICS, NO_CLASSIFIER), split)
+        found.contexts[split, "last"] = result.context
+        found.put(*context_metrics(result), split)
+        few = [name for name in wanted if name.startswith("few_shot")]
+        if few:
+            found.put(*few_shot_metrics(h, own), split)
+    few_rows = torch.from_numpy(x[:DIAGNOSTIC_SAMPLES])
+    if len(x):
+        found.put(*units.unit_metrics(few_rows, bool((few_rows == 0).any())))
+    else:
+        found.put({}, dict.fromkeys(units.UNIT_METRICS, "there are no samples"))
+    return found.only(wanted)

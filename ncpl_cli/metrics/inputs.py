@@ -1,0 +1,53 @@
+"""Samples as a network takes them, for what is measured on a few of them: units, gradients, kernels, curvature."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ncpl_cli.data.dataset import Dataset
+from ncpl_cli.networks import Network
+from ncpl_cli.scenarios.task import Task
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (n, channels, height, width) in [0, 1] and labels (n,), on the network's device."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def training_samples(
+    network: Network, data: Dataset, task: Task, rows: slice | NDArray[np.int64], device: str = "cpu"
+) -> Batch:
+    """Samples of the task's training split, with the task's labels and pixel order, in the network's precision."""
+    part = task.parts.get("train")
+    split, labels = (data.train, task.train_labels) if part is None else (part, part.labels)
+    images, like = split.images[rows], next(network.parameters())
+    if task.pixel_order is not None:
+        images = images.reshape(len(images), -1)[:, task.pixel_order].reshape(images.shape)
+    return Batch(
+        torch.from_numpy(images).to(device).to(like.dtype) / data.scale, torch.from_numpy(labels[rows]).to(device)
+    )
+
+
+def at_initialisation(network: Network, initial: Mapping[str, Tensor]) -> Network:
+    """A copy of a network with the parameters it began with; the statistics of batch norms begin anew too."""
+    found = copy.deepcopy(network)
+    with torch.no_grad():
+        for name, parameter in found.named_parameters():
+            parameter.copy_(initial[name])
+    for module in found.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            module.reset_running_stats()
+    return found

@@ -1,0 +1,243 @@
+"""The empirical neural tangent kernel of the logits: how differently samples pull at the parameters (L24).
+
+Full kernel Theta (N, C, N, C): Theta[i, c, j, c'] = <d f_c(x_i) / d theta, d f_c'(x_j) / d theta>.
+Trace kernel K (N, N): K[i, j] = sum over c of Theta[i, c, j, c]. The two have very different spectra: their metrics
+have names of their own.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev, vmap
+
+from ncpl_cli.metrics.inputs import Batch
+from ncpl_cli.networks import MLP
+
+SAMPLES = 128
+"""Samples that the kernel is measured on."""
+
+BUDGET = 1 << 30
+"""Bytes of Jacobians kept at once; more of them take further passes."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a kernel will take: `closed` for an MLP's closed form, else passes of Jacobians of `bytes` at most each."""
+
+    samples: int
+    classes: int
+    parameters: int
+    closed: bool
+    bytes: int
+    passes: int
+
+    def __str__(self) -> str:
+        size = f"{self.bytes / 2**20:.0f} MiB"
+        if self.closed:
+            return f"NTK of {self.samples} samples: closed form, {size}"
+        return (
+            f"NTK of {self.samples} samples x {self.classes} logits x {self.parameters} parameters: "
+            f"{self.passes} passes of Jacobians, {size} at once"
+        )
+
+
+def cost(network: nn.Module, samples: int, classes: int, budget: int = BUDGET) -> Cost:
+    """What `full_kernel` will take, before it starts."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    count, size = sum(p.numel() for p in parameters), parameters[0].element_size()
+    kernel = 8 * (samples * classes) ** 2
+    if has_closed_form(network):
+        return Cost(samples, classes, count, True, 3 * kernel, 1)
+    columns = _columns(samples * classes, size, budget)
+    passes = sum(1 for _ in _groups(network, columns))
+    return Cost(samples, classes, count, False, size * samples * classes * min(columns, count) + 2 * kernel, passes)
+
+
+def has_closed_form(network: nn.Module) -> bool:
+    """Whether every parameter belongs to a linear layer that sees samples one by one: an MLP without norms."""
+    return isinstance(network, MLP) and network.norm == "none"
+
+
+def full_kernel(network: nn.Module, images: Tensor, budget: int = BUDGET) -> Tensor:
+    """Theta (N, C, N, C) in float64, in the mode that the network is in."""
+    if isinstance(network, MLP) and has_closed_form(network):
+        return mlp_kernel(network, images)
+    return jacobian_kernel(network, images, budget)
+
+
+def mlp_kernel(network: MLP, images: Tensor) -> Tensor:
+    """Theta of an MLP without norms, (N, C, N, C), with no Jacobian:
+
+    Theta = sum over layers of (H_{l-1} H_{l-1}^T + 1) o (Delta_l Delta_l^T), Delta_l = d logits / d z_l (N, C, width)
+    """
+    network = copy.deepcopy(network).double()
+    with torch.enable_grad():
+        x = images.double().flatten(1)
+        logits, activations, preactivations = network.classify(x)
+        n, classes = logits.shape
+        # samples do not mix, so that the gradient of a sum over samples holds each one's own
+        rows = [
+            torch.autograd.grad(logits[:, c].sum(), preactivations, retain_graph=c < classes - 1)
+            for c in range(classes)
+        ]
+    before = [x, *(h.detach() for h in activations)]
+    deltas = [torch.stack(found, 1) for found in zip(*rows, strict=True)]  # N x C x width, by layer
+    last = (before[-1] @ before[-1].T + 1)[:, None, :, None]
+    total = last * torch.eye(classes, dtype=x.dtype, device=x.device)[None, :, None, :]  # N x C x N x C
+    for h, delta in zip(before[:-1], deltas, strict=True):
+        flat = delta.reshape(n * classes, -1)
+        total += (h @ h.T + 1)[:, None, :, None] * (flat @ flat.T).reshape(n, classes, n, classes)
+    return total
+
+
+def jacobian_kernel(network: nn.Module, images: Tensor, budget: int = BUDGET) -> Tensor:
+    """Theta (N, C, N, C) of any network that treats samples one by one in its mode, from Jacobians.
+
+    Of some parameters at a time: at most `budget` bytes of Jacobians are kept, and they are summed in float64.
+    """
+    held = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    with torch.no_grad():
+        classes = network(images[:1]).shape[1]
+    n, size = len(images), next(network.parameters()).element_size()
+    total = torch.zeros(n * classes, n * classes, dtype=torch.float64, device=images.device)
+    for group in _groups(network, _columns(n * classes, size, budget)):
+        names = list(dict.fromkeys(name for name, _, _ in group))
+        chosen = {name: held[name].detach() for name in names}
+        rest = {name: value.detach() for name, value in held.items() if name not in chosen}
+
+        def logits(parameters: dict[str, Tensor], image: Tensor, rest: dict[str, Tensor] = rest) -> Tensor:
+            found: Tensor = functional_call(network, {**rest, **parameters}, (image[None],))
+            return found[0]
+
+        jacobian = vmap(jacrev(logits), in_dims=(None, 0))
+        together = max(1, budget // max(1, size * classes * sum(held[name].numel() for name in names)))
+        rows = []
+        for start in range(0, n, together):
+            found = jacobian(chosen, images[start : start + together])
+            pieces = [found[name].flatten(2)[:, :, first:last] for name, first, last in group]
+            rows.append(torch.cat(pieces, 2).flatten(0, 1).detach())  # (samples C) x columns
+        j = torch.cat(rows)
+        total += (j @ j.T).double()
+    return total.reshape(n, classes, n, classes)
+
+
+def _columns(rows: int, size: int, budget: int) -> int:
+    """Parameters whose Jacobians fit: what is kept is there twice while it is put together."""
+    return max(1, budget // (2 * rows * size))
+
+
+def _groups(network: nn.Module, columns: int) -> Iterator[list[tuple[str, int, int]]]:
+    """Parts of parameters (name, first, last) of at most `columns` entries together."""
+    group: list[tuple[str, int, int]] = []
+    room = columns
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        cuts = [0]
+        while cuts[-1] < parameter.numel():
+            if room == 0:
+                yield group
+                group, room = [], columns
+            step = min(room, parameter.numel() - cuts[-1])
+            group.append((name, cuts[-1], cuts[-1] + step))
+            cuts.append(cuts[-1] + step)
+            room -= step
+    if group:
+        yield group
+
+
+def trace_kernel(full: Tensor) -> Tensor:
+    """K (N, N) of Theta (N, C, N, C)."""
+    kernel: Tensor = torch.einsum("icjc->ij", full)
+    return kernel
+
+
+def spectrum(kernel: Tensor) -> Tensor:
+    """Eigenvalues of a kernel (n, n), largest first; what rounding made negative is zero."""
+    values: Tensor = torch.linalg.eigvalsh(kernel.double())
+    return values.flip(0).clamp_min(0).cpu()
+
+
+def effective_rank(eigenvalues: Tensor) -> float | None:
+    """exp of the entropy of the normalised eigenvalues (Roy & Vetterli); None for a kernel of zeros; low = few
+    directions in which learning can move the outputs."""
+    total = float(eigenvalues.sum())
+    if total == 0:
+        return None
+    p = eigenvalues[eigenvalues > 0] / total
+    return math.exp(float(-(p * p.log()).sum()))
+
+
+def condition(eigenvalues: Tensor, precision: torch.dtype = torch.float64) -> float | None:
+    """Largest over smallest eigenvalue; None where the smallest is not above the rounding; high = hard to learn."""
+    largest, smallest = float(eigenvalues[0]), float(eigenvalues[-1])
+    return largest / smallest if smallest > len(eigenvalues) * torch.finfo(precision).eps * largest else None
+
+
+def gradient_interference(full: Tensor, logits: Tensor, labels: Tensor) -> tuple[float, float] | None:
+    """Mean cosine between the loss gradients of different samples, and the share of pairs that is negative.
+
+    The gradient of sample i's cross-entropy is sum over c of (softmax(f)_ic - [y_i = c]) df_ic/dtheta, so that all
+    inner products follow from Theta (N, C, N, C), logits (N, C) and labels (N,). Samples without a gradient are left
+    out; None with fewer than two others. Positive = learning one sample teaches the others; negative = it undoes them.
+    """
+    residual = logits.double().softmax(1)
+    # the own class's minus the sum of the others', which leaves its digits where the loss is nearly 0
+    own = labels[:, None] == torch.arange(residual.shape[1], device=labels.device)
+    residual = torch.where(own, 0.0, residual)
+    residual = torch.where(own, -residual.sum(1, keepdim=True), residual)
+    size = residual.abs().sum(1, keepdim=True)
+    residual = residual / torch.where(size > 0, size, 1.0)  # cosines do not depend on the gradients' lengths
+    gram = torch.einsum("ic,icjd,jd->ij", residual, full.double(), residual)
+    norms = gram.diagonal().clamp_min(0).sqrt()
+    kept = norms > 0
+    if int(kept.sum()) < 2:
+        return None
+    cosine = (gram / (norms[:, None] * norms))[kept][:, kept]
+    apart = cosine[~torch.eye(len(cosine), dtype=torch.bool, device=cosine.device)]
+    return float(apart.mean()), float((apart < 0).double().mean())
+
+
+NTK_METRICS = (
+    "ntk_effective_rank", "ntk_condition", "ntk_full_effective_rank", "ntk_full_condition", "gradient_interference",
+    "gradient_interference_negative",
+)  # fmt: skip
+"""In the order of `ntk_metrics`."""
+
+
+def ntk_metrics(
+    network: nn.Module, batch: Batch, names: Sequence[str] = NTK_METRICS, budget: int = BUDGET
+) -> tuple[dict[str, float], dict[str, str]]:
+    """The named metrics of the kernel on a batch, and why one is undefined."""
+    if not names:
+        return {}, {}
+    full = full_kernel(network, batch.images, budget)
+    with torch.no_grad():
+        logits = network(batch.images)
+    if not bool(torch.isfinite(full).all()):
+        return {}, dict.fromkeys(names, "the kernel is not finite")
+    precision = torch.float64 if has_closed_form(network) else logits.dtype
+    n, classes = logits.shape
+    found: dict[str, float | None] = {}
+    for name, kernel in (("ntk", trace_kernel(full)), ("ntk_full", full.reshape(n * classes, n * classes))):
+        if {f"{name}_effective_rank", f"{name}_condition"} & {*names}:
+            eigenvalues = spectrum(kernel)
+            found[f"{name}_effective_rank"] = effective_rank(eigenvalues)
+            found[f"{name}_condition"] = condition(eigenvalues, precision)
+    interference = gradient_interference(full, logits, batch.labels) or (None, None)
+    found |= dict(zip(NTK_METRICS[-2:], interference, strict=True))
+    values = {name: value for name in names if (value := found[name]) is not None}
+    return values, {name: _WHY[name.rsplit("_", 1)[-1]] for name in names if name not in values}
+
+
+_WHY = {
+    "rank": "the kernel is zero", "condition": "the kernel is singular",
+    "interference": "fewer than two samples have a gradient", "negative": "fewer than two samples have a gradient",
+}  # fmt: skip
+"""Why a metric is undefined, by the last word of its name."""

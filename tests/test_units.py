@@ -1,0 +1,183 @@
+"""Linearised and saturated units, preactivations and their drift, gradients, few-shot errors."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from ncpl_cli.data import Dataset
+from ncpl_cli.errors import InputError
+from ncpl_cli.metrics import Snapshot, measure, units
+from ncpl_cli.metrics.few_shot import few_shot_error
+from ncpl_cli.metrics.forward import View
+from ncpl_cli.metrics.gradients import gradient_norm, loss_gradient
+from ncpl_cli.metrics.inputs import Batch, at_initialisation, training_samples
+from ncpl_cli.metrics.snapshot import _few_shot
+from ncpl_cli.networks import ACTIVATIONS
+from ncpl_cli.records import Address
+from tests.test_collapse import sample
+from tests.test_online_engine import a_network, a_task
+
+
+def test_a_relu_that_never_bends_is_linearised() -> None:
+    z = torch.tensor([[1.0, -1.0, 1.0, 0.0], [2.0, -2.0, -1.0, 1.0]])  # zombie, dead, alive, alive (0 bends)
+    assert units.linearised_units(z, "relu") == 0.25
+    assert units.linearised_units(z, "leaky_relu") == units.linearised_units(z, "crelu") == 0.5
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "gelu", "elu", "silu"])
+def test_a_smooth_unit_is_linearised_where_a_line_fits(activation: str) -> None:
+    draw = np.random.default_rng(0)
+    z = torch.from_numpy(draw.normal(size=(500, 6)) * np.array([0.01, 0.3, 1, 3, 10, 0]))
+    h = ACTIVATIONS[activation](z).numpy()
+    fits = []
+    for unit in range(5):
+        slope, intercept = np.polyfit(z[:, unit], h[:, unit], 1)
+        residual = h[:, unit] - slope * z[:, unit].numpy() - intercept
+        fits.append(1 - residual.var() / h[:, unit].var() >= 0.99)
+    fits.append(False)  # a constant unit is dead
+    assert True in fits[:2]
+    assert units.linearised_units(z, activation) == pytest.approx(np.mean(fits))
+
+
+def test_saturated_units_lie_beyond_their_bound_on_every_sample() -> None:
+    h = torch.tensor([[0.995, -0.999, 0.995], [-1.0, -0.992, 0.5]])
+    assert units.saturated_units(h, "tanh") == pytest.approx(2 / 3)
+    assert units.saturated_units((h + 1) / 2, "sigmoid") == pytest.approx(2 / 3)
+    assert units.saturated_units(h, "relu") is None
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), activation=st.sampled_from(["relu", "tanh", "leaky_relu"]))
+def test_shares_lie_in_one_and_do_not_depend_on_order(seed: int, activation: str) -> None:
+    draw = np.random.default_rng(seed)
+    z = torch.from_numpy(draw.normal(size=(40, 9)) + 2 * draw.normal(size=9))
+    other = z[draw.permutation(40)][:, draw.permutation(9)]
+    for share in (units.linearised_units, lambda x, a: units.saturated_units(ACTIVATIONS[a](x), a) or 0.0):
+        assert 0 <= share(z, activation) == share(other, activation) <= 1
+    assert units.preactivation_moments(other) == pytest.approx(units.preactivation_moments(z))
+    assert units.preactivation_moments(z) == pytest.approx((z.numpy().mean(), z.numpy().std()))
+
+
+def plain(data: Dataset, task: Any, n: int) -> torch.Tensor:
+    x = torch.from_numpy(data.train.images).flatten(1).double()[:n] / data.scale
+    return x if task.pixel_order is None else x[:, torch.from_numpy(task.pixel_order)]
+
+
+@pytest.mark.parametrize("permuted", [True, False])
+def test_samples_are_what_training_shows(digits: Dataset, permuted: bool) -> None:
+    net, task = a_network(digits), a_task(digits, permuted=permuted)
+    found = training_samples(net, digits, task, slice(0, 50))
+    assert torch.equal(found.images.flatten(1), plain(digits, task, 50)) and found.images.shape[1:] == digits.shape
+    assert torch.equal(found.labels, torch.from_numpy(task.train_labels[:50]))
+    some = training_samples(net, digits, task, np.array([7, 3]))
+    assert torch.equal(some.images, found.images[[7, 3]])
+
+
+@pytest.mark.parametrize("block", [7, 100])
+def test_the_gradient_is_autograds(digits: Dataset, block: int) -> None:
+    net, task = a_network(digits), a_task(digits)
+    batch = training_samples(net, digits, task, slice(0, 100))
+    F.cross_entropy(net(plain(digits, task, 100)), batch.labels).backward()
+    expected = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+    for found, true in zip(loss_gradient(net, batch, block), expected, strict=True):
+        assert torch.allclose(found, true, atol=1e-13)
+    assert gradient_norm(net, batch, block) == pytest.approx(math.sqrt(sum(float((g**2).sum()) for g in expected)))
+    assert all(torch.equal(p.grad, g) for p, g in zip(net.parameters(), expected, strict=True) if p.grad is not None)
+
+
+def test_drift_is_measured_from_the_initialisation(digits: Dataset) -> None:
+    net, task = a_network(digits, norm="batch", activation="tanh"), a_task(digits)
+    fresh = copy.deepcopy(net)
+    initial = {name: p.detach().clone() for name, p in net.named_parameters()}
+    with torch.no_grad():
+        net.train()
+        net(torch.rand(50, 64, dtype=torch.float64))
+        for parameter in net.parameters():
+            parameter += 0.1
+    found = measure(Snapshot(net, digits, task, initial), layers="all")
+    again = at_initialisation(net, initial)
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), fresh.state_dict().values(), strict=True))
+    x = plain(digits, task, 2000)
+    with torch.no_grad():
+        now, then = net.eval().classify(x)[2], fresh.eval().classify(x)[2]
+    for i, layer in enumerate(net.layer_names):
+        at = {name: found.values[Address(name, "train", layer)] for name in ("preactivation_mean", "preactivation_std")}
+        assert at["preactivation_mean"] == pytest.approx(float(now[i].mean()))
+        drift = found.values[Address("preactivation_std_drift", "train", layer)]
+        assert drift == pytest.approx(at["preactivation_std"] - float(then[i].std(correction=0)))
+        excess = units.linearised_units(now[i], "tanh") - units.linearised_units(then[i], "tanh")
+        assert found.values[Address("linearised_units", "train", layer)] == pytest.approx(excess)
+    unknown = measure(Snapshot(net, digits, task, None))
+    assert unknown.undefined[Address("preactivation_mean_drift")] == "the initialisation is not known"
+    assert Address("preactivation_mean") in unknown.values
+
+
+def test_measuring_leaves_no_trace(digits: Dataset) -> None:
+    net, task = a_network(digits, norm="batch"), a_task(digits)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    initial = {name: p.detach().clone() for name, p in net.named_parameters()}
+    state = torch.get_rng_state()
+    measure(Snapshot(net.train(), digits, task, initial), ("all",), layers="all")
+    assert net.training and all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state()) and all(p.grad is None for p in net.parameters())
+
+
+def test_few_shots_suffice_where_classes_are_collapsed() -> None:
+    x, y, _, _ = sample(n=300, spread=1e-3)
+    values, undefined = few_shot_error(x, y)
+    assert values == {1: 0.0, 5: 0.0, 10: 0.0} and not undefined
+    noise, _ = few_shot_error(np.random.default_rng(0).normal(size=x.shape), y)
+    assert all(noise[k] == pytest.approx(0.8, abs=0.05) for k in noise)  # five classes by chance
+    some, _ = few_shot_error(*sample(n=300, spread=1.5)[:2])
+    assert some[1] > some[5] > some[10] > 0
+
+
+def test_few_shot_errors_repeat_and_offsets_do_not_matter() -> None:
+    x, y, _, _ = sample(n=300, spread=1.5)
+    first = few_shot_error(x, y, ways=3, episodes=20)
+    assert first == few_shot_error(x, y, ways=3, episodes=20) != few_shot_error(x, y, ways=3, episodes=20, seed=1)
+    far = few_shot_error((np.round(x * 64) / 64 + 2.0**14).astype(np.float32), y)
+    assert far == few_shot_error(np.round(x * 64) / 64, y)
+    assert few_shot_error(x, y * 7 + 3, shots=[5])[0][5] == few_shot_error(x, y)[0][5]
+
+
+def test_too_few_samples_are_a_reason() -> None:
+    x, y, _, _ = sample(n=300)
+    kept = (y == 0) | (np.arange(len(y)) < 30)
+    values, undefined = few_shot_error(x[kept], y[kept])
+    assert 1 in values and undefined == {10: "fewer than two classes have more than 10 samples"}
+    found: Any = measure_few_shot(x[kept], y[kept])
+    assert Address("few_shot_error_1", "unseen") in found.values
+    assert "10 samples" in found.undefined[Address("few_shot_error", "unseen")]
+    with pytest.raises(InputError, match="at least one shot"):
+        few_shot_error(x, y, shots=[0])
+
+
+def measure_few_shot(x: Any, y: Any) -> Any:
+    from ncpl_cli.metrics import Measured
+
+    found = Measured()
+    _few_shot(found, View(y, torch.zeros(len(y), 1), {"last": torch.from_numpy(x)}), "last")
+    return found
+
+
+def test_a_gradient_needs_no_more_than_a_batch() -> None:
+    class Constant(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits = torch.nn.Parameter(torch.zeros(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.logits.expand(len(x), 3)
+
+    batch = Batch(torch.zeros(4, 1, 1, 1), torch.tensor([0, 0, 0, 0]))
+    assert gradient_norm(Constant(), batch) == pytest.approx(math.sqrt((2 / 3) ** 2 + 2 * (1 / 3) ** 2))
