@@ -157,6 +157,13 @@ class Material:
     selection: str = ""
     claims: tuple[Claims, ...] = ()
 
+    def trained_here(self, group: Group) -> bool:
+        """Whether ncpl trained these runs, so that a command can do it again; else imported or recorded elsewhere."""
+        run = group.series[0].run
+        if run.imported:
+            return False
+        return any(row.id == run.id and row.recorded.get("by") != "recorder" for row in self.rows)
+
     def named(self, address: str) -> str:
         """A metric with its direction, as axes and panels are titled."""
         metric = address.partition("@")[0]
