@@ -331,6 +331,14 @@ def test_figures_are_written_for_papers(report: Report, tmp_path: Path) -> None:
     assert f"figures/{name}.svg)" in (tmp_path / "r.md").read_text()
 
 
+def test_a_password_is_not_shown() -> None:
+    from ncpl_cli.store import Store
+
+    url = "postgresql+psycopg://me:secret@host/ncpl"
+    assert Store(url, None).place == "postgresql+psycopg://me:***@host/ncpl"  # type: ignore[arg-type]
+    assert Store("a.db", None).place == "a.db"  # type: ignore[arg-type]
+
+
 # the command -------------------------------------------------------------------------------------------------------
 
 

@@ -240,7 +240,8 @@ def _order(group: Group) -> tuple[object, ...]:
     """Plain arms first, then by the length of the first task: the order in which people read arms."""
     settings = group.series[0].run.settings
     length = settings.get("first_task_epochs")
-    return (bool(settings.get("interventions")), float(length) if isinstance(length, int | float) else 0.0)
+    stopped = settings.get("first_task_nc1") is not None
+    return (bool(settings.get("interventions")), stopped, float(length) if isinstance(length, int | float) else 0.0)
 
 
 def _labels(found: Sequence[Group]) -> tuple[str, ...]:
