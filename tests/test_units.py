@@ -16,11 +16,9 @@ from torch.nn import functional as F
 from ncpl_cli.data import Dataset
 from ncpl_cli.errors import InputError
 from ncpl_cli.metrics import Snapshot, measure, units
-from ncpl_cli.metrics.few_shot import few_shot_error
-from ncpl_cli.metrics.forward import View
+from ncpl_cli.metrics.few_shot import few_shot_error, few_shot_metrics
 from ncpl_cli.metrics.gradients import gradient_norm, loss_gradient
 from ncpl_cli.metrics.inputs import Batch, at_initialisation, training_samples
-from ncpl_cli.metrics.snapshot import _few_shot
 from ncpl_cli.networks import ACTIVATIONS
 from ncpl_cli.records import Address
 from tests.test_collapse import sample
@@ -155,19 +153,11 @@ def test_too_few_samples_are_a_reason() -> None:
     kept = (y == 0) | (np.arange(len(y)) < 30)
     values, undefined = few_shot_error(x[kept], y[kept])
     assert 1 in values and undefined == {10: "fewer than two classes have more than 10 samples"}
-    found: Any = measure_few_shot(x[kept], y[kept])
-    assert Address("few_shot_error_1", "unseen") in found.values
-    assert "10 samples" in found.undefined[Address("few_shot_error", "unseen")]
+    measured, why = few_shot_metrics(x[kept], y[kept])
+    assert measured == {f"few_shot_error_{k}": value for k, value in values.items()}
+    assert "10 samples" in why["few_shot_error"] and "10 samples" in why["few_shot_error_10"]
     with pytest.raises(InputError, match="at least one shot"):
         few_shot_error(x, y, shots=[0])
-
-
-def measure_few_shot(x: Any, y: Any) -> Any:
-    from ncpl_cli.metrics import Measured
-
-    found = Measured()
-    _few_shot(found, View(y, torch.zeros(len(y), 1), {"last": torch.from_numpy(x)}), "last")
-    return found
 
 
 def test_a_gradient_needs_no_more_than_a_batch() -> None:

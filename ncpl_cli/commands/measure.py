@@ -120,10 +120,10 @@ def _run(
 ) -> Measurement:  # fmt: skip
     from ncpl_cli import data as data_room
     from ncpl_cli import device as device_of
+    from ncpl_cli import settings
     from ncpl_cli.commands._progress import Progress
     from ncpl_cli.errors import InputError
     from ncpl_cli.measurement import of_run
-    from ncpl_cli.spec import DatasetSpec
     from ncpl_cli.store import open_store
 
     where = device_of.resolve(device)
@@ -134,8 +134,7 @@ def _run(
                 f"run {row.id} was not trained by ncpl: there is no network to measure.",
                 "ncpl measure features.npz measures features from anywhere",
             )
-        keys = ("dataset", "train_samples", "validation_fraction", "image_size")
-        data = data_room.load(DatasetSpec(*(row.settings[key] for key in keys)), _common.data_path(data_dir))
+        data = data_room.load(settings.dataset_of(row), _common.data_path(data_dir))
         with Progress() as progress:
             return of_run(store, row, data, epoch, names, layers, device=where, observer=progress, samples=samples)
 

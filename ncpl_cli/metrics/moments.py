@@ -245,6 +245,15 @@ def second_moment(x: NDArray[Any], labels: NDArray[np.int64], means: Means) -> A
     return symmetric(total)
 
 
+def participation_ratio(x: NDArray[Any], labels: NDArray[np.int64], means: Means) -> float:
+    """tr(Sigma_T)^2 / tr(Sigma_T^2) from the samples' inner products: for fewer samples than features."""
+    z = np.empty(x.shape)
+    centre_rows(x, labels, means.origin, means.offsets, z)
+    rows = torch.from_numpy(np.concatenate([z / np.sqrt(len(x)), means.centred / np.sqrt(len(means.present))]))
+    gram = rows @ rows.T  # n + K x n + K, with the eigenvalues of Sigma_T
+    return float(gram.trace() ** 2 / gram.square().sum())
+
+
 PANEL = 128
 """Columns of a panel of a symmetric product: what lies below the diagonal is not computed."""
 

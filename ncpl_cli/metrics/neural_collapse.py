@@ -122,7 +122,8 @@ class Statistics:
     singular   singular values of the centred class means, (r,)
     within     within-class scatter (a sum over samples) along the directions in which class means differ, (r,)
     distance   sum of squared distances to the own class mean, (C,)
-    moment     sum of (h - mu_y)(h - mu_y)^T, (d, d); None where it is not asked for or too large
+    moment     sum of (h - mu_y)(h - mu_y)^T, (d, d); None where it is not asked for, too large or says nothing
+    participation   tr(Sigma_T)^2 / tr(Sigma_T^2), where it was found without the moment
     """
 
     means: Means
@@ -130,6 +131,7 @@ class Statistics:
     within: Array
     distance: Array
     moment: Array | None
+    participation: float | None = None
 
 
 def from_statistics(found: Statistics, w: Array | None, b: Array | None, names: Iterable[str]) -> CollapseResult:
@@ -158,15 +160,19 @@ def from_statistics(found: Statistics, w: Array | None, b: Array | None, names: 
         values["nc1_ratio"] = within_trace / between_trace
         values["nc1_fraction"] = within_trace / (within_trace + between_trace)
         _geometry(values, undefined, means, found.distance)
-        if moment is not None and np.isfinite(moment).all():
+        if n <= d + 1:
+            undefined["vci"] = "of no more samples than features it is 0 whatever they are"
+        elif moment is not None and np.isfinite(moment).all():
             values["vci"] = _vci(moment, means, len(s))
         elif d > MOST_SQUARE:
             undefined["vci"] = f"needs a d x d matrix, and d is above {MOST_SQUARE}"
+    participation = found.participation
     if moment is not None:
         total = moment + means.centred.T @ means.centred / k
         if np.trace(total) > 0:
             participation = float(np.trace(total)) ** 2 / float((total**2).sum())
-            context["null_nc1"] = (k - 1) * context["harmonic_class_count"] / participation
+    if participation is not None and math.isfinite(participation):
+        context["null_nc1"] = (k - 1) * context["harmonic_class_count"] / participation
     for name in names:
         if name not in undefined and not math.isfinite(values[name]):
             undefined[name] = "the numbers are too large or too small for float64"
@@ -181,9 +187,13 @@ def _evaluate(
     directions, s = moments.between(means, x.dtype)
     classifier = (w, b) if w is not None and predicted is None and "nc4" in names else None
     read = moments.scatter(x, y, means, directions, classifier=classifier, threads=threads)
-    square = "vci" in names and x.shape[1] <= MOST_SQUARE
-    moment = moments.second_moment(x, y, means) if square else None
-    result = from_statistics(Statistics(means, s, read.within, read.distance, moment), w, b, names)
+    moment = participation = None
+    if "vci" in names and x.shape[1] <= MOST_SQUARE:
+        if len(x) > x.shape[1] + 1:
+            moment = moments.second_moment(x, y, means)
+        else:
+            participation = moments.participation_ratio(x, y, means)
+    result = from_statistics(Statistics(means, s, read.within, read.distance, moment, participation), w, b, names)
     values, undefined = result.values, result.undefined
     own = "fewer than two classes" if len(means.present) < 2 else None if len(s) else NO_SCATTER
     if "nc4" in names:
