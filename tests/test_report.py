@@ -99,6 +99,28 @@ def test_every_section_has_content_and_ids_are_unique(report: Report) -> None:
         assert figure.numbers.rows and figure.caption and figure.alt
 
 
+def test_what_is_drawn_is_in_the_catalogue() -> None:
+    from ncpl_cli.report.sections import collapse, diagnostics, learning, overview
+    from ncpl_cli.report.sections import plasticity as losses
+
+    drawn = {*collapse.MAIN, *collapse.BY_SPLIT, *diagnostics.DRAWN, *learning.OVER_TASKS, *learning.OVER_EPOCHS,
+             *losses.DEFINITIONS, *losses.PROBES, *overview.FINAL}  # fmt: skip
+    assert drawn <= METRICS.keys()
+
+
+def test_a_run_of_another_training_loop_is_not_said_to_be_ours(tmp_path: Path) -> None:
+    from ncpl_cli.report.sections.provenance import commands
+
+    with open_store(str(tmp_path / "own.db")) as opened:
+        with opened.run("theirs", seed=1, name="own", config={"lr": 0.1}) as run:
+            for epoch in (1, 2, 3):
+                run.record(task=0, epoch=epoch, metrics={"train_accuracy": 0.5 + 0.1 * epoch})
+        made = gather(opened, FORMULAS)
+    assert commands(made) == []
+    text = FORMATS["md"](build(made), {}, None)
+    assert "recorded by another training loop" in text and "lr" in text
+
+
 # numbers -----------------------------------------------------------------------------------------------------------
 
 
@@ -307,6 +329,14 @@ def test_figures_are_written_for_papers(report: Report, tmp_path: Path) -> None:
     assert (tmp_path / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert ElementTree.parse(tmp_path / "figures" / f"{name}.svg").getroot().tag.endswith("svg")
     assert f"figures/{name}.svg)" in (tmp_path / "r.md").read_text()
+
+
+def test_a_password_is_not_shown() -> None:
+    from ncpl_cli.store import Store
+
+    url = "postgresql+psycopg://me:secret@host/ncpl"
+    assert Store(url, None).place == "postgresql+psycopg://me:***@host/ncpl"  # type: ignore[arg-type]
+    assert Store("a.db", None).place == "a.db"  # type: ignore[arg-type]
 
 
 # the command -------------------------------------------------------------------------------------------------------

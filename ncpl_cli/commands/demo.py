@@ -81,7 +81,7 @@ def _show(found: Mapping[int, Sequence[Series]], tasks: int, url: str) -> None:
     )  # fmt: skip
     for line in [*findings(rows), *longer_first_task(found, first)]:
         print(line)
-    print(f"The store is {url}: look further with ncpl runs list --db {url}, ncpl export --db {url} -o epochs.csv")
+    print(f"The store is {url}: look further with ncpl report --db {url}, ncpl export --db {url} -o epochs.csv")
 
 
 def findings(rows: list[tuple[float, ...]]) -> list[str]:

@@ -55,7 +55,8 @@ def report(
             store, {m.id: (m.formula, m.direction, m.source) for m in METRICS.values()}, ids=ids, scenario=scenario,
             names=name or (), selection=selection,
         )  # fmt: skip
-    made = build(material, store=url, progress=progress)
+        place = store.place
+    made = build(material, store=place, progress=progress)
     write(made, target, kind, figures=Path(figures) if figures else None, progress=progress)
     _common.note(f"{len(material.rows)} runs in {target} ({target.stat().st_size / 1e6:.1f} MB).")
 

@@ -51,13 +51,14 @@ def reproduce(
         raise InputError(f"--jobs {jobs!r} is neither auto nor a number of workers.")
     parts = [found.part(part)] if part else list(found.parts)
     url, path = _common.store_url(db), _common.data_path(data_dir)
-    options = Options(device=device_of.resolve(device))
+    kind, _, gpu = device_of.resolve(device).partition(":")
+    options = Options(device=kind)
     document, bad = [], 0
     with open_store(url) as store:
         for one in parts:
             _common.note(f"{one.title} ({one.id}, {scale})")
             with Workers() as workers:
-                outcome = _run(found, one, scale, seeds, store, options, jobs, path, workers)
+                outcome = _run(found, one, scale, seeds, store, options, jobs, (gpu,) if gpu else (), path, workers)
             bad += outcome.bad
             judged = _judged(found, one, scale, store)
             document.append(_part_json(one, outcome, judged))
@@ -75,7 +76,7 @@ def reproduce(
 
 def _run(
     study: PublishedStudy, part: Part, scale: str, seeds: str | None, store: Store, options: Any, jobs: str,
-    data_dir: Path | None, watcher: Any,
+    gpus: Sequence[str], data_dir: Path | None, watcher: Any,
 ) -> Outcome:  # fmt: skip
     """The part as a sweep."""
     from ncpl_cli.studies import label
@@ -85,7 +86,7 @@ def _run(
     arms = arms_of(study.id, part.id, scale, plan, seeds or plan.seeds, data_dir)
     return run_sweep(
         arms, store, name=label(study.id, part.id, scale), options=options,
-        jobs=None if jobs == "auto" else int(jobs), data_dir=data_dir, watcher=watcher,
+        jobs=None if jobs == "auto" else int(jobs), gpus=gpus, data_dir=data_dir, watcher=watcher,
     )  # fmt: skip
 
 

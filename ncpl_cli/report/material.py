@@ -157,6 +157,13 @@ class Material:
     selection: str = ""
     claims: tuple[Claims, ...] = ()
 
+    def trained_here(self, group: Group) -> bool:
+        """Whether ncpl trained these runs, so that a command can do it again; else imported or recorded elsewhere."""
+        run = group.series[0].run
+        if run.imported:
+            return False
+        return any(row.id == run.id and row.recorded.get("by") != "recorder" for row in self.rows)
+
     def named(self, address: str) -> str:
         """A metric with its direction, as axes and panels are titled."""
         metric = address.partition("@")[0]
@@ -233,7 +240,8 @@ def _order(group: Group) -> tuple[object, ...]:
     """Plain arms first, then by the length of the first task: the order in which people read arms."""
     settings = group.series[0].run.settings
     length = settings.get("first_task_epochs")
-    return (bool(settings.get("interventions")), float(length) if isinstance(length, int | float) else 0.0)
+    stopped = settings.get("first_task_nc1") is not None
+    return (bool(settings.get("interventions")), stopped, float(length) if isinstance(length, int | float) else 0.0)
 
 
 def _labels(found: Sequence[Group]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,7 @@ def build(material: Material, *, store: str = "", progress: Progress = lambda _:
 def write(
     report: Report, path: Path, kind: str, *, figures: Path | None = None, progress: Progress = lambda _: None
 ) -> None:
-    """Write a report, whole or not at all; `figures`: a directory for each figure as PDF, SVG and PNG.
+    """Write a report, whole or not at all; `figures`: a directory for every figure as PDF, SVG and PNG.
 
     Raises InputError for an unknown format, StoreError where a file cannot be written.
     """
@@ -58,7 +59,8 @@ def write(
                 for ending in theme.FILE_FORMATS if figures else ():
                     assert figures is not None
                     theme.save(picture, figures / f"{figure.id}.{ending}")
-        text = FORMATS[kind](report, pictures, figures)
+        beside = Path(os.path.relpath(figures, path.parent)) if figures else None
+        text = FORMATS[kind](report, pictures, beside)
         temporary = path.with_name(f".{path.name}.tmp")
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)

@@ -91,7 +91,7 @@ def drawn(plot: Any) -> Iterator[Any]:
     }  # fmt: skip
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in another script: the viewer has it
-        warnings.filterwarnings("ignore", category=UserWarning, module="plotnine")
+        warnings.filterwarnings("ignore", category=UserWarning, module="plotnine")  # rows without a value, left out
         figure = plot.draw()
         try:
             yield figure

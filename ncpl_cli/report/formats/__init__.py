@@ -11,6 +11,7 @@ from ncpl_cli.report.formats import csv_format, html_format, json_format, markdo
 PAGE = "html"
 """The format that shows figures inside itself."""
 
+# what a format is given: the report, inline SVG by figure id, where figures were written (seen from the report)
 FORMATS: dict[str, Callable[[Report, Mapping[str, str], Path | None], str]] = {
     PAGE: html_format.render,
     "md": markdown_format.render,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ncpl_cli.analysis import Series, plasticity, sentences
-from ncpl_cli.report import theme
+from ncpl_cli.report import curves, theme
 from ncpl_cli.report.blocks import Block, Figure, Section, Table, Text, table
 from ncpl_cli.report.material import Material, Part
 
@@ -35,32 +35,29 @@ def draw(material: Material) -> Section:
 def _of(part: Part, id_: str) -> list[Block]:
     used = set(part.over_runs[0].seeds)
     runs = [s for g in part.groups for s in g.series if s.run.id in used]
-    losses, after = loss_frame(runs), run_frame(runs)
+    # runs stopped at a threshold differ in length by chance: they are no arms of a length
+    fixed = [s for s in runs if s.run.settings.get("first_task_nc1") is None]
+    losses, after = loss_frame(fixed), run_frame(part, used)
     words = tuple(f"{result.x} after the first task and {result.y} later: {sentences.headline(result)}"
                   for result in part.over_runs)  # fmt: skip
     notes = tuple(dict.fromkeys(note for result in part.over_runs for note in result.notes))
-    shares = plasticity.averaging(runs)
+    shares = plasticity.averaging(fixed)
     first = f"tasks 1 to {plasticity.TASKS_AFTER}"
     blocks: list[Block] = [
         Text(words, "finding"),
         Text(notes, "caveat"),
-        Figure(
-            f"{id_}-losses",
-            f"{part.scenario}: plasticity loss of {first} against the number of first-task epochs, by both "
-            "definitions. Points are runs, lines means over runs, bars their 95 % t interval. The distance between "
-            "the lines is averaging over the first task's epochs, not lost plasticity.",
-            _alt(losses), Table.of(f"{id_}-losses-numbers", "Numbers drawn: loss of each run", losses),
-            lambda: draw_losses(losses),
-        ),
+    ]
+    if len(losses):
+        blocks.append(_losses(losses, part, first, f"{id_}-losses"))
+    blocks.append(
         Figure(
             f"{id_}-after",
             f"{part.scenario}: collapse at the end of the first task against the online accuracy of the task right "
             "after it. Each point is a run.",
             "Scatter of runs: nc1 after the first task against accuracy on task 1.",
-            Table.of(f"{id_}-after-numbers", "Numbers drawn: each run", after),
-            lambda: draw_after(after),
-        ),
-    ]  # fmt: skip
+            Table.of(f"{id_}-after-numbers", "Numbers drawn: each run", after), lambda: draw_after(after),
+        )
+    )  # fmt: skip
     if shares:
         rows = [(a.epochs, a.published.mean, *(a.published.ci95 or (None, None)), a.first_epochs.mean,
                  *(a.first_epochs.ci95 or (None, None)), a.share, a.published.n) for a in shares]  # fmt: skip
@@ -72,6 +69,17 @@ def _of(part: Part, id_: str) -> list[Block]:
     heads = ("pair", "statistic", "r", "low", "high", "p", "what it is")
     blocks.append(table(f"{id_}-statistics", f"{part.scenario}: correlations over {len(runs)} runs", heads, statistics))
     return blocks
+
+
+def _losses(losses: pd.DataFrame, part: Part, first: str, id_: str) -> Figure:
+    return Figure(
+        id_,
+        f"{part.scenario}: plasticity loss of {first} against the number of first-task epochs, by both definitions. "
+        "Points are runs, lines means over runs, bars their 95 % t interval. The distance between the lines is "
+        "averaging over the first task's epochs, not lost plasticity.",
+        _alt(losses), Table.of(f"{id_}-numbers", "Numbers drawn: loss of each run", losses),
+        lambda: draw_losses(losses),
+    )  # fmt: skip
 
 
 def loss_frame(runs: Sequence[Series]) -> pd.DataFrame:
@@ -86,16 +94,18 @@ def loss_frame(runs: Sequence[Series]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["definition", "epochs", "run", "seed", "loss"]).dropna()
 
 
-def run_frame(runs: Sequence[Series]) -> pd.DataFrame:
-    """A row a run: epochs of the first task, nc1 at its end, first-epoch online accuracy of tasks 0 and 1."""
+def run_frame(part: Part, used: Set[str]) -> pd.DataFrame:
+    """A row a run: group, epochs of the first task, nc1 at its end, first-epoch online accuracy of tasks 0 and 1."""
     import pandas as pd
 
     rows = []
-    for s in runs:
-        nc1, accuracy = s.per_task("nc1"), s.per_task("online_accuracy")
-        if len(accuracy) > 1:
-            rows.append((plasticity.first_task_epochs(s), s.run.id, s.run.seed, nc1[0], accuracy[0], accuracy[1]))
-    columns = ["epochs", "run", "seed", "nc1 after task 0", "accuracy on task 0", "accuracy on task 1"]
+    for label, group in part.shown:
+        for s in group.series:
+            nc1, accuracy = s.per_task("nc1"), s.per_task("online_accuracy")
+            if s.run.id in used and len(accuracy) > 1:
+                epochs = plasticity.first_task_epochs(s)
+                rows.append((label, epochs, s.run.id, s.run.seed, nc1[0], accuracy[0], accuracy[1]))
+    columns = ["group", "epochs", "run", "seed", "nc1 after task 0", "accuracy on task 0", "accuracy on task 1"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -132,22 +142,19 @@ def draw_losses(losses: pd.DataFrame) -> Any:
 
 
 def draw_after(after: pd.DataFrame) -> Any:
-    """nc1 after the first task against accuracy on the next one, a colour and shape a length of the first task."""
+    """nc1 after the first task against accuracy on the next one, a colour and shape a group."""
     import pandas as pd
     import plotnine
 
     p9: Any = plotnine
-    lengths = [f"{n} first-task epochs" for n in sorted(after["epochs"].unique())]
-    named = after["epochs"].map(lambda n: f"{n} first-task epochs")
-    kept = lengths[: theme.MOST_LINES]
-    data = after.assign(length=pd.Categorical(named, categories=lengths))
-    data = data[data["length"].isin(kept)].dropna()
+    groups = {label: curves.shortened(label, 80) for label in dict.fromkeys(after["group"])}
+    data = after.assign(group=pd.Categorical(after["group"].map(groups), categories=list(groups.values()))).dropna()
     return (
-        p9.ggplot(data, p9.aes("nc1 after task 0", "accuracy on task 1", colour="length", shape="length"))
+        p9.ggplot(data, p9.aes("nc1 after task 0", "accuracy on task 1", colour="group", shape="group"))
         + p9.geom_point(size=2)
-        + p9.scale_colour_manual(values=theme.COLOURS[: len(lengths)], drop=False)
+        + p9.scale_colour_manual(values=theme.COLOURS[: len(groups)])
         + p9.labs(x="nc1 after the first task (lower = more collapse)", y="online accuracy on task 1")
-        + theme.theme(7.2, 3.2 + 0.2 * len(kept))
+        + theme.theme(7.2, 3.2 + 0.2 * len(groups))
     )
 
 

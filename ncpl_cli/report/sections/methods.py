@@ -28,11 +28,11 @@ def draw(material: Material) -> Section:
 
 def _training(part: Part, material: Material) -> list[str]:
     """The protocol of a scenario's runs: what they share, and what their arms differ in."""
-    trained = [g for g in part.groups if not g.series[0].run.imported]
+    trained = [g for g in part.groups if material.trained_here(g)]
     if not trained:
         seeds = ranges(sorted({s.run.seed for g in part.groups for s in g.series}))
-        return [f"{part.scenario}: the series were imported from other software (seeds {seeds}); how they were "
-                "trained is not known to ncpl."]  # fmt: skip
+        return [f"{part.scenario}: the series come from another training loop (seeds {seeds}); how they were trained "
+                "is not known to ncpl beyond their settings under Provenance."]  # fmt: skip
     rows = {row.id: row for row in material.rows}
     first = trained[0].series[0].run
     settings = {**first.settings, **rows[first.id].horizon}

@@ -47,7 +47,9 @@ def _over_tasks(part: Part, material: Material, id_: str) -> list[Block]:
             f"tasks 1 to {plasticity.TASKS_AFTER} is negative here ({start.mean:+.3f} on average over all runs). "
             "That is not a gain in plasticity; fresh_gap (--fresh-baseline) is free of it."
         )
-    shares = plasticity.averaging([s for g in part.groups if not g.series[0].run.imported for s in g.series])
+    shares = plasticity.averaging(
+        [s for g in part.groups for s in g.series if s.run.settings.get("first_task_nc1") is None]
+    )
     caveats += [
         f"{one.epochs} first-task epochs: of the published effect of {one.published.mean:+.3f} "
         f"{one.first_epochs.mean:+.3f} remains between first epochs; {one.share:.0%} of it is averaging."

@@ -30,9 +30,10 @@ def draw(material: Material) -> Section:
         blocks.append(Commands("These commands train the runs again, to the same ids (with --db for another store)",
                                tuple(again)))  # fmt: skip
     rows = {row.id: row for row in material.rows}
-    imported = [s.run.id for part in material.parts for g in part.groups for s in g.series if s.run.imported]
-    if imported:
-        blocks.append(Text((f"{len(imported)} runs were imported (ncpl import): no command of ours trains them.",)))
+    others = sum(len(g.series) for part in material.parts for g in part.groups if not material.trained_here(g))
+    if others:
+        words = "were imported, or recorded by another training loop: no command of ncpl trains them again"
+        blocks.append(Text((f"{others} runs {words}.",)))
     blocks.append(Commands("This report", (f"ncpl report {material.selection}".strip(),)))
     facts = Counter(_facts(p) for p in material.provenance.values() if p)
     columns = ("runs", "ncpl", "commit", "python", "torch", "device", "engine", "platform", "threads")
@@ -62,7 +63,7 @@ def commands(material: Material) -> list[str]:
     for part in material.parts:
         for group in part.groups:
             run = group.series[0].run
-            if not run.imported:
+            if material.trained_here(group):
                 found.append(command(part.scenario, group, {**rows[run.id].settings, **rows[run.id].horizon}))
     return found
 
