@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ncpl_cli import __version__
 from ncpl_cli.commands import (
@@ -27,7 +28,32 @@ from ncpl_cli.commands import (
 from ncpl_cli.commands import db as db_commands
 from ncpl_cli.errors import NcplError
 
+COMMANDS: dict[str, Any] = {
+    "train": train.app,
+    "sweep": sweep.app,
+    "probe": probe.probe,
+    "measure": measure.measure,
+    "correlate": correlate.correlate,
+    "compare": compare.compare,
+    "report": report.report,
+    "reproduce": reproduce.reproduce,
+    "runs": runs.app,
+    "export": export.export,
+    "import": import_.import_,
+    "db": db_commands.app,
+    "catalog": catalog.catalog,
+    "demo": demo.demo,
+}
+"""Every command, in the order of the help: the way a study goes."""
+
+
+class _InOrder(TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+
 app = typer.Typer(
+    cls=_InOrder,
     name="ncpl",
     help="Study how neural collapse and plasticity loss belong together.",
     no_args_is_help=True,
@@ -35,20 +61,11 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(train.app, name="train")
-app.add_typer(sweep.app, name="sweep")
-app.command()(probe.probe)
-app.command()(measure.measure)
-app.command()(correlate.correlate)
-app.command()(compare.compare)
-app.command()(report.report)
-app.command()(reproduce.reproduce)
-app.command()(export.export)
-app.command("import")(import_.import_)
-app.command()(catalog.catalog)
-app.command()(demo.demo)
-app.add_typer(runs.app, name="runs")
-app.add_typer(db_commands.app, name="db")
+for _name, _command in COMMANDS.items():
+    if isinstance(_command, typer.Typer):
+        app.add_typer(_command, name=_name)
+    else:
+        app.command(_name)(_command)
 
 
 @app.callback()
