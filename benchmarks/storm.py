@@ -118,13 +118,13 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     folder = Path(tempfile.mkdtemp())
     began = time.perf_counter()
-    line = sweep_line(count // 2, 400, "calm.db", 1)
+    line = sweep_line(count // 2, 200, "calm.db", 1)
     subprocess.run(line, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     calm = time.perf_counter() - began
     began = time.perf_counter()
-    hit = storm(folder, sweep_line(count // 2, 400, "storm.db", 4), kills, stalls)
+    hit = storm(folder, sweep_line(count // 2, 200, "storm.db", 4), kills, stalls)
     stormy = time.perf_counter() - began
-    last = subprocess.run(sweep_line(count // 2, 400, "storm.db", 4), cwd=folder, capture_output=True, check=False)
+    last = subprocess.run(sweep_line(count // 2, 200, "storm.db", 4), cwd=folder, capture_output=True, check=False)
     wrong = compare(folder / "calm.db", folder / "storm.db")
     with open_store(folder / "storm.db") as store:
         attempts = sum(row.attempt for row in store.runs())

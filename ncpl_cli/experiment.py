@@ -9,6 +9,7 @@ the rows behind the last checkpoint are taken back and trained again, to the sam
 from __future__ import annotations
 
 import contextlib
+import functools
 import heapq
 import itertools
 import os
@@ -337,7 +338,7 @@ def _start(
         store.truncate(run, attempts[run], after)
         checkpoints.forget(store.checkpoints, run, after)
     scenario = cohort.specs[0].scenario
-    total = sum(scenario.task_epochs(i) for i in range(scenario.tasks))
+    total = longest(scenario)
     done = start.position.epoch if start else 0
     for spec in cohort.specs:
         observer.begin(spec.id, spec.seed, done, total, scenario.fixed_length)
@@ -578,10 +579,16 @@ class Stopper:
         )
 
 
+@functools.lru_cache(maxsize=1024)
+def longest(scenario: Any) -> int:
+    """How many epochs a run of these options has at most."""
+    return sum(scenario.task_epochs(index) for index in range(scenario.tasks))
+
+
 def describe(spec: RunSpec) -> RunInfo:
     """What the store keeps of a run before it starts."""
     scenario = spec.scenario
-    total = sum(scenario.task_epochs(i) for i in range(scenario.tasks)) if scenario.fixed_length else None
+    total = longest(scenario) if scenario.fixed_length else None
     return RunInfo(
         id=spec.id,
         identity=spec.identity,
@@ -597,6 +604,6 @@ def describe(spec: RunSpec) -> RunInfo:
 
 
 __all__ = [
-    "Observer", "Stopper", "describe", "harvest", "kept_epochs", "lacking", "probe", "probe_specs", "run", "said",
-    "state_after", "train_claimed",
+    "Observer", "Stopper", "describe", "harvest", "kept_epochs", "lacking", "longest", "probe", "probe_specs", "run",
+    "said", "state_after", "train_claimed",
 ]  # fmt: skip

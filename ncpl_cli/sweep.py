@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from ncpl_cli import checkpoints, experiment
 from ncpl_cli.errors import RunFailed
 from ncpl_cli.executors import Executor, Local, Places
@@ -118,7 +120,7 @@ def run_sweep(
     data_dir: Path | None = None,
     executor: Executor | None = None,
     watcher: Watcher = Nobody(),
-    wait: bool = True,
+    wait: bool = False,
 ) -> Outcome:
     """Bring all runs of the arms, and their probes, to their horizon; what is finished is not repeated.
 
@@ -126,14 +128,16 @@ def run_sweep(
 
     jobs      workers; default one a core, or `per_gpu` on each of `gpus`
     executor  where workers run; default processes on this machine
-    wait      False: come back as soon as the workers are on their way (SLURM)
+    wait      stay until all is done also where the workers need nobody to look after them (SLURM)
     Raises Stopped after a signal, RunFailed when no worker could do the work.
     """
+    executor = executor or Local()
+    jobs = jobs or executor.most
     ids, before = enlist(arms, store, name, options, jobs=jobs, watcher=watcher)
     queue = Queue(store)
     if queue.is_open(name):
         places = places_for(queue.overview(name), jobs=jobs, gpus=gpus, per_gpu=per_gpu)
-        watch(queue, name, executor or Local(), places, store.url, data_dir, watcher, wait=wait)
+        watch(queue, name, executor, places, store.url, data_dir, watcher, wait=wait or executor.stays)
     found = outcome(queue.overview(name), ids, before)
     for run, attempts, error in found.errors:
         watcher.note(f"{run}: {error} (attempt {attempts})")
@@ -168,7 +172,8 @@ def enlist(
     _say_what_lacks(specs, standing, watcher)
     together = [row["cohort"] for run, row in standing.items() if row["cohort"] and run not in over]
     todo = [spec for run, spec in specs.items() if run not in inside | over]
-    cohorts = sorted(plan(todo, options.device, together), key=_epochs, reverse=True)
+    cohorts = plan(todo, options.device, together)
+    cohorts.sort(key=lambda cohort: experiment.longest(cohort.specs[0].scenario), reverse=True)
     cohorts += plan([spec for run, spec in specs.items() if run in over - inside], options.device)
     if options.probes:
         cohorts += _probes(specs.values(), store, name, options, watcher)
@@ -176,11 +181,6 @@ def enlist(
     settings = asdict(options) | {"threads": options.threads or _threads(queue, name, len(units), jobs)}
     queue.add(name, settings, units)
     return list(specs), {run for run in specs if standing[run]["status"] == "finished"}
-
-
-def _epochs(cohort: Cohort) -> int:
-    scenario = cohort.specs[0].scenario
-    return sum(scenario.task_epochs(i) for i in range(scenario.tasks))
 
 
 def _probes(
@@ -221,11 +221,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def visible_gpus() -> tuple[str, ...]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return tuple(named.split(","))
+    return tuple(map(str, range(torch.cuda.device_count()))) or ("0",)
+
+
 def places_for(overview: Overview, *, jobs: int | None, gpus: Sequence[str], per_gpu: int) -> Places:
     """Where the workers of a sweep run: one a core, or `per_gpu` on each GPU; never more than there are units left."""
     device, threads = str(overview.settings["device"]), int(overview.settings["threads"])
-    if device.startswith("cuda") and not gpus:
-        gpus = tuple(os.environ.get("CUDA_VISIBLE_DEVICES", device.partition(":")[2] or "0").split(","))
+    if device == "cuda" and not gpus:
+        gpus = visible_gpus()
     places = len(gpus) * per_gpu if gpus else 1 if device == "mps" else cores()
     return Places(min(jobs or places, max(1, overview.units_left)), threads, tuple(gpus), per_gpu)
 
@@ -244,7 +251,7 @@ def watch(
     """Start the workers and look after them until the last has left."""
     with Stopper() as stopper:
         try:
-            executor.start(*worker_command(name, url, data_dir), places)
+            watcher.note(f"sweep {name}: {executor.start(*worker_command(name, url, data_dir), places)}.")
             while wait:
                 overview = queue.overview(name)
                 living = executor.tend(overview.epochs)
@@ -276,4 +283,7 @@ def outcome(overview: Overview, ids: Sequence[str], before: set[str]) -> Outcome
     )  # fmt: skip
 
 
-__all__ = ["Arm", "Nobody", "Options", "Outcome", "Watcher", "enlist", "outcome", "places_for", "run_sweep", "watch"]
+__all__ = [
+    "Arm", "Nobody", "Options", "Outcome", "Watcher", "enlist", "outcome", "places_for", "run_sweep", "watch",
+    "worker_command",
+]  # fmt: skip

@@ -93,7 +93,7 @@ def postgres() -> Iterator[Callable[[], str]]:
                 time.sleep(0.1)
 
     yield database
-    server.send_signal(signal.SIGINT)  # at once, whoever is connected
+    server.send_signal(signal.SIGQUIT)  # at once: what it holds is thrown away
     server.wait(30)
     shutil.rmtree(folder, ignore_errors=True)
 

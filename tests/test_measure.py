@@ -56,6 +56,9 @@ def test_a_features_file_is_measured_as_the_textbook_says(ask: Ask) -> None:
         "target": "f.npz", "n": 300, "d": 12, "classes": 5, "rank_between": 4,
     }  # fmt: skip
     assert found["min_class_count"] == np.bincount(y).min() and found["null_nc1"] == here["null_nc1"]
+    draw = np.random.default_rng(0)  # the labels once permuted are one draw of these
+    others = [textbook(x, draw.permutation(y), w, b)["nc1"] for _ in range(200)]
+    assert min(others) < found["null_nc1"] < max(others)
     assert here["context"] == {
         k: found[k] for k in ("n", "d", "classes", "min_class_count", "rank_between", "null_nc1")
     }

@@ -109,15 +109,28 @@ def test_attempts_that_get_no_further_are_counted_and_those_that_do_are_not(stor
     assert queue.overview("s").errors == ((run, 3, "its worker was lost 3 times in a row without getting further"),)
 
 
+def test_what_loses_its_workers_waits_until_the_others_are_done(store: Store) -> None:
+    queue, _ = made(store, 1, 1)
+    order = []
+    for _ in range(6):
+        unit = queue.take("s", ME, FACTS)
+        assert unit
+        order.append((unit.number, unit.tries))
+        lapse(store, unit.attempts)
+    assert order == [(0, 1), (0, 2), (1, 1), (1, 2), (0, 3), (1, 3)]
+
+
 def test_a_run_that_fails_is_tried_again_so_often_and_its_last_error_is_kept(store: Store) -> None:
-    queue, ((run,), (other,)) = made(store, 1, 1)
+    queue, ((run,),) = made(store, 1)
     for attempt in (1, 2, 3):
         unit = queue.take("s", ME, FACTS)
         assert unit and unit.ids == (run,) and unit.tries == attempt
         store.finish(run, unit.attempts[run], "failed", f"error {attempt}")
         queue.fail("s", unit, f"error {attempt}", final=False)
         assert queue.overview("s").errors == ((run, attempt, f"error {attempt}"),)
-        assert queue.overview("s").runs == ({"pending": 2} if attempt < 3 else {"pending": 1, "failed": 1})
+        assert queue.overview("s").runs == ({"pending": 1} if attempt < 3 else {"failed": 1})
+    other = store.register(info("o", 9)).id
+    queue.add("s", {"max_attempts": 3}, [("online", [other])])
     unit = queue.take("s", ME, FACTS)
     assert unit and unit.ids == (other,)
     store.finish(other, 1, "failed", "bad settings")

@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("pk", sa.Integer, primary_key=True),
         sa.Column("name", sa.Text, nullable=False, unique=True),
         sa.Column("settings", sa.Text, nullable=False),
+        sa.Column("max_attempts", sa.Integer, nullable=False),
         sa.Column("created", NUMBER, nullable=False),
         sa.Column("cancelled", NUMBER),
         **STRICT,

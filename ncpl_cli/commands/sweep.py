@@ -72,6 +72,17 @@ def _options(
     executor: Annotated[str, typer.Option(help="Where workers run: local, ray or slurm.")] = "local",
     gpus: Annotated[str | None, typer.Option(help="GPUs to share: 0,1; default those that are visible.")] = None,
     per_gpu: Annotated[int, typer.Option(help="Workers on each GPU.")] = 1,
+    address: Annotated[str | None, typer.Option(help="ray: the cluster; default one on this machine.")] = None,
+    partition: Annotated[str | None, typer.Option(help="slurm: the partition.")] = None,
+    gres: Annotated[str | None, typer.Option(help="slurm: generic resources of a task, e.g. gpu:1.")] = None,
+    time: Annotated[str | None, typer.Option(help="slurm: time limit of a task; it goes on after it.")] = None,
+    directive: Annotated[
+        list[str] | None, typer.Option(help="slurm: a further #SBATCH line, e.g. --account=x; repeatable.")
+    ] = None,
+    stop_before: Annotated[
+        int | None, typer.Option(help="slurm: seconds before the limit at which a task stops; default 120.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="slurm: stay until all is done.")] = False,
     max_attempts: Annotated[int, typer.Option(help="Attempts in a row that get no further before a run fails.")] = 5,
     lease: Annotated[float, typer.Option(help="Seconds after which a silent worker is replaced.")] = 30.0,
     keep_checkpoints: Annotated[
@@ -110,9 +121,8 @@ def _sweep(study: Any, given: dict[str, Any]) -> None:
     from ncpl_cli.commands import _grid
     from ncpl_cli.commands._workers import Workers
     from ncpl_cli.errors import InputError, Stopped, SweepFailed, unknown
-    from ncpl_cli.executors import executor_named
     from ncpl_cli.store import open_store, shown
-    from ncpl_cli.sweep import Options, run_sweep
+    from ncpl_cli.sweep import Options, run_sweep, visible_gpus
 
     jobs = given["jobs"]
     if jobs != "auto" and not (jobs.isdigit() and int(jobs) > 0):
@@ -122,18 +132,22 @@ def _sweep(study: Any, given: dict[str, Any]) -> None:
     probes = study.settings.pop("probes", None)
     if probes not in (None, "now", "later"):
         raise unknown("--probes", probes, ("now", "later"))
-    executor = executor_named(given["executor"])()
+    executor = _executor(given)
     gpus = tuple(part.strip() for part in (given["gpus"] or "").split(",") if part.strip())
-    device = "cuda" if gpus and given["device"] == "auto" else given["device"]
-    device, _, number = device_of.resolve(device).partition(":")
-    if device == "cuda" and not gpus and given["device"] not in ("auto", "cuda"):
-        gpus = (number,)
+    device = given["device"]
+    if device == "auto" and (gpus or "gpu" in (given["gres"] or "")):
+        device = "cuda"
+    if executor.on_this_machine:
+        device = device_of.resolve(device)
+    device, _, number = device.replace("auto", "cpu").partition(":")
+    if device == "cuda" and not gpus:
+        gpus = (number,) if given["device"] not in ("auto", "cuda") else visible_gpus()
     if gpus and device != "cuda":
         raise InputError(f"--gpus {given['gpus']} does not go with --device {device}.")
     data_dir = _common.data_path(given["data_dir"])
     arms, loaded = _grid.arms_of(study, data_dir)
     if given["dry_run"]:
-        return _show_plan(study, arms, loaded, device, None if jobs == "auto" else int(jobs), given["json_"])
+        return _show_plan(study, arms, loaded, device, given, executor, gpus)
     options = Options(
         device, given["threads"], given["keep_checkpoints"], probes != "later", given["max_attempts"], given["lease"]
     )  # fmt: skip
@@ -142,6 +156,7 @@ def _sweep(study: Any, given: dict[str, Any]) -> None:
         found = run_sweep(
             arms, store, name=study.name, options=options, jobs=None if jobs == "auto" else int(jobs), gpus=gpus,
             per_gpu=given["per_gpu"], data_dir=data_dir, executor=executor, watcher=workers,
+            wait=given["wait"],
         )  # fmt: skip
     if given["json_"]:
         _common.print_json(found.to_json() | {"db": shown(url)})
@@ -155,19 +170,38 @@ def _sweep(study: Any, given: dict[str, Any]) -> None:
             f"{found.bad} of the runs of sweep {found.sweep} failed or diverged; the others are done.",
             f"ncpl sweep status {found.sweep} shows why; ncpl sweep retry {found.sweep} has failed ones tried again",
         )
-    if found.pending:
+    if found.pending and (executor.stays or given["wait"]):
         raise Stopped(
             f"{found.pending} runs of sweep {found.sweep} are not done: it was cancelled, or others are at them.",
             "the same command goes on",
         )
 
 
-def _show_plan(study: Any, arms: list[Any], loaded: dict[Any, Any], device: str, jobs: int | None, json_: bool) -> None:
-    """What a sweep would do, from a short measurement of each kind of run."""
+def _executor(given: dict[str, Any]) -> Any:
+    """The executor with the options that were given for it."""
+    from ncpl_cli.errors import InputError
+    from ncpl_cli.executors import EXECUTORS, executor_named
+
+    kind = executor_named(given["executor"])
+    known = {option: one.id for one in EXECUTORS.values() for option in one.options}
+    wanted = {option: given[option] for option in known if given[option]}
+    if alien := [option for option in wanted if option not in kind.options]:
+        named = " and ".join("--" + option.replace("_", "-") for option in alien)
+        raise InputError(f"{named} belongs to --executor {known[alien[0]]}, not to {kind.id}.")
+    return kind(**wanted)
+
+
+def _show_plan(
+    study: Any, arms: list[Any], loaded: dict[Any, Any], device: str, given: dict[str, Any], executor: Any,
+    gpus: tuple[str, ...],
+) -> None:  # fmt: skip
+    """What a sweep would do, from a short measurement of each kind of run; for SLURM also the script."""
     from ncpl_cli import estimate
     from ncpl_cli.commands._progress import duration
-    from ncpl_cli.sweep import cores
+    from ncpl_cli.executors import Places, Slurm
+    from ncpl_cli.sweep import cores, worker_command
 
+    jobs = executor.most if given["jobs"] == "auto" else int(given["jobs"])
     runs: dict[str, dict[str, Any]] = {}
     seconds: float | None = 0.0
     size, cohorts, why = 0.0, 0, ""
@@ -182,12 +216,18 @@ def _show_plan(study: Any, arms: list[Any], loaded: dict[Any, Any], device: str,
         one_by_one = found["seconds_one_by_one"]
         seconds = None if seconds is None or one_by_one is None else seconds + one_by_one
         size, why = size + found["bytes"], found["engine_why"]
-    workers = min(jobs or cores(), cohorts)
+    workers = min(jobs or (len(gpus) * given["per_gpu"] if gpus else cores()), cohorts)
     document = {
         "sweep": study.name, "runs": list(runs.values()), "cohorts": cohorts, "workers": workers, "engine_why": why,
         "seconds": None if seconds is None else seconds / workers, "bytes": size,
     }  # fmt: skip
-    if json_:
+    if isinstance(executor, Slurm):
+        command_, environment = worker_command(
+            study.name, _common.store_url(given["db"]), _common.data_path(given["data_dir"])
+        )
+        places = Places(workers, given["threads"] or max(1, cores() // workers), gpus, given["per_gpu"])
+        document["script"] = executor.script(command_, environment, places)
+    if given["json_"]:
         _common.print_json(document)
         return
     columns = ("run", "arm", "seed", "cohort", "engine", "epochs")
@@ -198,6 +238,8 @@ def _show_plan(study: Any, arms: list[Any], loaded: dict[Any, Any], device: str,
         f"{'an unknown time' if seconds is None else duration(seconds / workers)}, {size / 1e6:.1f} MB; "
         "nothing was trained or written."
     )
+    if "script" in document:
+        print(document["script"], end="")
 
 
 @app.command("status")

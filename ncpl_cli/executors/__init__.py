@@ -8,8 +8,10 @@ from __future__ import annotations
 from ncpl_cli.errors import unknown
 from ncpl_cli.executors.executor import Executor, Places
 from ncpl_cli.executors.local import Local
+from ncpl_cli.executors.ray import Ray
+from ncpl_cli.executors.slurm import Slurm
 
-EXECUTORS: dict[str, type[Executor]] = {one.id: one for one in (Local,)}
+EXECUTORS: dict[str, type[Executor]] = {one.id: one for one in (Local, Ray, Slurm)}
 
 
 def executor_named(name: str) -> type[Executor]:
@@ -19,4 +21,4 @@ def executor_named(name: str) -> type[Executor]:
     return EXECUTORS[name]
 
 
-__all__ = ["EXECUTORS", "Executor", "Local", "Places", "executor_named"]
+__all__ = ["EXECUTORS", "Executor", "Local", "Places", "Ray", "Slurm", "executor_named"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import tempfile
 import time
@@ -11,10 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, ClassVar
 
-from ncpl_cli.executors.executor import Places
-
-DEATHS = 5
-"""A worker that is killed so often in a row, while the sweep gets no further, is not started again."""
+from ncpl_cli.executors.executor import Place, Places, thread_limits
 
 STOP_SECONDS = 120.0
 """How long a worker may take for its epoch in flight and the checkpoint."""
@@ -25,30 +21,34 @@ class _Slot:
     process: subprocess.Popen[bytes]
     environment: dict[str, str]
     said: IO[bytes]
-    deaths: int = 0
-    progress: int = -1
+    place: Place
 
 
 class Local:
-    """Processes on this machine."""
+    """Processes of this machine."""
 
     id: ClassVar[str] = "local"
+    options: ClassVar[tuple[str, ...]] = ()
+    on_this_machine: ClassVar[bool] = True
+    stays: ClassVar[bool] = True
 
     def __init__(self) -> None:
+        self.most: int | None = None
         self.failures: list[str] = []
         self._slots: list[_Slot] = []
         self._command: list[str] = []
 
-    def start(self, command: Sequence[str], environment: Mapping[str, str], places: Places) -> None:
+    def start(self, command: Sequence[str], environment: Mapping[str, str], places: Places) -> str:
         """Start the workers: each with its share of the cores, and on one GPU where there are some."""
         self._command = [*command, "--parent", str(os.getpid())]
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(places.threads))
         for number in range(places.workers):
-            own = {**os.environ, **environment, **threads, "OMP_WAIT_POLICY": "passive", "NCPL_QUIET": "1"}
+            own = {**os.environ, **environment, **thread_limits(places.threads), "NCPL_QUIET": "1"}
             if places.gpus:
                 own["CUDA_VISIBLE_DEVICES"] = places.gpus[number % len(places.gpus)]
             said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
-            self._slots.append(_Slot(self._spawn(own, said), own, said))
+            self._slots.append(_Slot(self._spawn(own, said), own, said, Place()))
+        gpus = f" on GPU {', '.join(places.gpus)}" if places.gpus else ""
+        return f"{places.workers} workers of {places.threads} thread{'s' if places.threads > 1 else ''}{gpus}"
 
     def _spawn(self, environment: dict[str, str], said: IO[bytes]) -> subprocess.Popen[bytes]:
         # a session of its own: Ctrl-C reaches the parent only, which asks each worker once
@@ -57,30 +57,19 @@ class Local:
             start_new_session=True,
         )  # fmt: skip
 
-    @property
-    def pids(self) -> list[int]:
-        """The living workers' process ids."""
-        return [slot.process.pid for slot in self._slots if slot.process.poll() is None]
-
     def tend(self, progress: int) -> int:
         """Replace workers that were killed; how many live."""
         for slot in list(self._slots):
             code = slot.process.poll()
             if code is None:
                 continue
-            if code < 0:
-                slot.deaths = 1 if progress > slot.progress else slot.deaths + 1
-                slot.progress = progress
-                if slot.deaths < DEATHS:
-                    slot.process = self._spawn(slot.environment, slot.said)
-                    continue
-                self.failures.append(f"a worker was killed by {signal.Signals(-code).name} {DEATHS} times in a row")
-            elif code not in (0, os.EX_TEMPFAIL):
-                slot.said.seek(0)
-                lines = slot.said.read().decode(errors="replace").strip().splitlines()
-                self.failures.append("\n".join(lines[-2:]) or f"a worker ended with exit code {code}")
-            slot.said.close()
-            self._slots.remove(slot)
+            slot.said.seek(0)
+            said = slot.said.read().decode(errors="replace")
+            if slot.place.again(code, said, progress, self.failures):
+                slot.process = self._spawn(slot.environment, slot.said)
+            else:
+                slot.said.close()
+                self._slots.remove(slot)
         return len(self._slots)
 
     def stop(self) -> None:

@@ -42,7 +42,8 @@ METRICS: dict[str, Metric] = {
             ("equiangular_means", "mean over pairs of |cos(mu_c, mu_c') + 1/(K-1)|", _LOW, "P20"),
             ("gnc2", "mean over pairs of log(1/|a_i - a_j|), a = unit centred means", _LOW, "Liu et al. 2023"),
             ("ncc_error", "error of the nearest-training-class-mean rule", _LOW, "G22, H22"),
-            ("null_nc1", "(K-1) n / PR: the nc1 of labels without meaning", "context of nc1", "ncpl"),
+            ("null_nc1", "nc1 of labels permuted once (measure FILE), elsewhere its estimate (K-1) n / PR",
+             "context of nc1", "ncpl"),
             ("rank_between", "rank r of Sigma_B, at most K-1", "context of nc1: lower = fewer directions", "ncpl"),
         ),
         *_family(

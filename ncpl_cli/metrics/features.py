@@ -14,6 +14,7 @@ from ncpl_cli.metrics.catalogue import chosen
 from ncpl_cli.metrics.few_shot import few_shot_metrics
 from ncpl_cli.metrics.neural_collapse import CLASSIFIER_METRICS, TEST_METRICS, checked, collapse, finite, means_of
 from ncpl_cli.metrics.snapshot import DIAGNOSTIC_SAMPLES, Measured, context_metrics
+from ncpl_cli.rng import stream
 
 NO_CLASSIFIER = "the classifier's weight is not given"
 
@@ -57,6 +58,8 @@ def measure_features(
             train_means=means if split == "test" else None, means=means if split == "train" else None,
         )  # fmt: skip
         found.put(result.values, result.undefined, split)
+        if "null_nc1" in result.context:  # the estimate of every epoch gives way to the thing itself
+            result.context["null_nc1"] = permuted_nc1(h, own, global_mean)
         if split == "test" and means is None:
             lost = ("ncc_error", *TEST_METRICS)
             found.put({}, dict.fromkeys(lost, "the training features are not finite"), split)
@@ -73,3 +76,9 @@ def measure_features(
     else:
         found.put({}, dict.fromkeys(units.UNIT_METRICS, "there are no samples"))
     return found.only(wanted)
+
+
+def permuted_nc1(features: Any, labels: Any, global_mean: str = "sample") -> float:
+    """nc1 with the labels permuted once (fixed seed): what labels without meaning give."""
+    shuffled = stream(0, "labels without meaning").permutation(labels)
+    return collapse(features, shuffled, metrics=("nc1",), global_mean=global_mean)["nc1"]

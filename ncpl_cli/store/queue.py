@@ -88,6 +88,7 @@ class Queue:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._start: dict[str, int] = {}
 
     def add(self, name: str, settings: Mapping[str, object], cohorts: Sequence[tuple[str, Sequence[str]]]) -> None:
         """Make a sweep, or extend it: each cohort (engine, ids of known runs) becomes a unit, in this order.
@@ -95,12 +96,11 @@ class Queue:
         Runs that belong to the sweep already keep their unit. A cancelled sweep is taken up again.
         """
         with self.store._write() as connection:
-            values = {"name": name, "settings": _json(settings), "created": time.time()}
-            _ignore_insert(connection, sweeps, values)
+            most = settings.get("max_attempts", MAX_ATTEMPTS)
+            values = {"settings": _json(settings), "max_attempts": most, "cancelled": None}
+            _ignore_insert(connection, sweeps, values | {"name": name, "created": time.time()})
             sweep = int(connection.execute(sa.select(sweeps.c.pk).where(sweeps.c.name == name)).scalar_one())
-            connection.execute(
-                sweeps.update().where(sweeps.c.pk == sweep).values(settings=_json(settings), cancelled=None)
-            )
+            connection.execute(sweeps.update().where(sweeps.c.pk == sweep).values(values))
             inside = set(connection.execute(sa.select(members.c.run).where(members.c.sweep == sweep)).scalars())
             last = connection.execute(sa.select(sa.func.max(units.c.number)).where(units.c.sweep == sweep)).scalar()
             number = -1 if last is None else int(last)
@@ -142,58 +142,62 @@ class Queue:
     # for workers -------------------------------------------------------------------------------------------
 
     def take(self, name: str, owner: Owner, provenance: Mapping[str, Mapping[str, object]]) -> Unit | None:
-        """Claim the first free unit, in one transaction; None when there is none now.
+        """Claim a free unit, in one transaction; None when there is none now.
 
         provenance  by engine: what is put down with the attempt
-        A unit whose attempts come no further again and again is given up here: its runs fail.
+        The first one in order, but for those that are given back meanwhile: they come when the others are taken. A
+        unit whose attempts come no further again and again is given up here: its runs fail.
         """
         while True:
-            with self.store._read() as connection:  # idle workers look without locking
-                sweep = _sweep(connection, name)
-                orphans = [] if _free(connection, sweep) is not None else _orphans(connection, sweep)
-                if sweep["cancelled"] or (not orphans and _free(connection, sweep) is None):
-                    return None
+            wanted = {"name": name, "now": time.time(), "start": self._start.get(name, 0)}
+            orphan = None
+            if name not in self._start:  # nothing was free when this was asked last: look without locking
+                with self.store._read() as connection:
+                    if connection.execute(_NEXT, wanted).first() or connection.execute(_LUCKLESS, wanted).first():
+                        pass
+                    elif (orphan := _orphan(connection, _sweep(connection, name))) is None:
+                        return None
             try:
                 with self.store._write() as connection:
-                    number = _free(connection, sweep, lock=True)
-                    if number is None and orphans:
-                        number = orphans[0]
+                    number = connection.execute(_NEXT, wanted).scalar()
+                    if number is None and wanted["start"]:
+                        number = connection.execute(_NEXT, wanted | {"start": 0}).scalar()
                     if number is None:
-                        return None
-                    taken = self._take(connection, sweep, number, owner, provenance)
+                        number = connection.execute(_LUCKLESS, wanted).scalar()
+                    if number is None:
+                        number = orphan
+                    if number is None:
+                        self._start.pop(name, None)
+                        continue
+                    self._start[name] = int(number)
+                    taken = self._take(connection, name, int(number), owner, provenance)
             except LeaseLost:  # another was faster
                 continue
             if taken is not None:
                 return taken
 
     def _take(
-        self, connection: sa.Connection, sweep: Any, number: int, owner: Owner,
+        self, connection: sa.Connection, name: str, number: int, owner: Owner,
         provenance: Mapping[str, Mapping[str, object]],
     ) -> Unit | None:  # fmt: skip
-        here = (units.c.sweep == sweep["pk"]) & (units.c.number == number)
-        unit = connection.execute(sa.select(units).where(here)).mappings().one()
-        last = sa.select(sa.func.max(epochs.c.epoch)).where(epochs.c.run == runs.c.pk).scalar_subquery()
-        query = (
-            sa.select(runs.c.id, runs.c.status, last.label("last")).join(members, members.c.run == runs.c.pk)
-            .where(members.c.sweep == sweep["pk"], members.c.unit == number).order_by(members.c.place)
-        )  # fmt: skip
-        rows = connection.execute(query).mappings().all()
+        rows = connection.execute(_UNIT, {"name": name, "number": number}).mappings().all()
+        unit = rows[0]
         todo = [row["id"] for row in rows if row["status"] not in ("finished", "diverged")]
         if not todo:  # another has just finished it
             return None
         reached = max((row["last"] for row in rows if row["last"] is not None), default=-1)
         tries = 1 if reached > unit["reached"] else unit["tries"] + 1
-        most = _most(sweep)
-        values: dict[str, Any] = {"tries": min(tries, most), "reached": max(reached, unit["reached"])}
+        most, error = unit["max_attempts"], unit["unit_error"]
         if tries > most:
             why = f"its worker was lost {most} times in a row without getting further"
-            values["error"] = f"{why}; before that: {unit['error']}" if unit["error"] else why
+            error = f"{why}; before that: {error}" if error else why
             connection.execute(
                 runs.update().where(runs.c.id.in_(todo)).values(
-                    status="failed", error=values["error"], owner=None, lease_expires=None, finished=time.time()
+                    status="failed", error=error, owner=None, lease_expires=None, finished=time.time()
                 )
             )  # fmt: skip
-        connection.execute(units.update().where(here).values(values))
+        counted = {"tries_": min(tries, most), "reached_": max(reached, unit["reached"]), "error_": error}
+        connection.execute(_COUNT, {"key": unit["sweep"], "unit": number, **counted})
         if tries > most:
             return None
         ids = tuple(row["id"] for row in rows)
@@ -345,7 +349,7 @@ def _sweep(connection: sa.Connection, name: str) -> Any:
 
 
 def _most(sweep: Any) -> int:
-    return int(json.loads(sweep["settings"]).get("max_attempts", MAX_ATTEMPTS))
+    return int(sweep["max_attempts"])
 
 
 def _of(sweep: Any) -> sa.Select[Any]:
@@ -362,43 +366,63 @@ def _to_retry(sweep: Any) -> sa.ColumnElement[bool]:
     return (runs.c.status == "failed") & (units.c.tries < _most(sweep))
 
 
-def _ready() -> sa.ColumnElement[bool]:
-    """A probe waits for its parent."""
-    parent = runs.alias("parents")
+def _orphan(connection: sa.Connection, sweep: Any) -> int | None:
+    """A unit whose lease still runs but whose owner has died on this host."""
+    if sweep["cancelled"]:
+        return None
+    query = _of(sweep).where(runs.c.status == "running").order_by(members.c.unit)
+    rows = connection.execute(query).mappings().all()
+    dead = {owner: Owner.read(owner).dead for owner in {row["owner"] for row in rows}}
+    held = {row["unit"] for row in rows if not dead[row["owner"]]}
+    return next((int(row["unit"]) for row in rows if row["unit"] not in held), None)
+
+
+# built once: building a statement takes longer than running it, and claims are waited for
+
+
+def _free() -> sa.Select[Any]:
+    """Units that are free by their runs' statuses and leases; locked, on PostgreSQL, which gives others the next."""
+    now: sa.BindParameter[float] = sa.bindparam("now")
+    parent, sibling, other = runs.alias("parents"), runs.alias("siblings"), members.alias("others")
     finished = sa.select(parent.c.pk).where(parent.c.id == runs.c.parent, parent.c.status == "finished")
-    return runs.c.parent.is_(None) | sa.exists(finished)
-
-
-def _free(connection: sa.Connection, sweep: Any, *, lock: bool = False) -> int | None:
-    """The first unit that is free by its runs' statuses and leases; `lock` keeps it for this transaction."""
-    now = time.time()
-    sibling, other = runs.alias("siblings"), members.alias("others")
     held = sa.select(sibling.c.pk).join(other, other.c.run == sibling.c.pk).where(
         other.c.sweep == members.c.sweep, other.c.unit == members.c.unit,
         sibling.c.status == "running", sibling.c.lease_expires >= now,
     )  # fmt: skip
     lapsed = (runs.c.status == "running") & (runs.c.lease_expires < now)
-    query = (
-        _of(sweep)
-        .with_only_columns(members.c.unit)
-        .where(sa.or_(runs.c.status.in_(("pending", "interrupted")), lapsed, _to_retry(sweep)))
-        .where(_ready(), ~sa.exists(held))
-        .order_by(members.c.unit)
+    again = (runs.c.status == "failed") & (units.c.tries < sweeps.c.max_attempts)
+    return (
+        sa.select(members.c.unit)
+        .select_from(_joined())
+        .where(sweeps.c.name == sa.bindparam("name"), sweeps.c.cancelled.is_(None))
+        .where(sa.or_(runs.c.status.in_(("pending", "interrupted")), lapsed, again))
+        .where(runs.c.parent.is_(None) | sa.exists(finished), ~sa.exists(held))
         .limit(1)
+        .with_for_update(of=units, skip_locked=True)
     )
-    if lock:  # PostgreSQL: others take the next one meanwhile; SQLite has one writer at a time anyway
-        query = query.with_for_update(of=units, skip_locked=True)
-    found = connection.execute(query).scalar()
-    return None if found is None else int(found)
 
 
-def _orphans(connection: sa.Connection, sweep: Any) -> list[int]:
-    """Units whose lease still runs but whose owner has died on this host."""
-    query = _of(sweep).where(runs.c.status == "running").order_by(members.c.unit)
-    rows = connection.execute(query).mappings().all()
-    dead = {owner: Owner.read(owner).dead for owner in {row["owner"] for row in rows}}
-    held = {row["unit"] for row in rows if not dead[row["owner"]]}
-    return [unit for unit in dict.fromkeys(row["unit"] for row in rows) if unit not in held]
+def _joined() -> sa.Join:
+    both = (units.c.sweep == members.c.sweep) & (units.c.number == members.c.unit)
+    return sweeps.join(members, members.c.sweep == sweeps.c.pk).join(units, both).join(runs, runs.c.pk == members.c.run)
+
+
+_NEXT = _free().where(members.c.unit >= sa.bindparam("start"), units.c.tries < 2).order_by(members.c.unit)
+# what has lost its workers more than once waits until the others are done: it may be what kills them
+_LUCKLESS = _free().where(units.c.tries >= 2).order_by(units.c.tries, members.c.unit)
+_UNIT = (
+    sa.select(
+        runs.c.id, runs.c.status, units.c.sweep, units.c.engine, units.c.tries, units.c.reached, sweeps.c.max_attempts,
+        units.c.error.label("unit_error"),
+        sa.select(sa.func.max(epochs.c.epoch)).where(epochs.c.run == runs.c.pk).scalar_subquery().label("last"),
+    )
+    .select_from(_joined())
+    .where(sweeps.c.name == sa.bindparam("name"), units.c.number == sa.bindparam("number"))
+    .order_by(members.c.place)
+)  # fmt: skip
+_COUNT = units.update().where(units.c.sweep == sa.bindparam("key"), units.c.number == sa.bindparam("unit")).values(
+    tries=sa.bindparam("tries_"), reached=sa.bindparam("reached_"), error=sa.bindparam("error_")
+)  # fmt: skip
 
 
 __all__ = ["MAX_ATTEMPTS", "Overview", "Queue", "Unit", "Working"]

@@ -149,6 +149,7 @@ sweeps = Table(
     Column("pk", Integer, primary_key=True),
     Column("name", Text, nullable=False, unique=True),
     Column("settings", Text, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
     Column("created", Number, nullable=False),
     Column("cancelled", Number),
     **_strict,

@@ -191,32 +191,25 @@ class Store:
         self, connection: sa.Connection, ids: Sequence[str], owner: Owner, provenance: Mapping[str, object],
         lease: float, cohort: Sequence[str],
     ) -> dict[str, int]:  # fmt: skip
-        now = time.time()
-        claimed = {}
+        now, claimed, pks = time.time(), {}, {}
+        rows = {row["id"]: row for row in connection.execute(_TO_CLAIM, {"ids": list(ids)}).mappings()}
         for run in ids:
-            row = _run_row(_one(connection, runs.c.id == run, run, lock=True))
-            if row.held:
-                assert row.owner is not None
+            if (row := rows.get(run)) is None:
+                raise StoreError(f"run {run} is no longer in the store.")
+            holder = Owner.read(row["owner"]) if row["owner"] else None
+            if row["status"] == "running" and holder and now < (row["lease_expires"] or 0) and not holder.dead:
                 raise LeaseLost(
-                    f"run {run} (seed {row.seed}) is being trained by process {row.owner.pid} on {row.owner.host}.",
+                    f"run {run} (seed {row['seed']}) is being trained by process {holder.pid} on {holder.host}.",
                     "wait for it (ncpl runs list shows it), or stop that process; its lease then ends by itself",
                 )
-            attempt = row.attempt + 1
-            connection.execute(
-                runs.update().where(runs.c.pk == row.pk).values(
-                    attempt=attempt, owner=str(owner), lease_expires=now + lease, status="running",
-                    updated=now, error=None, cohort=_json(list(cohort)),
-                )
-            )  # fmt: skip
-            connection.execute(
-                attempts.update().where(attempts.c.run == row.pk, attempts.c.ended.is_(None)).values(outcome="lost")
-            )
-            connection.execute(
-                attempts.insert().values(
-                    run=row.pk, attempt=attempt, owner=str(owner), provenance=_json(provenance), started=now
-                )
-            )
-            claimed[run] = attempt
+            claimed[run], pks[run] = row["attempt"] + 1, row["pk"]
+        common = {"new_owner": str(owner), "expires": now + lease, "now": now, "together": _json(list(cohort))}
+        each = [{"key": pks[run], "next": attempt, **common} for run, attempt in claimed.items()]
+        connection.execute(_CLAIM, each)
+        if before := [{"key": pks[run]} for run, attempt in claimed.items() if attempt > 1]:
+            connection.execute(_LOSE, before)
+        tried = {"owner": str(owner), "provenance": _json(provenance), "started": now}
+        connection.execute(attempts.insert(), [{"run": pks[r], "attempt": n, **tried} for r, n in claimed.items()])
         return claimed
 
     def renew(self, claimed: Mapping[str, int], *, lease: float | None = None) -> None:
@@ -743,6 +736,30 @@ def open_store(url: str | os.PathLike[str], *, create: bool = True, upgrade: boo
     return Store(text, engine)
 
 
+# built once: building a statement takes longer than running it, and claims are waited for
+_TO_CLAIM = (
+    sa.select(runs.c.pk, runs.c.id, runs.c.seed, runs.c.status, runs.c.owner, runs.c.lease_expires, runs.c.attempt)
+    .where(runs.c.id.in_(sa.bindparam("ids", expanding=True)))
+    .with_for_update()  # SQLite has locked the whole store already, and leaves this out
+)
+_CLAIM = runs.update().where(runs.c.pk == sa.bindparam("key")).values(
+    attempt=sa.bindparam("next"), owner=sa.bindparam("new_owner"), lease_expires=sa.bindparam("expires"),
+    updated=sa.bindparam("now"), cohort=sa.bindparam("together"), status="running", error=None,
+)  # fmt: skip
+_HOLD = (
+    runs.update()
+    .where(runs.c.id == sa.bindparam("key"), runs.c.attempt == sa.bindparam("mine"), runs.c.status == "running")
+    .values(
+        lease_expires=sa.bindparam("expires"), updated=sa.bindparam("now"),
+        seconds=runs.c.seconds + sa.bindparam("more", type_=schema.Number),
+    )
+    .returning(runs.c.pk)
+)  # fmt: skip
+_LOSE = (
+    attempts.update().where(attempts.c.run == sa.bindparam("key"), attempts.c.ended.is_(None)).values(outcome="lost")
+)
+
+
 def not_repeated(run: str, epoch: int) -> StoreError:
     """The error for an epoch that came out otherwise when it was trained again."""
     return StoreError(
@@ -755,12 +772,8 @@ def not_repeated(run: str, epoch: int) -> StoreError:
 def _hold(connection: sa.Connection, run: str, attempt: int, lease: float, seconds: float = 0.0) -> int:
     """The fence: a write by an attempt that is no longer the current one is refused."""
     now = time.time()
-    found = connection.execute(
-        runs.update()
-        .where(runs.c.id == run, runs.c.attempt == attempt, runs.c.status == "running")
-        .values(lease_expires=now + lease, updated=now, seconds=runs.c.seconds + seconds)
-        .returning(runs.c.pk)
-    ).scalar()
+    held = {"key": run, "mine": attempt, "expires": now + lease, "now": now, "more": seconds}
+    found = connection.execute(_HOLD, held).scalar()
     if found is None:
         raise LeaseLost(
             f"run {run} has been taken over by another process; attempt {attempt} stores nothing any more.",
@@ -798,10 +811,8 @@ def _runs_query() -> sa.Select[Any]:
     return sa.select(runs, last.label("epochs"))
 
 
-def _one(connection: sa.Connection, condition: sa.ColumnElement[bool], name: str, *, lock: bool = False) -> Any:
-    query = _runs_query().where(condition)
-    # SQLite has locked the whole store already, and leaves FOR UPDATE out
-    row = connection.execute(query.with_for_update(of=runs) if lock else query).mappings().first()
+def _one(connection: sa.Connection, condition: sa.ColumnElement[bool], name: str) -> Any:
+    row = connection.execute(_runs_query().where(condition)).mappings().first()
     if row is None:
         raise StoreError(f"run {name} is no longer in the store.")
     return row
