@@ -38,15 +38,12 @@ def _of(part: Part, id_: str) -> list[Block]:
     # runs stopped at a threshold differ in length by chance: they are no arms of a length
     fixed = [s for s in runs if s.run.settings.get("first_task_nc1") is None]
     losses, after = loss_frame(fixed), run_frame(part, used)
-    words = tuple(f"{result.x} after the first task and {result.y} later: {sentences.headline(result)}"
-                  for result in part.over_runs)  # fmt: skip
-    notes = tuple(dict.fromkeys(note for result in part.over_runs for note in result.notes))
     shares = plasticity.averaging(fixed)
     first = f"tasks 1 to {plasticity.TASKS_AFTER}"
-    blocks: list[Block] = [
-        Text(words, "finding"),
-        Text(notes, "caveat"),
-    ]
+    blocks: list[Block] = []
+    for result in part.over_runs:
+        words = f"{result.x} after the first task and {result.y} later: {sentences.headline(result)}"
+        blocks += [Text((words,), "finding"), Text(result.notes, "caveat")]
     if len(losses):
         blocks.append(_losses(losses, part, first, f"{id_}-losses"))
     blocks.append(

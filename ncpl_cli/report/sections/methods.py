@@ -42,7 +42,9 @@ def _training(part: Part, material: Material) -> list[str]:
     lines = [f"{part.scenario}: {number} runs were trained (seeds {seeds})."]
     lines.append(f"The data set was {_data(settings)}. The network was {_network(shared or settings)}.")
     lines.append(f"The optimiser was {_optimizer(settings)}.")
-    lines.append(_protocol(part.scenario, settings))
+    tasks = sorted({s.tasks for g in trained for s in g.series})
+    some = f"{tasks[0]} to {tasks[-1]}" if len(tasks) > 1 else str(tasks[0])  # groups may differ in how far they went
+    lines.append(_protocol(part.scenario, settings | {"tasks": some}))
     if len(trained) > 1:
         arms = "; ".join(label for label, g in zip(part.labels, part.groups, strict=True) if g in trained)
         lines.append(f"Arms differed in nothing but: {arms}.")

@@ -115,6 +115,8 @@ def _found(part: Part) -> list[str]:
             f"{part.scenario}, {label}: {result.overall.direction}: mean r(nc1, {result.y}) = {s.mean_r:+.2f}"
             f"{_interval(s.ci95)} over {sentences.count(result.n_runs, 'run')}{rest}."
         )
+    if (others := len(part.groups) - FEW) > 0:
+        lines.append(f"{part.scenario}: {sentences.count(others, 'further group')} in the sections below.")
     lines += [f"{part.scenario}, across first tasks of different length: {sentences.headline(result)}"
               for result in part.over_runs[:1]]  # fmt: skip
     for comparison in part.comparisons:
