@@ -332,11 +332,11 @@ def test_figures_are_written_for_papers(report: Report, tmp_path: Path) -> None:
 
 
 def test_a_password_is_not_shown() -> None:
-    from ncpl_cli.store import Store
+    from ncpl_cli.store import shown
 
     url = "postgresql+psycopg://me:secret@host/ncpl"
-    assert Store(url, None).place == "postgresql+psycopg://me:***@host/ncpl"  # type: ignore[arg-type]
-    assert Store("a.db", None).place == "a.db"  # type: ignore[arg-type]
+    assert shown(url) == "postgresql+psycopg://me:***@host/ncpl"
+    assert shown("a.db") == "a.db"
 
 
 # the command -------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def report(
     from ncpl_cli.report.formats import FORMATS
     from ncpl_cli.report.material import gather
     from ncpl_cli.report.report import build, write
-    from ncpl_cli.store import open_store
+    from ncpl_cli.store import open_store, shown
 
     ending = Path(output).suffix.lower().lstrip(".") if output else ""
     kind = format_ or (ending if ending in FORMATS else "html")
@@ -55,8 +55,7 @@ def report(
             store, {m.id: (m.formula, m.direction, m.source) for m in METRICS.values()}, ids=ids, scenario=scenario,
             names=name or (), selection=selection,
         )  # fmt: skip
-        place = store.place
-    made = build(material, store=place, progress=progress)
+    made = build(material, store=shown(url), progress=progress)
     write(made, target, kind, figures=Path(figures) if figures else None, progress=progress)
     _common.note(f"{len(material.rows)} runs in {target} ({target.stat().st_size / 1e6:.1f} MB).")
 

@@ -92,11 +92,6 @@ class Store:
         self._engine.dispose()
 
     @property
-    def place(self) -> str:
-        """Where the store lies, fit to be shown: a password in its URL is hidden."""
-        return sa.make_url(self.url).render_as_string(hide_password=True) if "://" in self.url else self.url
-
-    @property
     def checkpoints(self) -> Path:
         """The directory of checkpoints: beside an SQLite file, else in the current directory."""
         path = sqlite_path(self.url)
