@@ -51,7 +51,7 @@ def _over_tasks(part: Part, material: Material, id_: str) -> list[Block]:
         [s for g in part.groups for s in g.series if s.run.settings.get("first_task_nc1") is None]
     )
     caveats += [
-        f"{one.epochs} first-task epochs: of the published effect of {one.published.mean:+.3f} "
+        f"{one.epochs} first-task epochs: of the published effect of {one.published.mean:+.3f}, "
         f"{one.first_epochs.mean:+.3f} remains between first epochs; {one.share:.0%} of it is averaging."
         for one in shares
         if one.share is not None
