@@ -302,15 +302,17 @@ def test_numbers_out_of_range_are_undefined() -> None:
     assert np.isnan(none["nc1"]) and none.undefined["ncc_error"] == "fewer than two classes"
 
 
-def test_vci_says_nothing_about_no_more_samples_than_features() -> None:
-    """Noise without classes would be "perfectly collapsed"; the estimate of null_nc1 needs no d x d matrix there."""
+def test_fewer_samples_than_features_need_no_square_matrix() -> None:
+    """In the samples' own span vci and null_nc1 are what they are: vci is 0 in general, but not of dead features."""
     draw = np.random.default_rng(0)
     x, y = draw.normal(size=(40, 60)), np.arange(40) % 4
     found = collapse(x, y)
-    assert np.isnan(found["vci"]) and "no more samples than features" in found.undefined["vci"]
-    assert collapse(draw.normal(size=(400, 60)), np.arange(400) % 4)["vci"] > 0.5
+    assert found["vci"] == pytest.approx(0, abs=1e-12)
     mus = np.stack([x[y == c].mean(0) for c in range(4)])
     z, m = x - mus[y], mus - x.mean(0)
     total = z.T @ z / 40 + m.T @ m / 4
     participation = np.trace(total) ** 2 / np.trace(total @ total)
     assert found.context["null_nc1"] == pytest.approx(3 * 10 / participation, rel=1e-12)
+    few = collapse(x[:, :9], y)
+    wide = collapse(np.hstack([x[:, :9] @ draw.normal(size=(9, 30)), np.zeros((40, 30))]), y)
+    assert few["vci"] > 0.5 and wide["vci"] == pytest.approx(few["vci"], abs=1e-10)

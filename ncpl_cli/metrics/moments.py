@@ -245,13 +245,17 @@ def second_moment(x: NDArray[Any], labels: NDArray[np.int64], means: Means) -> A
     return symmetric(total)
 
 
-def participation_ratio(x: NDArray[Any], labels: NDArray[np.int64], means: Means) -> float:
-    """tr(Sigma_T)^2 / tr(Sigma_T^2) from the samples' inner products: for fewer samples than features."""
+def span_moment(x: NDArray[Any], labels: NDArray[np.int64], means: Means) -> tuple[Array, Array]:
+    """`second_moment` and the centred class means (K, m), both in an orthonormal basis of the m directions in which
+    the samples differ: exact, and small where there are fewer samples than features (n + K < d).
+    """
     z = np.empty(x.shape)
     centre_rows(x, labels, means.origin, means.offsets, z)
-    rows = torch.from_numpy(np.concatenate([z / np.sqrt(len(x)), means.centred / np.sqrt(len(means.present))]))
-    gram = rows @ rows.T  # n + K x n + K, with the eigenvalues of Sigma_T
-    return float(gram.trace() ** 2 / gram.square().sum())
+    rows = torch.from_numpy(np.concatenate([z, means.centred]))  # n + K x d
+    _, s, v = torch.linalg.svd(rows, full_matrices=False)
+    basis = v[s > max(rows.shape) * np.finfo(np.float64).eps * s[0]]  # m x d
+    inside = (rows @ basis.T).numpy()
+    return inside[: len(x)].T @ inside[: len(x)], inside[len(x) :]
 
 
 PANEL = 128

@@ -122,8 +122,8 @@ class Statistics:
     singular   singular values of the centred class means, (r,)
     within     within-class scatter (a sum over samples) along the directions in which class means differ, (r,)
     distance   sum of squared distances to the own class mean, (C,)
-    moment     sum of (h - mu_y)(h - mu_y)^T, (d, d); None where it is not asked for, too large or says nothing
-    participation   tr(Sigma_T)^2 / tr(Sigma_T^2), where it was found without the moment
+    moment     sum of (h - mu_y)(h - mu_y)^T, (d, d); None where it is not asked for or too large
+    centred    the centred class means in the basis of `moment`, (K, m), where that is not the features' own
     """
 
     means: Means
@@ -131,7 +131,7 @@ class Statistics:
     within: Array
     distance: Array
     moment: Array | None
-    participation: float | None = None
+    centred: Array | None = None
 
 
 def from_statistics(found: Statistics, w: Array | None, b: Array | None, names: Iterable[str]) -> CollapseResult:
@@ -139,6 +139,7 @@ def from_statistics(found: Statistics, w: Array | None, b: Array | None, names: 
     names = [name for name in names if name not in BY_SAMPLE]
     means, s = found.means, found.singular
     n, d, k = int(means.counts.sum()), len(means.origin), len(means.present)
+    centred = means.centred if found.centred is None else found.centred
     counts = means.counts[means.present]
     context: dict[str, float] = {"n": n, "d": d, "classes": k, "min_class_count": int(counts.min(initial=n))}
     if k < 2:
@@ -160,19 +161,15 @@ def from_statistics(found: Statistics, w: Array | None, b: Array | None, names: 
         values["nc1_ratio"] = within_trace / between_trace
         values["nc1_fraction"] = within_trace / (within_trace + between_trace)
         _geometry(values, undefined, means, found.distance)
-        if n <= d + 1:
-            undefined["vci"] = "of no more samples than features it is 0 whatever they are"
-        elif moment is not None and np.isfinite(moment).all():
-            values["vci"] = _vci(moment, means, len(s))
+        if moment is not None and np.isfinite(moment).all():
+            values["vci"] = _vci(moment, centred, len(s))
         elif d > MOST_SQUARE:
             undefined["vci"] = f"needs a d x d matrix, and d is above {MOST_SQUARE}"
-    participation = found.participation
     if moment is not None:
-        total = moment + means.centred.T @ means.centred / k
+        total = moment + centred.T @ centred / k
         if np.trace(total) > 0:
             participation = float(np.trace(total)) ** 2 / float((total**2).sum())
-    if participation is not None and math.isfinite(participation):
-        context["null_nc1"] = (k - 1) * context["harmonic_class_count"] / participation
+            context["null_nc1"] = (k - 1) * context["harmonic_class_count"] / participation
     for name in names:
         if name not in undefined and not math.isfinite(values[name]):
             undefined[name] = "the numbers are too large or too small for float64"
@@ -187,13 +184,13 @@ def _evaluate(
     directions, s = moments.between(means, x.dtype)
     classifier = (w, b) if w is not None and predicted is None and "nc4" in names else None
     read = moments.scatter(x, y, means, directions, classifier=classifier, threads=threads)
-    moment = participation = None
+    moment = centred = None
     if "vci" in names and x.shape[1] <= MOST_SQUARE:
-        if len(x) > x.shape[1] + 1:
-            moment = moments.second_moment(x, y, means)
+        if len(x) + len(means.present) < x.shape[1] and len(s):
+            moment, centred = moments.span_moment(x, y, means)
         else:
-            participation = moments.participation_ratio(x, y, means)
-    result = from_statistics(Statistics(means, s, read.within, read.distance, moment, participation), w, b, names)
+            moment = moments.second_moment(x, y, means)
+    result = from_statistics(Statistics(means, s, read.within, read.distance, moment, centred), w, b, names)
     values, undefined = result.values, result.undefined
     own = "fewer than two classes" if len(means.present) < 2 else None if len(s) else NO_SCATTER
     if "nc4" in names:
@@ -236,19 +233,20 @@ def _test_split(
     values["nc1_test_weak"] = float((read.within / s**2).sum()) / len(x)
 
 
-def _vci(within: Array, means: Means, rank: int) -> float:
+def _vci(within: Array, centred: Array, rank: int) -> float:
     """1 - tr(pinv(Sigma_T) Sigma_B) / r, in [0, 1]; 0 = collapsed; no invertible linear map changes it (2306.03440).
 
+    Of no more samples than features it is 0 in general, whatever the labels: there is a map that collapses them.
     Nothing is subtracted from 1, which would leave no digits of a deep collapse. In a basis of the directions V of
     the class means and the rest, the inverse's corner is that of a Schur complement: with Q = what is left of the
     scatter along V after regressing on the rest, and S = Sigma_B along V, vci = tr((Q + S)^-1 Q) / r.
     Each feature is first brought to unit variance, which changes nothing but the conditioning.
     """
-    k = len(means.centred)
-    scale = np.sqrt(np.diag(within) + (means.centred**2).sum(0) / k)
+    k = len(centred)
+    scale = np.sqrt(np.diag(within) + (centred**2).sum(0) / k)
     alive = scale > 0
     m, sigma = (
-        means.centred[:, alive] / scale[alive],
+        centred[:, alive] / scale[alive],
         within[np.ix_(alive, alive)] / np.outer(scale[alive], scale[alive]),
     )
     _, s, v = np.linalg.svd(m, full_matrices=False)
