@@ -296,6 +296,8 @@ def test_numbers_out_of_range_are_undefined() -> None:
     assert found["nc1"] == collapse(x, y)["nc1"] and np.isnan(found["nc3"])
     large = collapse(x * 1e200, y, w, b)
     assert np.isnan(large["nc1_ratio"]) and "too large" in large.undefined["nc1_ratio"]
+    small = collapse(x * 1e-200, y)
+    assert np.isnan(small["vci"]) and "too small" in small.undefined["vci"]
     for name, value in large.values.items():
         assert np.isfinite(value) or name in large.undefined, name
     none = collapse(np.empty((0, 3)), np.empty(0, int))

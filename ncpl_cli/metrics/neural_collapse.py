@@ -149,17 +149,17 @@ def from_statistics(found: Statistics, w: Array | None, b: Array | None, names: 
     values, undefined = dict.fromkeys(names, np.nan), dict[str, str]()
     if w is not None:
         _classifier(values, undefined, means, w, b)
-    within_trace, moment = float(found.distance.sum()) / n, None if found.moment is None else found.moment / n
+    within_trace, moment = found.distance.sum() / n, None if found.moment is None else found.moment / n
     if len(s) == 0:
         kept = ("nc2", "equinorm_weights", "equiangular_weights", "bias_collapse")
         lost = [name for name in names if name not in kept]
         values |= dict.fromkeys(lost, np.nan)
         undefined |= dict.fromkeys(lost, NO_SCATTER)
     else:
-        between_trace = float((s**2).sum()) / k
+        between_trace = (s**2).sum() / k
         values["nc1"] = float((found.within / s**2).sum()) / n
-        values["nc1_ratio"] = within_trace / between_trace
-        values["nc1_fraction"] = within_trace / (within_trace + between_trace)
+        values["nc1_ratio"] = float(within_trace / between_trace)
+        values["nc1_fraction"] = float(within_trace / (within_trace + between_trace))
         _geometry(values, undefined, means, found.distance)
         if moment is not None and np.isfinite(moment).all():
             values["vci"] = _vci(moment, centred, len(s))
@@ -245,6 +245,8 @@ def _vci(within: Array, centred: Array, rank: int) -> float:
     k = len(centred)
     scale = np.sqrt(np.diag(within) + (centred**2).sum(0) / k)
     alive = scale > 0
+    if alive.sum() < rank:  # squares too small for float64
+        return math.nan
     m, sigma = (
         centred[:, alive] / scale[alive],
         within[np.ix_(alive, alive)] / np.outer(scale[alive], scale[alive]),
