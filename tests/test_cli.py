@@ -23,7 +23,9 @@ def test_help_loads_no_numerical_library() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["train"], ["train", "permuted-mnist"], ["train", "shuffled-labels"], ["runs"], ["runs", "list"],
+    [[], ["sweep"], ["sweep", "permuted-digits"], ["sweep", "study.toml"], ["sweep", "status"], ["sweep", "retry"],
+     ["sweep", "cancel"], ["sweep", "worker"], ["db", "merge"],
+     ["train"], ["train", "permuted-mnist"], ["train", "shuffled-labels"], ["runs"], ["runs", "list"],
      ["runs", "show"], ["runs", "delete"], ["db"], ["db", "info"], ["db", "upgrade"], ["db", "check"], ["export"],
      ["catalog"], ["correlate"], ["compare"], ["demo"], ["measure"]],
     ids=" ".join,

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from ncpl_cli.errors import LeaseLost, unknown
 from ncpl_cli.store.owner import Owner
 from ncpl_cli.store.schema import epochs, measurements, members, runs, sweeps, terms, undefined, units
-from ncpl_cli.store.store import Store, _ignore_insert, _json
+from ncpl_cli.store.store import TO_CLAIM, Store, _ignore_insert, _json
 
 MAX_ATTEMPTS = 5
 """Attempts in a row that get no further before a unit is given up."""
@@ -153,6 +153,9 @@ class Queue:
             orphan = None
             if name not in self._start:  # nothing was free when this was asked last: look without locking
                 with self.store._read() as connection:
+                    # SQLAlchemy compiles a statement when it is first run: not while others wait for the lock
+                    connection.execute(_UNIT, {"name": name, "number": -1})
+                    connection.execute(TO_CLAIM, {"ids": [""]})
                     if connection.execute(_NEXT, wanted).first() or connection.execute(_LUCKLESS, wanted).first():
                         pass
                     elif (orphan := _orphan(connection, _sweep(connection, name))) is None:

@@ -187,7 +187,7 @@ class Store:
         lease: float, cohort: Sequence[str],
     ) -> dict[str, int]:  # fmt: skip
         now, claimed, pks = time.time(), {}, {}
-        rows = {row["id"]: row for row in connection.execute(_TO_CLAIM, {"ids": list(ids)}).mappings()}
+        rows = {row["id"]: row for row in connection.execute(TO_CLAIM, {"ids": list(ids)}).mappings()}
         for run in ids:
             if (row := rows.get(run)) is None:
                 raise StoreError(f"run {run} is no longer in the store.")
@@ -732,7 +732,7 @@ def open_store(url: str | os.PathLike[str], *, create: bool = True, upgrade: boo
 
 
 # built once: building a statement takes longer than running it, and claims are waited for
-_TO_CLAIM = (
+TO_CLAIM = (
     sa.select(runs.c.pk, runs.c.id, runs.c.seed, runs.c.status, runs.c.owner, runs.c.lease_expires, runs.c.attempt)
     .where(runs.c.id.in_(sa.bindparam("ids", expanding=True)))
     .with_for_update()  # SQLite has locked the whole store already, and leaves this out
