@@ -1,7 +1,9 @@
 """The nc1 penalty of a minibatch, forward and backward: closed form in the span of the class means against the
 definition written out with `pinv` and autograd. Both take turns in one run; medians over the turns.
 
-    python benchmarks/regulariser.py [--device cuda]
+On small matrices a second thread costs more than it brings where threads sleep while they wait, as ncpl has them do.
+
+    python benchmarks/regulariser.py [--device cuda] [--threads 2]
 """
 
 from __future__ import annotations
@@ -51,7 +53,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cpu")
-    device = parser.parse_args().device
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    device = given.device
+    torch.set_num_threads(given.threads)
     for batch, width in ((128, 512), (128, 100), (32, 100)):
         torch.manual_seed(0)
         labels = torch.arange(batch, device=device) % CLASSES
