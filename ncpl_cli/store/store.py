@@ -226,12 +226,13 @@ class Store:
 
     def _insert(self, connection: sa.Connection, pk: int, record: EpochRecord) -> None:
         key = {"run": pk, "epoch": record.epoch}
-        wide = {name: float(value) for name in WIDE if (value := record.get(name)) is not None}
-        connection.execute(
-            epochs.insert().values(
-                **key, task=record.task, task_epoch=record.task_epoch, samples_seen=record.samples_seen,
-                seconds=float(record.seconds), measure_seconds=float(record.measure_seconds), **wide,
-            )
+        wide = {name: None if (value := record.get(name)) is None else float(value) for name in WIDE}
+        connection.execute(  # values beside the statement, always the same keys: it is compiled once
+            epochs.insert(),
+            {
+                **key, "task": record.task, "task_epoch": record.task_epoch, "samples_seen": record.samples_seen,
+                "seconds": float(record.seconds), "measure_seconds": float(record.measure_seconds), **wide,
+            },
         )  # fmt: skip
         long = [a for a in record.values if not (a.metric in WIDE and a.split == "train" and a.layer == "last")]
         self._learn(connection, {*long, *record.undefined}, record.undefined.values())
