@@ -2,58 +2,66 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from ncpl_cli import __version__
-from ncpl_cli.commands import (
-    catalog,
-    compare,
-    correlate,
-    demo,
-    export,
-    import_,
-    measure,
-    probe,
-    report,
-    reproduce,
-    runs,
-    sweep,
-    train,
-)
-from ncpl_cli.commands import db as db_commands
-from ncpl_cli.errors import NcplError
+from ncpl_cli.errors import NcplError, unknown
 
-COMMANDS: dict[str, Any] = {
-    "train": train.app,
-    "sweep": sweep.app,
-    "probe": probe.probe,
-    "measure": measure.measure,
-    "correlate": correlate.correlate,
-    "compare": compare.compare,
-    "report": report.report,
-    "reproduce": reproduce.reproduce,
-    "runs": runs.app,
-    "export": export.export,
-    "import": import_.import_,
-    "db": db_commands.app,
-    "catalog": catalog.catalog,
-    "demo": demo.demo,
+COMMANDS = {
+    "train": "Train runs of a scenario, measured every epoch.",
+    "sweep": "Train many runs with many workers; the same again does what is missing.",
+    "probe": "Run the probes that warm starts still lack, from their checkpoints.",
+    "measure": "Measure features of any framework, a network or a stored run.",
+    "correlate": "Correlate two metrics: the published statistic, and what a statistician would ask for.",
+    "compare": "Compare arms with the plain arm, paired by seed and matched on phase 1.",
+    "report": "Write one page of everything chosen: curves, collapse, correlations, methods.",
+    "reproduce": "Run a paper's experiments and hold its claims against the results.",
+    "runs": "List, show and delete runs.",
+    "export": "Write every recorded epoch as a row, metrics as columns.",
+    "import": "Import a CSV of recorded epochs, in the shape that export writes.",
+    "db": "Look after the store.",
+    "catalog": "What there is: scenarios, data sets, networks, interventions, metrics.",
+    "demo": "The paper's main experiment on scikit-learn's digits; then what was found.",
 }
-"""Every command, in the order of the help: the way a study goes."""
+"""Every command, in the order of the help: the way a study goes. Its module in `commands` loads when it is called."""
 
 
-class _InOrder(TyperGroup):
+class Commands(TyperGroup):
+    """The commands, each made when it is called: listing them all loads and builds none."""
+
     def list_commands(self, ctx: Any) -> list[str]:
+        """The names, in order."""
         return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command's `app`, or its function of the same name; raises InputError that lists the known ones."""
+        if cmd_name not in COMMANDS:
+            raise unknown("command", cmd_name, COMMANDS)
+        attribute = "import_" if cmd_name == "import" else cmd_name
+        module = importlib.import_module(f"ncpl_cli.commands.{attribute}")
+        if hasattr(module, "app"):
+            return typer.main.get_command(module.app)
+        one = typer.Typer(add_completion=False)
+        one.command(name=cmd_name)(getattr(module, attribute))
+        return typer.main.get_command(one)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """The help, with a line for each command."""
+        lines: dict[str, Any] = {name: TyperCommand(name, help=line) for name, line in COMMANDS.items()}
+        listing = TyperGroup(
+            name=self.name, help=self.help, params=self.params, commands=lines, rich_markup_mode=self.rich_markup_mode
+        )
+        listing.format_help(ctx, formatter)
 
 
 app = typer.Typer(
-    cls=_InOrder,
+    cls=Commands,
     name="ncpl",
     help="Study how neural collapse and plasticity loss belong together.",
     no_args_is_help=True,
@@ -61,11 +69,6 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _name, _command in COMMANDS.items():
-    if isinstance(_command, typer.Typer):
-        app.add_typer(_command, name=_name)
-    else:
-        app.command(_name)(_command)
 
 
 @app.callback()
