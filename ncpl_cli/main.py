@@ -45,11 +45,12 @@ class Commands(TyperGroup):
             raise unknown("command", cmd_name, COMMANDS)
         attribute = "import_" if cmd_name == "import" else cmd_name
         module = importlib.import_module(f"ncpl_cli.commands.{attribute}")
+        around = typer.Typer(callback=lambda: None)
         if hasattr(module, "app"):
-            return typer.main.get_command(module.app)
-        one = typer.Typer(add_completion=False)
-        one.command(name=cmd_name)(getattr(module, attribute))
-        return typer.main.get_command(one)
+            around.add_typer(module.app, name=cmd_name)
+        else:
+            around.command(name=cmd_name)(getattr(module, attribute))
+        return typer.main.get_group(around).commands[cmd_name]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """The help, with a line for each command."""
