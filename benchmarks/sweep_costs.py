@@ -122,7 +122,7 @@ def bookkeeping(count: int = 2000) -> None:
             f"{total:.0f} runs, {what}: specs {specs:.2f} s, register and plan {enlisted:.2f} s, status {seen:.3f} s, "
             f"list {listed:.3f} s"
         )
-    with open_store(folder / "ncpl.db") as store, store._write() as connection:  # as if all had been trained
+    with open_store(folder / "ncpl.db") as store, store.writing() as connection:  # as if all had been trained
         connection.exec_driver_sql("UPDATE runs SET status = 'finished', attempt = 1, seconds = 1.3")
         connection.exec_driver_sql(
             "WITH RECURSIVE e(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM e WHERE n < 140) INSERT INTO epochs "
@@ -169,7 +169,7 @@ def overhead(db: Path) -> float:
         rows = store.runs()
         began = min(attempt["started"] for row in rows for attempt in store.attempts(row.id))
         ended = max(row.finished or 0.0 for row in rows)
-        with store._read() as connection:
+        with store.reading() as connection:
             training = connection.exec_driver_sql("SELECT sum(seconds) FROM epochs").scalar()
             measuring = connection.exec_driver_sql("SELECT sum(measure_seconds) FROM epochs").scalar()
     return float((ended - began - training - measuring) / training)

@@ -1,6 +1,6 @@
 """A sweep: many runs as one thing, kept in the store, worked at by any number of workers.
 
-    arms -> register runs and probes -> cohorts become units of the queue -> an executor starts workers -> watch
+arms -> register runs and probes -> cohorts become units of the queue -> an executor starts workers -> watch
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ncpl_cli.plan import Cohort, plan
 from ncpl_cli.scenarios import WarmStart
 from ncpl_cli.spec import RunSpec
 from ncpl_cli.store import Overview, Queue, Store
+from ncpl_cli.store.leases import LEASE_SECONDS
 from ncpl_cli.store.queue import MAX_ATTEMPTS
-from ncpl_cli.store.store import LEASE_SECONDS
 
 WATCH_SECONDS = 0.5
 

@@ -97,7 +97,7 @@ def test_two_processes_do_not_write_one_run(store: Store) -> None:
         with pytest.raises(LeaseLost, match="is being trained by process"), store.run("s", seed=0):
             pass
         dead = replace(Owner.current(), pid=2**22 - 1)  # as if this process had died and another had taken over
-        with store._write() as connection:
+        with store.writing() as connection:
             connection.exec_driver_sql("UPDATE runs SET owner = ?", (str(dead),))
         store.claim([run.id], Owner.current(), {})
         run.record(epoch=1, metrics={"nc1": 1.0})

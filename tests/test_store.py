@@ -143,7 +143,7 @@ def test_rows_behind_a_checkpoint_are_taken_back_whole(store: Store) -> None:
     run, attempt = filled(store)
     store.truncate(run, attempt, 1)
     assert store.last_epoch(run) == 1 and len(store.task_accuracies(run)) == 4
-    with store._read() as connection:
+    with store.reading() as connection:
         assert connection.exec_driver_sql("select max(epoch) from measurements").scalar() == 1
     store.save([(run, attempt, record(2))])
     assert store.check() == []
@@ -166,7 +166,7 @@ def test_a_deleted_run_leaves_nothing_and_a_held_one_stays(store: Store) -> None
         store.delete(run)
     store.finish(run, attempt, "finished")
     store.delete(run)
-    with store._read() as connection:
+    with store.reading() as connection:
         for table in ("runs", "epochs", "measurements", "undefined", "task_accuracy", "attempts"):
             assert connection.exec_driver_sql(f"select count(*) from {table}").scalar() == 0
 
@@ -179,7 +179,7 @@ def test_models_and_migrations_agree(file: Store) -> None:
     from ncpl_cli.store.migrate import folder
 
     assert ScriptDirectory(str(folder())).get_heads() == [schema.HEAD]
-    with file._engine.connect() as connection:
+    with file.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": schema.VERSION_TABLE})
         assert compare_metadata(context, schema.metadata) == []
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
@@ -228,7 +228,7 @@ def test_text_absent_and_cut_off_stores_are_refused(tmp_path: Path) -> None:
         open_store(tmp_path / "no" / "place.db")
     with open_store(tmp_path / "cut.db") as store:
         filled(store, 40)
-        with store._engine.connect() as connection:
+        with store.engine.connect() as connection:
             connection.exec_driver_sql("select 1")
     whole = (tmp_path / "cut.db").read_bytes()
     (tmp_path / "cut.db").write_bytes(whole[: len(whole) // 2])
@@ -239,13 +239,13 @@ def test_text_absent_and_cut_off_stores_are_refused(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_nothing_half_written(file: Store) -> None:
     run, attempt = filled(file, 2)
-    with file._engine.connect() as connection:
+    with file.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StoreError, match=r"disk .* is full"):
         for epoch in range(2, 5000):
             file.save([(run, attempt, record(epoch, **{f"m{i}": 0.5 for i in range(60)}))])
-    with file._engine.connect() as connection:
+    with file.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count = 1073741823")
     assert file.check() == []
     last = file.last_epoch(run)

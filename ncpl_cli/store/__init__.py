@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from ncpl_cli.store.connection import shown
+from ncpl_cli.store.heartbeat import heartbeat
+from ncpl_cli.store.overview import Overview, Working
 from ncpl_cli.store.owner import Owner
-from ncpl_cli.store.queue import Overview, Queue, Unit, Working
-from ncpl_cli.store.recorder import Recorder, heartbeat
-from ncpl_cli.store.store import RunRow, Store, not_repeated, open_store
+from ncpl_cli.store.queue import Queue, Unit
+from ncpl_cli.store.recorder import Recorder
+from ncpl_cli.store.run_row import RunRow
+from ncpl_cli.store.store import Store, open_store
+from ncpl_cli.store.writing import not_repeated
 
 __all__ = [
     "Overview", "Owner", "Queue", "Recorder", "RunRow", "Store", "Unit", "Working", "heartbeat", "not_repeated",

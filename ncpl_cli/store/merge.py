@@ -11,8 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from ncpl_cli.errors import InputError
+from ncpl_cli.store.connection import insert_new
 from ncpl_cli.store.schema import attempts, epochs, labels, measurements, runs, task_accuracy, terms, undefined
-from ncpl_cli.store.store import Store, _ignore_insert
+from ncpl_cli.store.writing import Writing
 
 OVER = ("finished", "diverged", "failed")
 
@@ -27,7 +28,7 @@ class Merged:
     held: int = 0
 
 
-def merge(target: Store, source: Store) -> Merged:
+def merge(target: Writing, source: Writing) -> Merged:
     """Take what `source` has more of into `target`: runs, epochs, labels, attempts and checkpoints.
 
     Raises InputError, with that run left as it is, when a run has other results here for an epoch both have.
@@ -35,7 +36,7 @@ def merge(target: Store, source: Store) -> Merged:
     if target.url == source.url:
         raise InputError(f"{source.url} is the store itself.", "name another one")
     done = Merged()
-    with source._read() as reading:
+    with source.reading() as reading:
         numbered = reading.execute(sa.select(terms.c.id, terms.c.kind, terms.c.text))
         of = {int(number): (str(kind), str(text)) for number, kind, text in numbered}
     for row in source.runs():
@@ -43,7 +44,7 @@ def merge(target: Store, source: Store) -> Merged:
         if row.held or (row.id in here and here[row.id].held):
             done.held += 1
             continue
-        with source._read() as reading, target._write(durable=True) as writing:
+        with source.reading() as reading, target.writing(durable=True) as writing:
             what = _take(target, reading, writing, row.pk, of)
         setattr(done, what, getattr(done, what) + 1)
         theirs, ours = source.checkpoints / row.id, target.checkpoints / row.id
@@ -53,7 +54,7 @@ def merge(target: Store, source: Store) -> Merged:
 
 
 def _take(
-    target: Store, reading: sa.Connection, writing: sa.Connection, pk: int, of: Mapping[int, tuple[str, str]]
+    target: Writing, reading: sa.Connection, writing: sa.Connection, pk: int, of: Mapping[int, tuple[str, str]]
 ) -> str:  # fmt: skip
     """Copy one run; `new`, `extended` or `unchanged`."""
     theirs = dict(reading.execute(sa.select(runs).where(runs.c.pk == pk)).mappings().one())
@@ -78,15 +79,15 @@ def _take(
             change |= {"seconds": max(ours["seconds"], theirs["seconds"]), "attempt": first + theirs["attempt"]}
             writing.execute(runs.update().where(runs.c.pk == here).values(change))
     if names:
-        _ignore_insert(writing, labels, [{"run": here, "name": name} for name in names])
+        insert_new(writing, labels, [{"run": here, "name": name} for name in names])
     if what == "unchanged":
         return what
     _copy(reading, writing, epochs, pk, here, epochs.c.epoch > after)
     rows = {table: _rows(reading, table, pk, table.c.epoch > after) for table in (measurements, undefined)}
     used = {row[key] for table in rows for row in rows[table] for key in ("metric", "split", "layer")}
     used |= {row["reason"] for row in rows[undefined]}
-    target._number(writing, {of[number] for number in used})
-    number = {theirs: target._terms[of[theirs]] for theirs in used}
+    target.terms.number(writing, {of[number] for number in used})
+    number = {theirs: target.terms[of[theirs]] for theirs in used}
     for table, found in rows.items():
         named = ("metric", "split", "layer", "reason") if table is undefined else ("metric", "split", "layer")
         if found:

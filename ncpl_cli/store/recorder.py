@@ -7,24 +7,18 @@ import hashlib
 import json
 import math
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from ncpl_cli.errors import InputError, NcplError
 from ncpl_cli.provenance import surroundings
 from ncpl_cli.records import Address, EpochRecord, RunInfo
+from ncpl_cli.store.heartbeat import heartbeat
 from ncpl_cli.store.owner import Owner
-
-if TYPE_CHECKING:
-    from ncpl_cli.store.store import Store
-
-HEARTBEAT_SECONDS = 10.0
-
-BY_RECORDER = {"by": "recorder"}
-"""What marks a run as a user's own: its epochs need not be without gaps."""
+from ncpl_cli.store.run_row import BY_RECORDER
+from ncpl_cli.store.writing import Writing
 
 COLUMNS = (
     "run",
@@ -50,7 +44,7 @@ class Recorder:
     """
 
     def __init__(
-        self, store: Store, scenario: str, seed: int, name: str | None, config: Mapping[str, Any] | None
+        self, store: Writing, scenario: str, seed: int, name: str | None, config: Mapping[str, Any] | None
     ) -> None:
         if not scenario:
             raise InputError("a run needs the name of a scenario.")
@@ -214,22 +208,3 @@ def _checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(f"config must hold what JSON can: numbers, texts, lists ({error}).") from error
     return found
-
-
-@contextlib.contextmanager
-def heartbeat(store: Store, claimed: Mapping[str, int]) -> Iterator[None]:
-    """Renew the leases of runs while epochs are long; `claimed` may change meanwhile."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(min(HEARTBEAT_SECONDS, store.lease / 3)):
-            with contextlib.suppress(NcplError):  # a lost lease shows at the next save, in the main thread
-                store.renew(dict(claimed))
-
-    thread = threading.Thread(target=beat, name="ncpl-heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from sqlalchemy import (
@@ -181,3 +182,8 @@ members = Table(
 
 BY_EPOCH = (measurements, undefined, task_accuracy, epochs)
 """Tables with rows per epoch, children first."""
+
+
+def as_json(value: object) -> str:
+    """How columns with JSON are written: the same value is the same text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=list)

@@ -1,0 +1,163 @@
+"""Out of the store, a run at a time: runs, their attempts and their epochs' rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from ncpl_cli.errors import InputError, unknown
+from ncpl_cli.records import Address
+from ncpl_cli.store.database import Database
+from ncpl_cli.store.recorded import recorded_addresses
+from ncpl_cli.store.run_row import RunRow, by_id, names_of, run_row, runs_query
+from ncpl_cli.store.schema import WIDE, attempts, epochs, labels, measurements, runs, task_accuracy, terms, undefined
+
+
+class Reading(Database):
+    """What is stored of runs."""
+
+    def run(self, key: str) -> RunRow:
+        """A stored run by id, by the beginning of its id, or by a label that only it has."""
+        with self.reading() as connection:
+            exact = connection.execute(runs_query().where(runs.c.id == key)).mappings().all()
+            found = exact or connection.execute(runs_query().where(runs.c.id.startswith(key))).mappings().all()
+            if not found:
+                named = sa.select(labels.c.run).where(labels.c.name == key)
+                found = connection.execute(runs_query().where(runs.c.pk.in_(named))).mappings().all()
+            if len(found) == 1 and key:
+                return run_row(found[0], names_of(connection, [found[0]["pk"]]))
+            if not found:
+                raise unknown("run", key, connection.execute(sa.select(runs.c.id)).scalars().all()[:20])
+        raise InputError(f"{key!r} means {len(found)} runs.", f"one of: {', '.join(r['id'] for r in found[:8])}")
+
+    def runs(
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        scenario: str | None = None,
+        name: str | None = None,
+        status: str | None = None,
+        parent: str | None = None,
+    ) -> list[RunRow]:
+        """All runs that fit, in the order they were made; `parent`: probes of that run."""
+        query = runs_query().order_by(runs.c.pk)
+        if ids is not None:
+            query = query.where(runs.c.id.in_([self.run(key).id for key in ids]))
+        if scenario is not None:
+            query = query.where(runs.c.scenario == scenario)
+        if status is not None:
+            query = query.where(runs.c.status == status)
+        if parent is not None:
+            query = query.where(runs.c.parent == parent)
+        if name is not None:
+            query = query.where(runs.c.pk.in_(sa.select(labels.c.run).where(labels.c.name == name)))
+        with self.reading() as connection:
+            found = connection.execute(query).mappings().all()
+            names = names_of(connection, None)
+        return [run_row(row, names) for row in found]
+
+    def standing(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Status, begun cohort, horizon and what is recorded of many runs by id; unknown ones are left out."""
+        columns = (runs.c.id, runs.c.status, runs.c.cohort, runs.c.horizon, runs.c.recorded)
+        with self.reading() as connection:
+            return {
+                row["id"]: {
+                    "status": row["status"], "cohort": json.loads(row["cohort"] or "[]"),
+                    "horizon": json.loads(row["horizon"]), "recorded": json.loads(row["recorded"]),
+                }
+                for row in by_id(connection, columns, ids)
+            }  # fmt: skip
+
+    def attempts(self, run: str) -> list[dict[str, Any]]:
+        """Every attempt at a run with its provenance, first to last."""
+        pk = self.run(run).pk
+        with self.reading() as connection:
+            found = connection.execute(sa.select(attempts).where(attempts.c.run == pk).order_by(attempts.c.attempt))
+            return [dict(row) | {"provenance": json.loads(row["provenance"])} for row in found.mappings()]
+
+    def last_epoch(self, run: str) -> int:
+        """The last stored epoch of a run, -1 when there is none."""
+        with self.reading() as connection:
+            query = sa.select(sa.func.max(epochs.c.epoch)).join(runs, runs.c.pk == epochs.c.run).where(runs.c.id == run)
+            last = connection.execute(query).scalar()
+        return -1 if last is None else int(last)
+
+    def history(self, run: str, up_to: int) -> list[tuple[int, int, float]]:
+        """(task, task_epoch, online_accuracy) of a run's epochs 1 to `up_to`."""
+        query = (
+            sa.select(epochs.c.task, epochs.c.task_epoch, epochs.c.online_accuracy)
+            .join(runs, runs.c.pk == epochs.c.run)
+            .where(runs.c.id == run, epochs.c.epoch > 0, epochs.c.epoch <= up_to)
+            .order_by(epochs.c.epoch)
+        )
+        with self.reading() as connection:
+            return [(int(t), int(e), float(a)) for t, e, a in connection.execute(query)]
+
+    def rows(self, run: str) -> list[dict[str, Any]]:
+        """A run's epochs as the wide table has them, in order."""
+        query = sa.select(epochs).join(runs, runs.c.pk == epochs.c.run).where(runs.c.id == run).order_by(epochs.c.epoch)
+        with self.reading() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def final(self, run: str) -> dict[str, Any]:
+        """A run's last stored epoch as the wide table has it; empty when there is none."""
+        query = (
+            sa.select(epochs).join(runs, runs.c.pk == epochs.c.run).where(runs.c.id == run)
+            .order_by(epochs.c.epoch.desc()).limit(1)
+        )  # fmt: skip
+        with self.reading() as connection:
+            row = connection.execute(query).mappings().first()
+        return dict(row) if row else {}
+
+    def reasons(self, run: str, epoch: int) -> dict[Address, str]:
+        """Why values of an epoch are undefined."""
+        metric, split, layer, reason = (terms.alias() for _ in range(4))
+        query = (
+            sa.select(metric.c.text, split.c.text, layer.c.text, reason.c.text)
+            .select_from(undefined)
+            .join(runs, runs.c.pk == undefined.c.run)
+            .join(metric, metric.c.id == undefined.c.metric)
+            .join(split, split.c.id == undefined.c.split)
+            .join(layer, layer.c.id == undefined.c.layer)
+            .join(reason, reason.c.id == undefined.c.reason)
+            .where(runs.c.id == run, undefined.c.epoch == epoch)
+        )
+        with self.reading() as connection:
+            return {Address(m, s, la): why for m, s, la, why in connection.execute(query)}
+
+    def values(self, run: str, epoch: int) -> dict[Address, float]:
+        """Every stored value of an epoch."""
+        metric, split, layer = (terms.alias() for _ in range(3))
+        query = (
+            sa.select(metric.c.text, split.c.text, layer.c.text, measurements.c.value)
+            .select_from(measurements)
+            .join(runs, runs.c.pk == measurements.c.run)
+            .join(metric, metric.c.id == measurements.c.metric)
+            .join(split, split.c.id == measurements.c.split)
+            .join(layer, layer.c.id == measurements.c.layer)
+            .where(runs.c.id == run, measurements.c.epoch == epoch)
+        )
+        wide = sa.select(*(epochs.c[name] for name in WIDE)).join(runs, runs.c.pk == epochs.c.run)
+        with self.reading() as connection:
+            row = connection.execute(wide.where(runs.c.id == run, epochs.c.epoch == epoch)).mappings().first()
+            found = {Address(name): float(row[name]) for name in WIDE if row[name] is not None} if row else {}
+            return found | {Address(m, s, la): float(v) for m, s, la, v in connection.execute(query)}
+
+    def recorded(self, ids: Sequence[str]) -> list[Address]:
+        """Every address that some of these runs have a value of, in any epoch."""
+        with self.reading() as connection:
+            return recorded_addresses(connection, ids)
+
+    def task_accuracies(self, run: str) -> list[tuple[int, int, float]]:
+        """(epoch, evaluated task, accuracy): the forgetting matrix, row by row."""
+        query = (
+            sa.select(task_accuracy.c.epoch, task_accuracy.c.evaluated_task, task_accuracy.c.accuracy)
+            .join(runs, runs.c.pk == task_accuracy.c.run)
+            .where(runs.c.id == run)
+            .order_by(task_accuracy.c.epoch, task_accuracy.c.evaluated_task)
+        )
+        with self.reading() as connection:
+            return [(int(e), int(t), float(a)) for e, t, a in connection.execute(query)]
