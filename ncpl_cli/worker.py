@@ -1,6 +1,6 @@
 """A worker of a sweep: take a unit, train it as `ncpl train` would, take the next, until nothing is left.
 
-    take -> rebuild the specs from the store -> train -> (probes: put the results on the parent's rows) -> take ...
+take -> rebuild the specs from the store -> train -> (probes: put the results on the parent's rows) -> take ...
 """
 
 from __future__ import annotations

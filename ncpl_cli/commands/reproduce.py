@@ -130,7 +130,7 @@ def _show(part: Part, judged: Sequence[Judged]) -> None:
     rows = []
     for one in judged:
         f = one.finding
-        low, high = (f.ci95 if f and f.ci95 else (None, None))
+        low, high = f.ci95 if f and f.ci95 else (None, None)
         rows.append((one.claim.says, one.claim.published, f and f.value, low, high, f and f.runs, one.verdict))
     _common.print_table(columns, rows, title=f"{part.title} ({part.id})")
     # a reason that several claims share is said once

@@ -118,9 +118,7 @@ def panels(part: Part, material: Material, addresses: Sequence[str]) -> dict[str
     return {material.named(a): panel(a) for a in addresses if part.has(a)}
 
 
-def draw(
-    numbers: pd.DataFrame, *, x: str, y: str = "", columns: int = 2, zero: bool = False
-) -> Any:
+def draw(numbers: pd.DataFrame, *, x: str, y: str = "", columns: int = 2, zero: bool = False) -> Any:
     """Lines with bands, a colour and dash a group, a panel a metric with its own scale."""
     import pandas as pd
     import plotnine

@@ -79,4 +79,3 @@ def _first_and_last(part: Part, id_: str) -> Block:
                 rows.append((label, name, len(group.series), *at["mean"], at["low"][1], at["high"][1], at["x"][1]))
     columns = ("group", "metric", "runs", "first", "last", "last: low", "last: high", f"last {part.unit}")
     return table(id_, f"{part.scenario}: first and last values, means over runs, 95 % t interval", columns, rows)
-
