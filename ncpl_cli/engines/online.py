@@ -18,7 +18,8 @@ from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.data.sparse import padded, sparse
 from ncpl_cli.engines.engine import Progress
 from ncpl_cli.engines.online_kernel import kernel
-from ncpl_cli.engines.treated import MOST_SAMPLES, refused
+from ncpl_cli.engines.shown import Shown
+from ncpl_cli.engines.treated import refused
 from ncpl_cli.interventions import Intervention, Treatment
 from ncpl_cli.networks import MLP
 from ncpl_cli.scenarios.task import Task
@@ -47,6 +48,7 @@ class OnlineEngine:
         towards = any((pull := one.pull()) and pull[1] for one in treatment.interventions if not one.idle)
         self._initial = [copy.deepcopy(cast(MLP, network)) for network in networks] if towards else []
         self._data = data
+        self._shown = Shown(len(networks), max((one.looks_at for one in treatment.interventions), default=0))
 
     @staticmethod
     def refuses(
@@ -105,6 +107,7 @@ class OnlineEngine:
                 self._scatter(network, task.pixel_order, buffers)
                 recycled += self._recycle(run, network, task, due, order[:done])
                 buffers = self._gather(network, task.pixel_order)
+        self._shown.add(run, order, task.pixel_order)
         # a sparse loop never multiplies by the zeros that would turn an infinity into NaN: look for both
         finite = math.isfinite(loss) and all(bool(np.isfinite(buffer).all()) for buffer in buffers.values())
         self._scatter(network, task.pixel_order, buffers)
@@ -115,10 +118,15 @@ class OnlineEngine:
         self, run: int, network: MLP, task: Task, due: Sequence[Intervention], shown: NDArray[np.int64]
     ) -> int:
         """Let interventions look at a run between two steps; units recycled."""
-        images = self._data.train.images[shown[-MOST_SAMPLES:]].reshape(-1, self._data.pixels)
-        if task.pixel_order is not None:
-            images = images[:, task.pixel_order]
-        x = torch.from_numpy((images / self._data.scale).astype(self._dtype))
+        x = None
+        if any(one.looks_at for one in due):
+            parts = self._shown.last(run, shown, task.pixel_order)
+            images = [self._data.train.images[part.index].reshape(len(part.index), -1) for part in parts]
+            ordered = [
+                seen if part.pixel_order is None else seen[:, part.pixel_order]
+                for seen, part in zip(images, parts, strict=True)
+            ]
+            x = torch.from_numpy((np.concatenate(ordered) / self._data.scale).astype(self._dtype))
         purpose = f"step {self._steps + len(shown) // self._optimizer.batch_size}"
         return sum(
             one.recycle(self._treatment.run(run, network, {}, f"{one.id} {purpose}", x)) for one in due
@@ -173,11 +181,17 @@ class OnlineEngine:
     def state(self) -> list[dict[str, Tensor]]:
         """Plain SGD remembers nothing; what happens every so many steps needs their count."""
         counted = any(one.every for one in self._treatment.interventions)
-        return [{"treated.steps": torch.tensor(self._steps)} if counted else {} for _ in self.networks]
+        return [
+            {f"treated.{name}": value for name, value in self._shown.state(run).items()}
+            | ({"treated.steps": torch.tensor(self._steps)} if counted else {})
+            for run in range(len(self.networks))
+        ]
 
     def load_state(self, states: Sequence[Mapping[str, Tensor]]) -> None:
         """Put back what `state` returned."""
         self._steps = int(states[0].get("treated.steps", 0))
+        for run, saved in enumerate(states):
+            self._shown.load(run, {name.removeprefix("treated."): value for name, value in saved.items()})
 
     def change(self, purpose: str) -> None:
         """Let the interventions do what they do at a change of task or phase."""

@@ -54,6 +54,12 @@ class Stack:
             for name, stacked in self.buffers.items():
                 buffers[run][name].data = stacked[run]
 
+    def places(self) -> list[tuple[int, str]]:
+        """(number of the stacked tensor, parameter) for every parameter."""
+        return [(i, f"{name}.{part}") for i, name in enumerate(self.linears) for part in ("weight", "bias")] + [
+            (i, name) for i, name in enumerate(self.others, len(self.linears))
+        ]
+
     def named(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         """`tensors` (parameters, or moments of their shapes) by name with a leading R, as views with gradients."""
         found = {}

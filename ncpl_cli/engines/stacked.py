@@ -31,8 +31,9 @@ from torch.nn import functional as F
 
 from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.engines.engine import Progress
+from ncpl_cli.engines.optimizers import optimizer_of
 from ncpl_cli.engines.stack import Stack, resident
-from ncpl_cli.engines.treated import MOST_SAMPLES, Treated, refused
+from ncpl_cli.engines.treated import Treated, refused
 from ncpl_cli.errors import InputError
 from ncpl_cli.interventions import Intervention, Treatment
 from ncpl_cli.networks import ACTIVATIONS, MLP
@@ -198,7 +199,9 @@ class StackedEngine:
                     logits, log_p = self._steps_by_autograd(x, y)  # k x R x C x B
                 correct += (logits.max(2).indices == y).sum((0, 2))
                 loss -= log_p.gather(2, y[:, :, None]).sum((0, 2, 3), dtype=exact)
-                self._treated.end_block(steps, partial(self._images_before, order, rows.stop))
+                self._treated.end_block(steps, partial(self._images_before, tasks, orders, rows.stop))
+            for run, (task, shown) in enumerate(zip(tasks, orders, strict=True)):
+                self._treated.shown.add(run, shown, task.pixel_order)
         finally:
             self._first.train(training)
             self._rearrange(tasks, to_image=False)
@@ -216,11 +219,22 @@ class StackedEngine:
             torch.backends.cudnn.allow_tf32 = allowed
             torch.set_float32_matmul_precision("high" if allowed else "highest")
 
-    def _images_before(self, order: Tensor, end: int) -> Tensor:
-        """The images (R, n, ...) that the runs have been shown last, as their first layers now take them."""
-        index = order[:, max(0, end - MOST_SAMPLES) : end]
-        pixels = self._images[index.reshape(-1)].view(*index.shape, -1)
-        return pixels.to(self._dtype) / self._data.scale
+    def _images_before(
+        self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], end: int, run: int
+    ) -> Tensor:  # fmt: skip
+        """The images (n, ...) that a run has been shown last, as its first layer now takes them."""
+        now = tasks[run].pixel_order
+        # during an epoch an MLP's first layer stands in the order of the image's pixels
+        back = np.argsort(now) if now is not None and isinstance(self._first, MLP) else None
+        found = []
+        for part in self._treated.shown.last(run, orders[run][:end], now):
+            index = torch.from_numpy(part.index).to(self._device)
+            pixels = self._images[index].to(self._dtype) / self._data.scale  # n x D
+            columns = np.arange(pixels.shape[1]) if part.pixel_order is None else part.pixel_order
+            columns = columns if back is None else columns[back]
+            found.append(pixels[:, torch.from_numpy(columns).to(self._device)])
+        images = torch.cat(found)
+        return images if isinstance(self._first, MLP) else images.view(-1, *self._data.shape)
 
     def _blocks(self, samples: int) -> list[tuple[int, int, int]]:
         """(first sample, steps, batch size) of each block of an epoch."""
@@ -376,16 +390,7 @@ class StackedEngine:
 
     @cached_property
     def _optimizer(self) -> torch.optim.Optimizer:
-        """torch's own, on the stacked tensors: every rule is elementwise, so each run is trained as if alone."""
-        for tensor in self._stack.tensors:
-            tensor.requires_grad_(True)
-        spec, tensors = self._spec, self._stack.tensors
-        if spec.name == "sgd":
-            return torch.optim.SGD(
-                tensors, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=True
-            )
-        kind = torch.optim.Adam if spec.name == "adam" else torch.optim.AdamW
-        return kind(tensors, lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
+        return optimizer_of(self._spec, self._stack.tensors, counted=self._treated.renews_units)
 
     def _learning_rate(self, lr: float) -> None:
         for group in self._optimizer.param_groups:
@@ -486,13 +491,16 @@ class StackedEngine:
         ]
 
     def _live_moments(self, run: int) -> dict[str, Tensor]:
-        """One run's moments as `kind.parameter`, views of the optimiser's own, and the step count of them all."""
+        """One run's moments as `kind.parameter`, views of the optimiser's own.
+
+        torch counts the steps of a whole tensor at once, of all runs: such a count stands under every name it serves.
+        """
         found: dict[str, Tensor] = {}
         held = self._optimizer.state.get(self._stack.tensors[0], {})
         for kind in (kind for kind, value in held.items() if isinstance(value, Tensor)):
             stacked = [self._optimizer.state[tensor][kind] for tensor in self._stack.tensors]
-            if kind == "step":
-                found |= {f"step.{i}": value for i, value in enumerate(stacked)}
+            if stacked[0].dim() == 0:
+                found |= {f"{kind}.{name}": stacked[i] for i, name in self._stack.places()}
             else:
                 found |= {f"{kind}.{name}": value for name, value in self._stack.views(stacked, run).items()}
         return found
@@ -507,12 +515,16 @@ class StackedEngine:
         self._optimizer.state.clear()
         kinds = {key.partition(".")[0] for key in states[0] if not key.startswith("treated")}
         for kind in sorted(kinds):
-            if kind == "step":
-                stacked = [states[0][f"step.{i}"].to(self._device, copy=True) for i in range(len(self._stack.tensors))]
+            whole = kind == "step" and not self._treated.renews_units
+            if whole:
+                stacked = [torch.zeros((), dtype=torch.float32, device=self._device) for _ in self._stack.tensors]
             else:
                 stacked = [torch.zeros_like(tensor, requires_grad=False) for tensor in self._stack.tensors]
-                for run, own in enumerate(states):
-                    for name, view in self._stack.views(stacked, run).items():
-                        view.copy_(own[f"{kind}.{name}"])
+            for run, own in enumerate(states):
+                views = self._stack.views(stacked, run) if not whole else {}
+                for i, name in self._stack.places():
+                    (stacked[i] if whole else views[name]).copy_(
+                        own[f"{kind}.{name}"] if f"{kind}.{name}" in own else own[f"{kind}.{i}"]  # as once stored
+                    )
             for tensor, value in zip(self._stack.tensors, stacked, strict=True):
                 self._optimizer.state[tensor][kind] = value

@@ -10,14 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ncpl_cli.engines.shown import Shown
 from ncpl_cli.engines.stack import Stack
 from ncpl_cli.interventions import Batch, Intervention, Run, Treatment
 from ncpl_cli.interventions.recycling import ContinualBackprop
 from ncpl_cli.networks import MLP
 from ncpl_cli.scenarios.task import Task
-
-MOST_SAMPLES = 1024
-"""Samples shown last that are kept at hand for units to be judged on."""
 
 
 def refused(engine: str, interventions: Sequence[Intervention]) -> str | None:
@@ -30,6 +28,8 @@ class Treated:
     """What the interventions of a cohort do during an epoch of a stacked engine.
 
     initial  the stacked parameters as the runs were initialised, where something pulls towards them, else empty
+    shown    the samples trained on last, as many as anybody looks at
+    renews_units  whether somebody makes single units anew
     decay    what penalties that pull towards zero add to weight decay, where the step by hand carries them
     """
 
@@ -44,6 +44,8 @@ class Treated:
         self._memory: dict[str, dict[str, Tensor]] = {
             one.id: one.begin(networks[0], len(networks)) for one in busy if isinstance(one, ContinualBackprop)
         }
+        self.shown = Shown(len(networks), max((one.looks_at for one in busy), default=0))
+        self.renews_units = any(one.renews_units for one in busy)
         self._counts = any(one.every for one in busy)
         self._steps = 0
         self.decay = 0.0
@@ -105,20 +107,19 @@ class Treated:
             for r, count in enumerate(one.step(self._memory[one.id], live, outgoing, self._run_for(one))):
                 self._recycled[r] += count
 
-    def end_block(self, steps: int, images: Callable[[], Tensor]) -> None:
-        """After a block of steps: what happens every so many steps. `images()` gives (R, n, ...) shown last."""
+    def end_block(self, steps: int, images: Callable[[int], Tensor]) -> None:
+        """After a block of steps: what happens every so many steps. `images(r)` gives (n, ...) run r was shown last."""
         self._steps += steps
         for one in self._recyclers:
             if one.every and self._steps % one.every == 0:
-                shown = images()
                 for r in range(len(self._networks)):
-                    self._recycled[r] += one.recycle(self._run_for(one)(r, shown[r]))
+                    self._recycled[r] += one.recycle(self._run_for(one)(r, images(r) if one.looks_at else None))
 
     def _run_for(self, one: Intervention) -> Callable[..., Run]:
         purpose = f"{one.id} step {self._steps}"
 
         def run(r: int, images: Tensor | None = None) -> Run:
-            live = self._treatment.run(r, self._networks[r], self._moments(r), purpose, images)
+            live = self._treatment.run(r, self._networks[r], self._moments(r), purpose, images, self._remembered(r))
             order = self._tasks[r].pixel_order
             if order is None or not isinstance(self._networks[r], MLP):
                 return live
@@ -136,7 +137,11 @@ class Treated:
 
     def change(self, purpose: str) -> None:
         """At a change of task or phase."""
-        self._treatment.change(self._networks, self._moments, purpose)
+        self._treatment.change(self._networks, self._moments, purpose, self._remembered)
+
+    def _remembered(self, run: int) -> dict[str, Tensor]:
+        """What interventions remember of a run's units, live, as `name.layer`."""
+        return {name: value[run] for own in self._memory.values() for name, value in own.items()}
 
     def extra(self) -> list[dict[str, float]]:
         """What the epoch's interventions have to say, for each run."""
@@ -152,6 +157,7 @@ class Treated:
     def state(self, run: int) -> dict[str, Tensor]:
         """What a run's interventions remember."""
         counted = {"treated.steps": torch.tensor(self._steps)} if self._counts or self._memory else {}
+        counted |= {f"treated.{name}": value for name, value in self.shown.state(run).items()}
         return counted | {
             f"treated.{one}.{name}": value[run] for one, own in self._memory.items() for name, value in own.items()
         }
@@ -159,6 +165,8 @@ class Treated:
     def load_state(self, states: Sequence[Mapping[str, Tensor]]) -> None:
         """Put back what `state` returned, for all runs; what is not there begins anew."""
         self._steps = int(states[0].get("treated.steps", 0))
+        for run, saved in enumerate(states):
+            self.shown.load(run, {name.removeprefix("treated."): value for name, value in saved.items()})
         for one, own in self._memory.items():
             for name, value in own.items():
                 for run, saved in enumerate(states):

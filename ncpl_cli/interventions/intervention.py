@@ -69,18 +69,28 @@ class Run:
     fresh       makes a freshly initialised network of the same shape from a stream of its own
     moments     the optimiser's state as live tensors, by `kind.parameter`
     images      the samples trained on last, as the network takes them
+    memory      what interventions remember of the units, live, by `name.layer`, (units,) or (1,) each
+    recycled    the units of each hidden layer that have begun anew so far, in this one look
     """
 
     network: Any
     fresh: Callable[[], Any]
     moments: Mapping[str, Tensor]
     images: Tensor | None = None
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    recycled: dict[int, Tensor] = field(default_factory=dict)
 
     def forget(self, parameter: str, index: Any = ...) -> None:
-        """Set the optimiser's state of (a part of) a parameter to zero: it belongs to weights that are gone."""
+        """Set the optimiser's state, moments and step count, of (a part of) a parameter to zero: it belongs to
+        weights that are gone. S23's code keeps the count, so that Adam then takes steps of 2.4 to 4.25 times lr."""
         for name, value in self.moments.items():
             if name.partition(".")[2] == parameter:
                 value[index] = 0
+
+    def forget_everything(self) -> None:
+        """The same for all parameters."""
+        for value in self.moments.values():
+            value.zero_()
 
     def put(self, fresh: nn.Module, prefix: str = "") -> None:
         """Take over the parameters and buffers (of those beginning with `prefix`) of a fresh network."""
@@ -104,6 +114,8 @@ class Intervention:
     """Whether it compares classes within a minibatch, which then must hold several of each."""
     in_loss: ClassVar[bool] = False
     each_step: ClassVar[bool] = False
+    renews_units: ClassVar[bool] = False
+    """Whether it makes single units anew, whose optimiser state, with its step count, then is their own."""
 
     @property
     def idle(self) -> bool:
@@ -126,6 +138,11 @@ class Intervention:
     def every(self) -> int | None:
         """Steps between two calls of `recycle`; None = it is never called."""
         return None
+
+    @property
+    def looks_at(self) -> int:
+        """How many of the samples trained on last `recycle` is to be given."""
+        return 0
 
     def pull(self) -> tuple[float, bool] | None:
         """(lambda, whether towards the initialisation) of a term lambda/2 |theta - target|^2; None = it is none."""
@@ -162,15 +179,19 @@ class Treatment:
         return [one for one in self.interventions if not one.idle and one.acts(phase, task)]
 
     def run(self, number: int, network: Any, moments: Mapping[str, Tensor], purpose: str,
-            images: Tensor | None = None) -> Run:  # fmt: skip
+            images: Tensor | None = None, memory: Mapping[str, Tensor] | None = None) -> Run:  # fmt: skip
         """A run of the cohort, to be changed in place."""
         assert self.fresh is not None
         fresh = self.fresh
-        return Run(network, lambda: fresh(number, purpose), moments, images)
+        return Run(network, lambda: fresh(number, purpose), moments, images, memory or {})
 
-    def change(self, networks: Sequence[Any], moments: Callable[[int], Mapping[str, Tensor]], purpose: str) -> None:
+    def change(
+        self, networks: Sequence[Any], moments: Callable[[int], Mapping[str, Tensor]], purpose: str,
+        memory: Callable[[int], Mapping[str, Tensor]] = lambda run: {},
+    ) -> None:  # fmt: skip
         """Do what is to be done at a change of task or phase, to every run."""
         for one in self.interventions:
             if not one.idle:
                 for number, network in enumerate(networks):
-                    one.change(self.run(number, network, moments(number), f"{one.id} {purpose}"))
+                    own = f"{one.id} {purpose}"
+                    one.change(self.run(number, network, moments(number), own, memory=memory(number)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -25,6 +26,7 @@ class ReDo(Intervention):
     source: ClassVar[str] = "S23"
     engines: ClassVar[tuple[str, ...]] = ("online", "stacked")
     networks: ClassVar[str | None] = "mlp"
+    renews_units: ClassVar[bool] = True
 
     tau: float = option(0.025, "share of the layer's mean activation", least=0)
     steps: int = option(1000, "steps between two looks", least=1)
@@ -36,6 +38,11 @@ class ReDo(Intervention):
     def every(self) -> int:
         """Steps between two looks."""
         return self.steps
+
+    @property
+    def looks_at(self) -> int:
+        """The last `samples` trained on, of earlier epochs and tasks too; fewer only where there were fewer."""
+        return self.samples
 
     @torch.no_grad()
     def recycle(self, run: Run) -> int:
@@ -56,7 +63,12 @@ class ReDo(Intervention):
 
 
 def replace(run: Run, fresh: Any, layer: int, units: Tensor) -> None:
-    """Incoming weights, bias and norm of `units` as in the fresh network, outgoing weights 0, their moments 0."""
+    """Incoming weights, bias and norm of `units` as in the fresh network, outgoing weights 0, their moments and step
+    counts 0, what is remembered of them 0.
+
+    Between two units that begin anew in one look the weight is 0, as in S23's code (all incoming ones first, then all
+    outgoing ones), whichever layer comes first.
+    """
     network = run.network
     width = network.hidden[layer].out_features
     for module, theirs, prefix in (
@@ -67,8 +79,20 @@ def replace(run: Run, fresh: Any, layer: int, units: Tensor) -> None:
             if value.dim():  # not the count of batches
                 value[units] = theirs.state_dict()[name][units]
                 run.forget(f"{prefix}.{name}", units)
-    last = layer + 1 == len(network.hidden)
-    after, name = (network.classifier, "classifier") if last else (network.hidden[layer + 1], f"hidden.{layer + 1}")
+    run.recycled[layer] = torch.cat([run.recycled[layer], units]) if layer in run.recycled else units
+    for below in (layer - 1, layer):
+        if below in run.recycled:
+            _silence(run, below, run.recycled[below], width)
+    for name in ("utility", "age"):
+        if (kept := run.memory.get(f"{name}.{layer}")) is not None:
+            kept[units] = 0
+
+
+def _silence(run: Run, layer: int, units: Tensor, width: int) -> None:
+    """Outgoing weights 0, with their moments and step counts."""
+    last = layer + 1 == len(run.network.hidden)
+    after = run.network.classifier if last else run.network.hidden[layer + 1]
+    name = "classifier" if last else f"hidden.{layer + 1}"
     for start in range(0, after.in_features, width):  # crelu shows a unit twice
         after.weight[:, start + units] = 0
         run.forget(f"{name}.weight", (slice(None), start + units))
@@ -86,6 +110,7 @@ class ContinualBackprop(Intervention):
     source: ClassVar[str] = "D24"
     networks: ClassVar[str | None] = "mlp"
     each_step: ClassVar[bool] = True
+    renews_units: ClassVar[bool] = True
 
     rate: float = option(1e-4, "share of mature units replaced a step", least=0, most=1)
     maturity: int = option(100, "steps before a unit can be replaced", least=0)
@@ -118,6 +143,7 @@ class ContinualBackprop(Intervention):
         outgoing  the weights (R, out, in) that read each layer; run_of(r) gives the `Run` to change in place
         """
         replaced = [0] * len(activations[0])
+        run_of = functools.cache(run_of)  # one look for all layers
         for layer, h in enumerate(activations):
             utility, age, due = (state[f"{name}.{layer}"] for name in ("utility", "age", "due"))
             width = utility.shape[1]
@@ -136,7 +162,6 @@ class ContinualBackprop(Intervention):
                     units = corrected[r].argsort(stable=True)[:count]  # of equals the first: the same everywhere
                     run = run_of(r)
                     replace(run, run.fresh(), layer, units)
-                    utility[r, units], age[r, units] = 0, 0
                     due[r] -= count
                     replaced[r] += count
         return replaced

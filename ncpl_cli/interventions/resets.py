@@ -84,9 +84,10 @@ class FullReset(Intervention):
     engines: ClassVar[tuple[str, ...]] = EVERYWHERE
 
     def change(self, run: Run) -> None:
-        """Replace everything."""
+        """Replace everything, and forget what was remembered of the old units."""
         run.put(run.fresh())
-        for value in run.moments.values():
+        run.forget_everything()
+        for value in run.memory.values():
             value.zero_()
 
 
@@ -100,8 +101,7 @@ class OptimizerReset(Intervention):
 
     def change(self, run: Run) -> None:
         """Forget moments and step counts."""
-        for value in run.moments.values():
-            value.zero_()
+        run.forget_everything()
 
 
 def begin_statistics_anew(network: nn.Module) -> None:
