@@ -10,11 +10,15 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ncpl_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from ncpl_cli.data import Dataset
+    from ncpl_cli.spec import DatasetSpec
 
 Db = Annotated[
     str | None, typer.Option("--db", help="Store: a path or an SQLAlchemy URL; default ncpl.db.", envvar="NCPL_DB")
@@ -31,6 +35,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 def store_url(db: str | None) -> str:
     """Where results go: --db, else NCPL_DB, else ncpl.db in the current directory."""
     return db or os.environ.get("NCPL_DB") or "ncpl.db"
+
+
+def load_data(dataset: DatasetSpec, data_dir: Path | None) -> Dataset:
+    """The data set, with a note for all that was taken otherwise than it was given."""
+    from ncpl_cli import data as data_room
+
+    data = data_room.load(dataset, data_dir)
+    for text in data.notes:
+        note(f"note: {dataset.name}: {text}")
+    return data
 
 
 def data_path(data_dir: str | None) -> Path | None:

@@ -197,7 +197,6 @@ def _name(scenario: Any, given: Mapping[str, Any]) -> str:
 
 def arms_of(study: Study, data_dir: Path | None) -> tuple[list[Any], dict[Any, Any]]:
     """The arms (sweep.Arm), one a point, and the data sets they use, by DatasetSpec."""
-    from ncpl_cli import data as data_room
     from ncpl_cli import settings
     from ncpl_cli.sweep import Arm
 
@@ -207,7 +206,7 @@ def arms_of(study: Study, data_dir: Path | None) -> tuple[list[Any], dict[Any, A
         given = read_lists(study.scenario, options)
         dataset = settings.dataset_spec(study.scenario, given)
         if dataset not in loaded:
-            loaded[dataset] = data_room.load(dataset, data_dir)
+            loaded[dataset] = _common.load_data(dataset, data_dir)
         specs = settings.specs(study.scenario, given, loaded[dataset], dataset, study.seeds)
         arms.append(Arm(tuple(specs), label))
     return arms, loaded

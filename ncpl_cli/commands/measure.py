@@ -118,7 +118,6 @@ def _run(
     run: str, epoch: int | None, names: tuple[str, ...], layers: str, samples: int | None, db: str | None,
     data_dir: str | None, device: str,
 ) -> Measurement:  # fmt: skip
-    from ncpl_cli import data as data_room
     from ncpl_cli import device as device_of
     from ncpl_cli import settings
     from ncpl_cli.commands._progress import Progress
@@ -134,7 +133,7 @@ def _run(
                 f"run {row.id} was not trained by ncpl: there is no network to measure.",
                 "ncpl measure features.npz measures features from anywhere",
             )
-        data = data_room.load(settings.dataset_of(row), _common.data_path(data_dir))
+        data = _common.load_data(settings.dataset_of(row), _common.data_path(data_dir))
         with Progress() as progress:
             return of_run(store, row, data, epoch, names, layers, device=where, observer=progress, samples=samples)
 
@@ -143,7 +142,6 @@ def _weights(
     path: Path, asked: dict[str, Any], names: tuple[str, ...], layers: str, samples: int | None, data_dir: str | None,
     device: str,
 ) -> Measurement:  # fmt: skip
-    from ncpl_cli import data as data_room
     from ncpl_cli import device as device_of
     from ncpl_cli import settings
     from ncpl_cli.commands._progress import Progress
@@ -158,7 +156,7 @@ def _weights(
         )
     where = device_of.resolve(device)
     shape = settings.network_spec(asked)
-    data = data_room.load(DatasetSpec(asked["dataset"]), _common.data_path(data_dir))
+    data = _common.load_data(DatasetSpec(asked["dataset"]), _common.data_path(data_dir))
     with Progress() as progress:
         return of_weights(path, shape, data, names, layers, device=where, observer=progress, samples=samples)
 

@@ -26,7 +26,6 @@ def probe(
 
     Example: ncpl train warm-start --probes later; ncpl probe
     """
-    from ncpl_cli import data as data_room
     from ncpl_cli import device as device_of
     from ncpl_cli import experiment, settings
     from ncpl_cli.commands._progress import Progress
@@ -47,7 +46,7 @@ def probe(
             by_data.setdefault(settings.dataset_of(row), []).append(row)
         with Progress() as progress:
             for dataset, of_data in by_data.items():
-                data = data_room.load(dataset, _common.data_path(data_dir))
+                data = _common.load_data(dataset, _common.data_path(data_dir))
                 parents = [settings.from_row(row, data) for row in of_data]
                 statuses |= experiment.probe(
                     parents, store, data, device=where, observer=progress, name=name, jobs=jobs, skip_held=True

@@ -92,7 +92,6 @@ def _run(
 
 def arms_of(study: str, part: str, scale: str, plan: Plan, seeds: str, data_dir: Path | None) -> list[Arm]:
     """The specs of every arm of a plan, labelled."""
-    from ncpl_cli import data as data_room
     from ncpl_cli import settings
     from ncpl_cli.scenarios import scenario_named
     from ncpl_cli.studies import arm_label
@@ -104,7 +103,7 @@ def arms_of(study: str, part: str, scale: str, plan: Plan, seeds: str, data_dir:
     for name, own in plan.arms.items():
         given = {**plan.settings, **own}
         dataset = settings.dataset_spec(scenario, given)
-        data = data_room.load(dataset, data_dir)
+        data = _common.load_data(dataset, data_dir)
         specs = settings.specs(scenario, given, data, dataset, numbers)
         arms.append(Arm(tuple(specs), arm_label(study, part, scale, name)))
     return arms

@@ -153,7 +153,6 @@ SHOWN = ("online_accuracy", "test_accuracy", "nc1", "plasticity_loss")
 
 def train(scenario: Any, given: dict[str, Any]) -> None:
     """Train the runs that the options describe, and print what became of them."""
-    from ncpl_cli import data as data_room
     from ncpl_cli import device as device_of
     from ncpl_cli import experiment, settings
     from ncpl_cli.analysis.warm_start import warm_start_gap
@@ -169,7 +168,7 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
     given = read_lists(scenario, given)
     device = device_of.resolve(given["device"])
     dataset = settings.dataset_spec(scenario, given)
-    data = data_room.load(dataset, _common.data_path(given["data_dir"]))
+    data = _common.load_data(dataset, _common.data_path(given["data_dir"]))
     specs = settings.specs(scenario, given, data, dataset, seeds)
     if given["dry_run"]:
         return _show_plan(specs, data, device, given.get("probes") != "later", given["json_"])

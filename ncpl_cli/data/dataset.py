@@ -1,10 +1,11 @@
-"""What a data set is, once loaded: uint8 images and integer labels, shared by every run and task."""
+"""What a data set is, once loaded: images and integer labels, shared by every run and task."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,9 @@ from ncpl_cli.rng import stream
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images (N, channels, height, width) as uint8 and labels (N,) as int64."""
+    """Images (N, channels, height, width) as uint8, or float32 where that would lose something; labels (N,) int64."""
 
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
     labels: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -29,7 +30,10 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set of images and labels; pixel values are `image / scale`, in [0, 1]."""
+    """A data set of images and labels; pixel values are `image / scale`, in [0, 1] unless they are the user's floats.
+
+    notes  what was taken otherwise than it was given, a sentence each
+    """
 
     name: str
     train: Split
@@ -37,6 +41,7 @@ class Dataset:
     classes: int
     scale: float = 255.0
     validation: Split | None = None
+    notes: tuple[str, ...] = ()
 
     def shuffled(self) -> Dataset:
         """The samples of each split in a fixed random order.
@@ -60,12 +65,15 @@ class Dataset:
 
     @cached_property
     def channel_statistics(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and standard deviation of each channel over the training split, of values in [0, 1]: (channels,) each.
+        """Mean and standard deviation of each channel's pixel values over the training split: (channels,) each.
 
-        From a histogram of the 256 values: exact, and a fraction of the time of a float copy.
+        Of bytes from a histogram of the 256 values: exact, and a fraction of the time of a float copy.
         """
-        values = np.arange(256) / self.scale
         images = self.train.images
+        if images.dtype != np.uint8:
+            channels = [images[:, c].astype(np.float64) / self.scale for c in range(images.shape[1])]
+            return np.array([c.mean() for c in channels]), np.array([c.std() for c in channels])
+        values = np.arange(256) / self.scale
         counts = np.stack([np.bincount(images[:, c].reshape(-1), minlength=256) for c in range(images.shape[1])])
         share = counts / counts.sum(1, keepdims=True)
         mean = share @ values
@@ -77,7 +85,8 @@ class Dataset:
         digest = hashlib.sha256()
         for split in (self.train, self.test, self.validation):
             if split is not None:
-                digest.update(str(split.images.shape).encode())
+                kind = "" if split.images.dtype == np.uint8 else f" {split.images.dtype}"
+                digest.update(f"{split.images.shape}{kind}".encode())
                 digest.update(np.ascontiguousarray(split.images).data)
                 digest.update(split.labels.astype("<i8").tobytes())
         digest.update(f"{self.classes} {self.scale}".encode())

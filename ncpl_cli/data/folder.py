@@ -2,81 +2,126 @@
 
 from __future__ import annotations
 
+import collections
+import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ncpl_cli.data.dataset import Dataset, Split
+from ncpl_cli.data.images import EXTENSIONS, read_images
 from ncpl_cli.data.sampling import stratified, without
 from ncpl_cli.errors import DataError
 
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+TEST_FOLDERS = ("test", "val", "valid", "validation")
+"""What stands beside `train/`: the first of these that holds class folders."""
+
+NO_CLASSES = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information"}
+"""What archives, file servers and file systems put beside people's folders."""
+
+
+class Found(NamedTuple):
+    """The images below a folder, the class of each, and the classes' names; `other`: files of another ending."""
+
+    files: list[Path]
+    labels: list[int]
+    classes: list[str]
+    other: collections.Counter[str]
 
 
 def load_folder(root: Path, image_size: int | None = None) -> Dataset:
     """Images below `root`, brought to one size (`image_size` pixels square, default the median of the sizes).
 
-    All-grey images have one channel, else three. Raises DataError naming what is missing or unreadable.
+    A class is a folder with all that lies below it. Names that begin with a dot are nobody's. All-grey images have one
+    channel, else three. Raises DataError naming what is missing or unreadable.
     """
     if not root.is_dir():
         raise DataError(f"there is no folder {root}.", "--dataset folder:PATH wants one sub-folder per class")
-    if (root / "train").is_dir() and (root / "test").is_dir():
-        train, classes = _files(root / "train")
-        test, test_classes = _files(root / "test")
-        if not set(test_classes) <= set(classes):
-            extra = ", ".join(sorted(set(test_classes) - set(classes)))
-            raise DataError(f"{root / 'test'} has classes that {root / 'train'} lacks: {extra}.")
-        files = train + test
-        labels = np.array([classes.index(f.parent.name) for f in files], dtype=np.int64)
-        test_index = np.arange(len(train), len(files), dtype=np.int64)
+    notes = []
+    parts = {path.name.lower(): path for path in _folders(root)}
+    tests = [name for name in TEST_FOLDERS if name in parts and _folders(parts[name])]
+    split = "train" in parts and (bool(tests) or set(parts) <= {"train", *TEST_FOLDERS})
+    train = _find(parts["train"] if split else root)
+    if split and tests:
+        test = _find(parts[tests[0]], trains=False)
+        if extra := sorted(set(test.classes) - set(train.classes)):
+            raise DataError(f"{parts[tests[0]]} has classes that {parts['train']} lacks: {', '.join(extra)}.")
+        files = train.files + test.files
+        labels = np.array(
+            train.labels + [train.classes.index(test.classes[label]) for label in test.labels], dtype=np.int64
+        )
+        test_index = np.arange(len(train.files), len(files), dtype=np.int64)
+        train.other.update(test.other)
+        if tests != ["test"]:
+            unused = f"; {', '.join(f'{name}/' for name in tests[1:])} is not used" if tests[1:] else ""
+            notes.append(f"test images are those of {tests[0]}/{unused}.")
     else:
-        files, classes = _files(root)
-        labels = np.array([classes.index(f.parent.name) for f in files], dtype=np.int64)
+        files, labels = train.files, np.array(train.labels, dtype=np.int64)
         test_index = stratified(labels, round(0.2 * len(files)), "folder split")
-    whole = Split(_read(files, image_size), labels)
+        if split:
+            notes.append("no folder beside train/ holds test images in class folders: a fixed fifth of train/ does.")
+    if train.other:
+        endings = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in sorted(train.other.items()))
+        notes.append(f"files that are no images by their ending are left out: {endings}.")
+    images, scale, said = read_images(files, image_size)
+    whole = Split(images, labels)
     return Dataset(
-        f"folder:{root.name}", whole.take(without(len(files), test_index)), whole.take(test_index), len(classes)
-    )
+        f"folder:{root.name}", whole.take(without(len(files), test_index)), whole.take(test_index), len(train.classes),
+        scale=scale, notes=(*notes, *said),
+    )  # fmt: skip
 
 
-def _files(root: Path) -> tuple[list[Path], list[str]]:
-    classes = sorted(path.name for path in root.iterdir() if path.is_dir())
-    files = [file for name in classes for file in sorted((root / name).iterdir()) if file.suffix.lower() in EXTENSIONS]
-    if len(classes) < 2 or not files:
+def _is_ours(name: str) -> bool:
+    """Whether a name is the user's, not that of a hidden file or of what a system has put there."""
+    return not name.startswith(".") and name.lower() not in NO_CLASSES
+
+
+def _folders(root: Path) -> list[Path]:
+    """The folders in a folder, in the order of their names."""
+    try:
+        return sorted(path for path in root.iterdir() if _is_ours(path.name) and path.is_dir())
+    except OSError as error:
+        raise DataError(f"{root} cannot be read ({error.strerror}).") from error
+
+
+def _find(root: Path, *, trains: bool = True) -> Found:
+    """Every image below the class folders of `root`; a test split need not have every class."""
+    folders = _folders(root)
+    other: collections.Counter[str] = collections.Counter()
+    found = [_below(folder, other) for folder in folders]
+    files = [file for of_class in found for file in of_class]
+    if (trains and len(folders) < 2) or not files:
         raise DataError(
-            f"{root} holds {len(classes)} class folders and {len(files)} images; at least two classes with images are "
+            f"{root} holds {len(folders)} class folders and {len(files)} images; at least two classes with images are "
             "needed.",
             "--dataset folder:PATH wants one sub-folder per class, each with images",
         )
-    empty = sorted(set(classes) - {file.parent.name for file in files})
-    if empty:
+    if trains and (empty := [folder.name for folder, of_class in zip(folders, found, strict=True) if not of_class]):
         raise DataError(f"these class folders of {root} hold no images: {', '.join(empty)}.")
-    return files, classes
+    labels = [label for label, of_class in enumerate(found) for _ in of_class]
+    return Found(files, labels, [folder.name for folder in folders], other)
 
 
-def _read(files: list[Path], image_size: int | None) -> NDArray[np.uint8]:
-    from PIL import Image, UnidentifiedImageError
+def _below(folder: Path, other: collections.Counter[str]) -> list[Path]:
+    """The images below a class folder, sorted; links are followed, but none that leads back."""
+    files: list[Path] = []
+    here = Path(os.path.realpath(folder))
+    seen = set(here.parents)
 
-    size: tuple[int, int] | None = (image_size, image_size) if image_size else None
-    if size is None:
-        shapes = []
-        for file in files:
-            try:
-                with Image.open(file) as image:
-                    shapes.append(image.size)
-            except (UnidentifiedImageError, OSError) as error:
-                raise DataError(f"{file} is not a readable image ({error}).") from error
-        width, height = np.median(np.array(shapes), axis=0).astype(int)
-        size = (int(width), int(height))
-    images, grey = [], True
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                grey = grey and image.mode in ("1", "L", "I", "I;16")
-                pixels = image.convert("RGB")
-                images.append(np.asarray(pixels if pixels.size == size else pixels.resize(size)))
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise DataError(f"{file} is not a readable image ({error}).") from error
-    array = np.stack(images).transpose(0, 3, 1, 2)  # N x 3 x height x width
-    return np.ascontiguousarray(array[:, :1] if grey else array)
+    def fail(error: OSError) -> None:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}).") from error
+
+    for place, below, names in os.walk(folder, followlinks=True, onerror=fail):
+        if (real := Path(os.path.realpath(place))) in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = filter(_is_ours, below)
+        for name in filter(_is_ours, names):
+            path = Path(place, name)
+            if path.suffix.lower() in EXTENSIONS:
+                files.append(path)
+            else:
+                other[path.suffix.lower()] += 1
+    return sorted(files)

@@ -15,10 +15,10 @@ _RESIDENT: weakref.WeakKeyDictionary[Split, dict[str, Tensor]] = weakref.WeakKey
 
 
 def resident(split: Split, device: str) -> Tensor:
-    """The split's images on the device, uint8 (N, pixels): once a device, shared by all engines, runs and tasks.
+    """The split's images on the device, as stored (N, pixels): once a device, shared by all engines, runs and tasks.
 
-    On the CPU it is the data set's own memory. Bytes, not floats: a quarter of the memory to gather from, and the
-    conversion is paid once a block.
+    On the CPU it is the data set's own memory. Bytes stay bytes, not floats: a quarter of the memory to gather from,
+    and the conversion is paid once a block.
     """
     held = _RESIDENT.setdefault(split, {})
     if device not in held:

@@ -89,7 +89,7 @@ An activation that is not here is trained by autograd.
 class _Space:
     """Memory for a block of k steps on batches of B: allocated once, the same addresses every time."""
 
-    pixels: Tensor  # uint8, R kB x D
+    pixels: Tensor  # as the images are stored, R kB x D
     x: Tensor  # R x kB x D, and for an MLP a column of ones
     projected: Tensor  # R x kB x width: the block's images through the first layer as it stood at the block's start
     gram: Tensor  # R x kB x kB: inner products of the block's images
@@ -269,7 +269,7 @@ class StackedEngine:
             width = hidden[0].shape[2] if hidden else 0
             classes = self._stack.tensors[len(hidden)].shape[2] if hidden else 0
             self._spaces[key] = _Space(
-                pixels=torch.empty(runs * rows, pixels, dtype=torch.uint8, device=self._device),
+                pixels=torch.empty(runs * rows, pixels, dtype=self._images.dtype, device=self._device),
                 x=new(runs, rows, pixels + mlp),
                 projected=by_hand(runs, rows, width),
                 gram=by_hand(runs, rows, rows),
