@@ -86,7 +86,7 @@ def main() -> None:
     seconds = measure(snapshot, layers="all").seconds
     print("    " + ", ".join(f"{family} {took * 1e3:.0f} ms" for family, took in seconds.items()))
 
-    batch = training_samples(network, data, task, slice(0, SAMPLES)).images
+    batch = training_samples(network, data, task, SAMPLES).images
     kernel = full_kernel(network, batch)
     theirs = whole_jacobian(network, batch)
     agree = float((kernel.flatten(2).flatten(0, 1) - theirs).norm() / theirs.norm())
@@ -101,7 +101,7 @@ def main() -> None:
         f"{agree:.0e}"
     )
 
-    many = training_samples(network, data, task, slice(0, CURVATURE_SAMPLES))
+    many = training_samples(network, data, task, CURVATURE_SAMPLES)
     product, count = hessian_product(network, many)
 
     def top() -> float | None:

@@ -49,8 +49,8 @@ def measure(
     """Measure features, a network or a stored run: one of FILE and --run.
 
     A features file holds arrays of any framework: features (N x d), labels (N integers from 0) and, if there are any,
-    the classifier's weight (C x d) and bias (C), test_features and test_labels. Units and ranks are those of its first
-    2 000 samples. Weights are a safetensors file: a checkpoint, or any state dict. What is measured of a run is added
+    the classifier's weight (C x d) and bias (C), test_features and test_labels. The order of the samples
+    does not matter. Weights are a safetensors file: a checkpoint, or any state dict. What is measured of a run is added
     to that epoch in the store.
 
     Example: ncpl measure features.npz --json

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncpl_cli.rng import stream
+from ncpl_cli.rng import content_order, stream
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +26,25 @@ class Split:
     def take(self, index: NDArray[np.int64]) -> Split:
         """The samples at `index`, in that order."""
         return replace(self, images=self.images[index], labels=self.labels[index])
+
+    @cached_property
+    def mixed(self) -> NDArray[np.int64]:
+        """All samples in a fixed random order, whatever order they are in."""
+        return content_order(self.images)
+
+    def draw(self, count: int) -> NDArray[np.int64]:
+        """`count` samples that stand for all, drawn once, whatever order they are in; where it has fewer, all."""
+        return np.arange(len(self)) if count >= len(self) else self.mixed[:count]
+
+    @cached_property
+    def _parts(self) -> dict[int, Split]:
+        return {}
+
+    def drawn(self, count: int) -> Split:
+        """The samples of `draw`, made once."""
+        if count >= len(self):
+            return self
+        return self._parts.setdefault(count, self.take(self.draw(count)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +65,7 @@ class Dataset:
     def shuffled(self) -> Dataset:
         """The samples of each split in a fixed random order.
 
-        Where not all are measured the first ones stand for the whole, which samples in order of class do not.
+        Digests of data sets, and so the identities of stored runs, rest on it.
         """
         mixed = [split.take(stream(0, "sample order", i).permutation(len(split)))
                  for i, split in enumerate((self.train, self.test))]  # fmt: skip

@@ -95,7 +95,7 @@ METRICS: dict[str, Metric] = {
             ("recycled_units", "units re-initialised in the epoch", "higher = more units had died", "S23, D24"),
         ),
         *_family(
-            "units", "features of 2 000 training samples",
+            "units", "features of 2 000 training samples (of a file: of all)",
             ("dead_units", "share of ReLU units never active", "higher = less plastic", "common"),
             ("dormant_units", "share with mean |h| <= 0.025 of the layer's mean", "higher = less plastic", "S23"),
             ("effective_rank", "exp(entropy of normalised singular values)", "lower = fewer directions", "Roy 2007"),

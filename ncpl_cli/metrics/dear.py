@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection
 
 import torch
 
-from ncpl_cli import rng
 from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.metrics import curvature, ntk
 from ncpl_cli.metrics.churn import churn
@@ -54,14 +53,14 @@ def what_it_takes(network: Callable[[], Network], classes: int, wanted: Collecti
 
 def _ntk(network: Network, data: Dataset, task: Task, wanted: Collection[str], device: str) -> Found:
     names = [name for name in ntk.NTK_METRICS if name in wanted]
-    return ntk.ntk_metrics(network, training_samples(network, data, task, slice(0, ntk.SAMPLES), device), names)
+    return ntk.ntk_metrics(network, training_samples(network, data, task, ntk.SAMPLES, device), names)
 
 
 def _curvature(network: Network, data: Dataset, task: Task, wanted: Collection[str], device: str) -> Found:
     names = {"hessian_top", "hessian_eps_rank"} & {*wanted}
     if not names:
         return {}, {}
-    batch = training_samples(network, data, task, slice(0, CURVATURE_SAMPLES), device)
+    batch = training_samples(network, data, task, CURVATURE_SAMPLES, device)
     product, count = curvature.hessian_product(network, batch, None if isinstance(network, MLP) else GRAPH_BLOCK)
     like = torch.zeros(count, dtype=next(network.parameters()).dtype, device=device)
     top = curvature.hessian_top(product, like)
@@ -82,8 +81,7 @@ def _churn(
         return {}, {}
     if learning_rate is None:
         return {}, {"churn": "the learning rate is not known"}
-    part = task.parts.get("train")
-    rows = rng.stream(0, "churn").permutation(len(data.train if part is None else part))
+    rows = task.parts.get("train", data.train).mixed
     if len(rows) <= CHURN_BATCH:
         return {}, {"churn": f"needs more than {CHURN_BATCH} training samples"}
     batch = training_samples(network, data, task, rows[:CHURN_BATCH], device)

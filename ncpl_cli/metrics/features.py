@@ -13,8 +13,8 @@ from ncpl_cli.metrics import units
 from ncpl_cli.metrics.catalogue import chosen
 from ncpl_cli.metrics.few_shot import few_shot_metrics
 from ncpl_cli.metrics.neural_collapse import CLASSIFIER_METRICS, TEST_METRICS, checked, collapse, finite, means_of
-from ncpl_cli.metrics.snapshot import DIAGNOSTIC_SAMPLES, Measured, context_metrics
-from ncpl_cli.rng import stream
+from ncpl_cli.metrics.snapshot import Measured, context_metrics
+from ncpl_cli.rng import content_order, stream
 
 NO_CLASSIFIER = "the classifier's weight is not given"
 
@@ -70,9 +70,9 @@ def measure_features(
         few = [name for name in wanted if name.startswith("few_shot")]
         if few:
             found.put(*few_shot_metrics(h, own), split)
-    few_rows = torch.from_numpy(x[:DIAGNOSTIC_SAMPLES])
     if len(x):
-        found.put(*units.unit_metrics(few_rows, bool((few_rows == 0).any())))
+        whole = torch.from_numpy(x)
+        found.put(*units.unit_metrics(whole, units.has_zeros(whole)))
     else:
         found.put({}, dict.fromkeys(units.UNIT_METRICS, "there are no samples"))
     return found.only(wanted)
@@ -80,5 +80,6 @@ def measure_features(
 
 def permuted_nc1(features: Any, labels: Any, global_mean: str = "sample") -> float:
     """nc1 with the labels permuted once (fixed seed): what labels without meaning give."""
-    shuffled = stream(0, "labels without meaning").permutation(labels)
+    order, shuffled = content_order(features), np.empty_like(labels)
+    shuffled[order] = stream(0, "labels without meaning").permutation(labels[order])
     return collapse(features, shuffled, metrics=("nc1",), global_mean=global_mean)["nc1"]

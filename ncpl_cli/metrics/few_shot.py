@@ -36,7 +36,8 @@ def few_shot_error(
     undefined: dict[int, str] = {}
     if not np.isfinite(x).all():
         return values, dict.fromkeys(shots, "features are not finite")
-    members = [np.flatnonzero(y == c) for c in np.unique(y)]
+    order = rng.content_order(x)  # the same episodes, whatever order the samples are in
+    members = [order[y[order] == c] for c in np.unique(y)]
     for k in shots:
         usable = [rows for rows in members if len(rows) > k]
         if len(usable) < (ways or 2):

@@ -26,8 +26,8 @@ BLOCK = 4096
 MOST_KEPT = 1 << 30
 """Bytes of a layer's activations that are kept at most; a larger one is streamed."""
 
-FIRST_ROWS = 2000
-"""Samples of a streamed layer that are kept."""
+FEW_ROWS = 2000
+"""Samples of a streamed layer that are kept, drawn over the whole split."""
 
 IMAGE_BLOCK = 500
 """Images of a block of a convolutional network: its activations are many times larger than its images."""
@@ -37,7 +37,8 @@ IMAGE_BLOCK = 500
 class View:
     """What a network gives on one split: logits (n, C), activations by layer (n, width), labels (n,).
 
-    streamed  layers whose activations take more than `MOST_KEPT`: only their first rows are in `layers`
+    streamed  layers whose activations take more than `MOST_KEPT`: only the `drawn` rows are in `layers`
+    drawn     some of the samples that stand for all, (m,): `Split.draw`
     """
 
     labels: NDArray[np.int64]
@@ -45,6 +46,13 @@ class View:
     layers: dict[str, Tensor] = field(default_factory=dict)
     preactivations: dict[str, Tensor] = field(default_factory=dict)
     streamed: frozenset[str] = frozenset()
+    drawn: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def few(self, layer: str) -> tuple[Tensor, NDArray[np.int64]]:
+        """Activations of a layer (m, width) and labels of the drawn samples."""
+        kept = self.layers[layer]
+        whole = layer in self.streamed or len(self.drawn) == len(kept)
+        return kept if whole else kept[torch.from_numpy(self.drawn).to(kept.device)], self.labels[self.drawn]
 
     @property
     def accuracy(self) -> float:
@@ -80,11 +88,14 @@ def view(
     network: Network, data: Dataset, split: Split, labels: NDArray[np.int64], pixel_order: NDArray[np.int64] | None,
     *, device: str, samples: int | None = None, layers: Sequence[str] = ("last",), preactivations: bool = False,
 ) -> View:  # fmt: skip
-    """Run a network over a split (its first `samples`), keeping the named layers, of large ones the first rows.
+    """Run a network over a split (`samples` drawn of it), keeping the named layers, of large ones a few rows.
 
     A pixel order is put into an MLP's first layer: x[:, p] @ W == x @ V with V[p] = W.
     """
-    n = len(split) if samples is None else min(samples, len(split))
+    split, labels = _limited(split, labels, samples)
+    n, drawn = len(split), split.draw(FEW_ROWS)
+    places = np.full(n, -1)
+    places[drawn] = np.arange(len(drawn))
     names = network.layer_names
     logits: Tensor | None = None
     kept: dict[str, Tensor] = {}
@@ -97,7 +108,7 @@ def view(
                 widths = {name: a.shape[1] for name, a in zip(names, activations, strict=True) if name in layers}
                 streamed = {name for name, width in widths.items() if n * width * block.element_size() > MOST_KEPT}
                 kept = {
-                    name: block.new_empty(min(n, FIRST_ROWS) if name in streamed else n, width)
+                    name: block.new_empty(len(drawn) if name in streamed else n, width)
                     for name, width in widths.items()
                 }
                 before = (
@@ -107,14 +118,24 @@ def view(
                 )
             rows = slice(start, start + len(block))
             logits[rows] = block
+            here = np.flatnonzero(places[rows] >= 0) if streamed else places[:0]
             for name, a in zip(names, activations, strict=True):
-                if name in kept:
-                    kept[name][rows] = a[: max(0, len(kept[name]) - start)]
+                if name in streamed:
+                    kept[name][torch.from_numpy(places[start + here])] = a[torch.from_numpy(here)]
+                elif name in kept:
+                    kept[name][rows] = a
             for name, p in zip(names, z, strict=False):  # a network need not show its preactivations
                 if name in before:
                     before[name][rows] = p
     assert logits is not None
-    return View(labels[:n], logits, kept, before, frozenset(streamed))
+    return View(labels, logits, kept, before, frozenset(streamed), drawn)
+
+
+def _limited(split: Split, labels: NDArray[np.int64], samples: int | None) -> tuple[Split, NDArray[np.int64]]:
+    """A split and its labels, of at most `samples` samples."""
+    if samples is None or samples >= len(split):
+        return split, labels[: len(split)]
+    return split.drawn(samples), labels[split.draw(samples)]
 
 
 def accumulate(
@@ -122,11 +143,11 @@ def accumulate(
     *, device: str, samples: int | None, layers: Collection[str], classes: int,
 ) -> dict[str, CollapseAccumulator]:  # fmt: skip
     """Both passes of an accumulator over the named layers of a split: block by block, keeping none."""
-    n = len(split) if samples is None else min(samples, len(split))
+    split, labels = _limited(split, labels, samples)
     found = {layer: CollapseAccumulator(classes) for layer in layers}
     with evaluating(network):
         for again in (False, True):
-            for start, (block, activations, _) in _classified(network, data, split, n, pixel_order, device):
+            for start, (block, activations, _) in _classified(network, data, split, len(split), pixel_order, device):
                 own = labels[start : start + len(block)]
                 for name, a in zip(network.layer_names, activations, strict=True):
                     if name not in found:
@@ -187,24 +208,25 @@ def _first_layer(
 def task_accuracy(
     network: Network, data: Dataset, tasks: Sequence[Task], samples: int, device: str
 ) -> dict[int, float]:
-    """Accuracy on each task's first `samples` test images: a row of the forgetting matrix.
+    """Accuracy on `samples` of each task's test images: a row of the forgetting matrix.
 
     Tasks differ in the first layer's rows alone, so many go through the later layers at once.
     """
-    n = min(samples, len(data.test))
+    split, rows = data.test.drawn(samples), data.test.draw(samples)
+    n = len(split)
     together = max(1, BLOCK // n)
     found: dict[int, float] = {}
     with evaluating(network):
         for start in range(0, len(tasks), together):
             group = tasks[start : start + together]
             if isinstance(network, MLP):
-                first = [z for t in group for _, z in _first_layer(network, data, data.test, n, t.pixel_order, device)]
+                first = [z for t in group for _, z in _first_layer(network, data, split, n, t.pixel_order, device)]
                 logits = network.classify_from(torch.cat(first))[0]
             else:
                 logits = torch.cat(
-                    [c[0] for t in group for _, c in _classified(network, data, data.test, n, t.pixel_order, device)]
+                    [c[0] for t in group for _, c in _classified(network, data, split, n, t.pixel_order, device)]
                 )
             predicted = logits.argmax(1).cpu().numpy().reshape(len(group), n)
             for task, own in zip(group, predicted, strict=True):
-                found[task.index] = float((own == task.test_labels[:n]).mean())
+                found[task.index] = float((own == task.test_labels[rows]).mean())
     return found

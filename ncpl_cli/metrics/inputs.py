@@ -28,11 +28,16 @@ class Batch:
 
 
 def training_samples(
-    network: Network, data: Dataset, task: Task, rows: slice | NDArray[np.int64], device: str = "cpu"
+    network: Network, data: Dataset, task: Task, rows: int | slice | NDArray[np.int64], device: str = "cpu"
 ) -> Batch:
-    """Samples of the task's training split, with the task's labels and pixel order, in the network's precision."""
+    """Samples of the task's training split, with the task's labels and pixel order, in the network's precision.
+
+    rows  which ones, or how many: then those that stand for all (`Split.draw`), whatever the order they are in
+    """
     part = task.parts.get("train")
     split, labels = (data.train, task.train_labels) if part is None else (part, part.labels)
+    if isinstance(rows, int):
+        rows = split.draw(rows)
     images, like = split.images[rows], next(network.parameters())
     if task.pixel_order is not None:
         images = images.reshape(len(images), -1)[:, task.pixel_order].reshape(images.shape)

@@ -19,15 +19,15 @@ from ncpl_cli.metrics.accumulator import CollapseAccumulator
 from ncpl_cli.metrics.catalogue import METRICS, chosen
 from ncpl_cli.metrics.dear import dear_metrics
 from ncpl_cli.metrics.few_shot import few_shot_metrics
-from ncpl_cli.metrics.forward import View, accumulate, evaluating, task_accuracy, view
+from ncpl_cli.metrics.forward import FEW_ROWS, View, accumulate, evaluating, task_accuracy, view
 from ncpl_cli.metrics.gradients import gradient_norm
 from ncpl_cli.metrics.inputs import at_initialisation, training_samples
 from ncpl_cli.metrics.neural_collapse import TEST_METRICS, CollapseResult, collapse, means_of
-from ncpl_cli.networks import EXACT_ZEROS, Network
+from ncpl_cli.networks import ACTIVATIONS, EXACT_ZEROS, Network
 from ncpl_cli.records import Address
 from ncpl_cli.scenarios.task import Task
 
-DIAGNOSTIC_SAMPLES = 2000
+DIAGNOSTIC_SAMPLES = FEW_ROWS
 """Samples that units and ranks are measured on; dead-unit counts depend on it, so it is fixed."""
 
 CONTEXT = ("null_nc1", "rank_between")
@@ -61,22 +61,24 @@ class Measured:
 
     contexts  what collapse must be read with (n, d, classes, ...), by split and layer
     seconds   what each family of metrics took; `features` is the forward pass that several share
+    drawn     how many samples units and ranks were measured on
     """
 
     values: dict[Address, float] = field(default_factory=dict)
     undefined: dict[Address, str] = field(default_factory=dict)
     contexts: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    drawn: int = 0
 
     @property
     def counts(self) -> dict[str, dict[str, float]]:
-        """How many samples and classes collapse was measured on, by split."""
+        """How many samples and classes collapse was measured on, by split, and how many samples units were."""
         names = ("n", "classes", "min_class_count", "harmonic_class_count")
         return {
             split: {name: context[name] for name in names if name in context}
             for (split, layer), context in self.contexts.items()
             if layer == "last"
-        }
+        } | ({"units": {"n": self.drawn}} if self.drawn else {})
 
     @contextlib.contextmanager
     def timed(self, family: str) -> Iterator[None]:
@@ -99,7 +101,7 @@ class Measured:
         values = {a: v for a, v in self.values.items() if a.metric in wanted and math.isfinite(v)}
         undefined = {a: "not finite" for a in self.values.keys() - values.keys() if a.metric in wanted}
         undefined |= {a: why for a, why in self.undefined.items() if a.metric in wanted}
-        return Measured(values, undefined, self.contexts, self.seconds)
+        return Measured(values, undefined, self.contexts, self.seconds, self.drawn)
 
 
 def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: str = "last") -> Measured:
@@ -212,13 +214,16 @@ def context_metrics(result: CollapseResult) -> tuple[dict[str, float], dict[str,
 
 
 def _units(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str) -> None:
-    features = views["train"].layers[layer][:DIAGNOSTIC_SAMPLES]
-    found.put(*units.unit_metrics(features, snapshot.network.activation in EXACT_ZEROS), layer=layer)
+    features, _ = views["train"].few(layer)
+    found.drawn = len(features)
+    activation = snapshot.network.activation
+    zeros = activation in EXACT_ZEROS if activation in ACTIVATIONS else units.has_zeros(features)
+    found.put(*units.unit_metrics(features, zeros), layer=layer)
 
 
 def _preactivations(found: Measured, snapshot: Snapshot, layers: Sequence[str]) -> None:
     network, activation = snapshot.network, snapshot.network.activation
-    batch = training_samples(network, snapshot.data, snapshot.task, slice(0, DIAGNOSTIC_SAMPLES), snapshot.device)
+    batch = training_samples(network, snapshot.data, snapshot.task, DIAGNOSTIC_SAMPLES, snapshot.device)
 
     def seen(of: Network) -> dict[str, tuple[Tensor, Tensor]]:
         with evaluating(of):
@@ -259,13 +264,13 @@ def _preactivations(found: Measured, snapshot: Snapshot, layers: Sequence[str]) 
 
 def _few_shot(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str) -> None:
     if (seen := views.get("unseen")) is not None:
-        rows = seen.layers[layer]
-        found.put(*few_shot_metrics(rows, seen.labels[: len(rows)]), "unseen", layer)
+        rows = seen.few(layer) if layer in seen.streamed else (seen.layers[layer], seen.labels)
+        found.put(*few_shot_metrics(*rows), "unseen", layer)
 
 
 def _gradients(found: Measured, snapshot: Snapshot) -> None:
     network = snapshot.network
-    batch = training_samples(network, snapshot.data, snapshot.task, slice(0, DIAGNOSTIC_SAMPLES), snapshot.device)
+    batch = training_samples(network, snapshot.data, snapshot.task, DIAGNOSTIC_SAMPLES, snapshot.device)
     with evaluating(network):
         found.values[Address("gradient_norm")] = gradient_norm(network, batch)
 

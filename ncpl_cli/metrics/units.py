@@ -12,9 +12,18 @@ DORMANT = 0.025
 """S23's tau."""
 
 
+BLOCK = 4096
+"""Samples that are made float64 together."""
+
+
 def dead_units(features: Tensor) -> float:
     """Share of units that are never active on the samples (n, width): 0 = all alive. Only where zero is exact."""
     return float((features == 0).all(0).double().mean())
+
+
+def has_zeros(features: Tensor) -> bool:
+    """Whether an activation that is not known has exact zeros, by its features (n, width): all of them."""
+    return any(bool((block == 0).any()) for block in features.split(BLOCK))
 
 
 def dormant_units(features: Tensor, tau: float = DORMANT) -> float:
@@ -27,7 +36,7 @@ def dormant_units(features: Tensor, tau: float = DORMANT) -> float:
 
 def activity(features: Tensor, width: int | None = None) -> Tensor:
     """Mean absolute activation of each unit over the samples (n, shown), (width,); a unit shown twice is summed."""
-    mean = features.double().abs().mean(0)
+    mean = sum((block.double().abs().sum(0) for block in features.split(BLOCK)), torch.zeros(())) / len(features)
     return mean if width is None else mean.reshape(-1, width).sum(0)
 
 
@@ -117,7 +126,8 @@ def ranks(singular: np.ndarray[tuple[int], np.dtype[np.float64]]) -> dict[str, f
 
 def feature_norm(features: Tensor) -> float:
     """Mean L2 norm of a feature vector (n, width)."""
-    return float(torch.linalg.vector_norm(features.double(), dim=1).mean())
+    norms = (torch.linalg.vector_norm(block.double(), dim=1).sum() for block in features.split(BLOCK))
+    return float(sum(norms)) / len(features)
 
 
 RANKS = ("effective_rank", "srank", "srank_squared", "stable_rank", "participation_ratio")
