@@ -16,6 +16,10 @@ BLOCK = 4096
 """Samples that are made float64 together."""
 
 
+def _blocks(features: Tensor) -> list[Tensor]:
+    return [features[start : start + BLOCK] for start in range(0, len(features), BLOCK)]
+
+
 def dead_units(features: Tensor) -> float:
     """Share of units that are never active on the samples (n, width): 0 = all alive. Only where zero is exact."""
     return float((features == 0).all(0).double().mean())
@@ -23,7 +27,7 @@ def dead_units(features: Tensor) -> float:
 
 def has_zeros(features: Tensor) -> bool:
     """Whether an activation that is not known has exact zeros, by its features (n, width): all of them."""
-    return any(bool((block == 0).any()) for block in features.split(BLOCK))
+    return any(bool((block == 0).any()) for block in _blocks(features))
 
 
 def dormant_units(features: Tensor, tau: float = DORMANT) -> float:
@@ -36,7 +40,7 @@ def dormant_units(features: Tensor, tau: float = DORMANT) -> float:
 
 def activity(features: Tensor, width: int | None = None) -> Tensor:
     """Mean absolute activation of each unit over the samples (n, shown), (width,); a unit shown twice is summed."""
-    mean = sum((block.double().abs().sum(0) for block in features.split(BLOCK)), torch.zeros(())) / len(features)
+    mean = sum((block.double().abs().sum(0) for block in _blocks(features)), torch.zeros(())) / len(features)
     return mean if width is None else mean.reshape(-1, width).sum(0)
 
 
@@ -126,7 +130,7 @@ def ranks(singular: np.ndarray[tuple[int], np.dtype[np.float64]]) -> dict[str, f
 
 def feature_norm(features: Tensor) -> float:
     """Mean L2 norm of a feature vector (n, width)."""
-    norms = (torch.linalg.vector_norm(block.double(), dim=1).sum() for block in features.split(BLOCK))
+    norms = (torch.linalg.vector_norm(block.double(), dim=1).sum() for block in _blocks(features))
     return float(sum(norms)) / len(features)
 
 
