@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ncpl_cli.errors import DataError, InputError, StoreError
+from ncpl_cli.provenance import numerics_of
 from ncpl_cli.trainer import Position
 
 _NAME = re.compile(r"epoch-(\d{8})\.safetensors")
@@ -35,10 +36,14 @@ def epochs(root: Path, run: str) -> list[int]:
     return sorted(int(name.group(1)) for name in names if name)
 
 
-def write(root: Path, run: str, identity: str, position: Position, tensors: Mapping[str, Tensor]) -> None:
+def write(root: Path, run: str, identity: str, position: Position, tensors: Mapping[str, Tensor], engine: str) -> None:
     """Write a checkpoint: temporary file, fsync, rename, fsync of the folder."""
     path = path_of(root, run, position.epoch)
-    metadata = {"ncpl": json.dumps({"run": run, "identity": identity, "position": asdict(position)})}
+    facts = {
+        "run": run, "identity": identity, "position": asdict(position), "engine": engine,
+        "numerics": numerics_of(engine),
+    }  # fmt: skip
+    metadata = {"ncpl": json.dumps(facts)}
     data = save({name: value.contiguous() for name, value in tensors.items()}, metadata)
     temporary = path.with_suffix(".tmp")
     try:
@@ -73,6 +78,17 @@ def read(root: Path, run: str, epoch: int) -> tuple[Position, dict[str, Tensor]]
         raise DataError(
             f"the checkpoint {path} is damaged ({error}).", f"delete it; run {run} then goes on from an earlier one"
         ) from error
+
+
+def made_by(root: Path, run: str, epoch: int, engine: str) -> tuple[str, int]:
+    """The engine a checkpoint comes from and the version of its numerics; of one that does not say, `engine` and 1."""
+    path = path_of(root, run, epoch)
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["ncpl"])
+            return str(facts.get("engine", engine)), int(facts.get("numerics", 1))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return engine, numerics_of(engine)  # damaged: whoever reads it says so, and goes on from an earlier one
 
 
 def keeper(keep: str) -> tuple[str, int]:

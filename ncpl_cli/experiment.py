@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ncpl_cli import checkpoints
+from ncpl_cli import checkpoints, numerics
 from ncpl_cli.data import Dataset
 from ncpl_cli.errors import DataError, LeaseLost, NcplError, Stopped, StoreError
 from ncpl_cli.metrics.catalogue import chosen
@@ -199,6 +199,8 @@ def _bring(
     jobs: int | None, keep: str | None, resume: bool, skip_held: bool = False, quietly: bool = False,
 ) -> dict[str, str]:  # fmt: skip
     """Bring runs of one kind to their horizon; the status of each by id."""
+    if resume:
+        numerics.require_all_same(specs, store, device)
     todo: list[RunSpec] = []
     again: list[RunSpec] = []
     statuses: dict[str, str] = {}
@@ -294,6 +296,8 @@ def lacking(recorded: Mapping[str, Any], spec: RunSpec) -> str:
 
 def _replay(cohort: Cohort, store: Store, data: Dataset, device: str, observer: Observer) -> None:
     """Train a finished cohort again from its beginning, to the same bits, and add what its epochs lack."""
+    for run in cohort.ids:
+        numerics.require_same(store, run, cohort.engine)
     torch.set_num_threads(1 if cohort.engine == "online" else os.cpu_count() or 1)
     attempts = store.claim(cohort.ids, Owner.current(), provenance(device, cohort.engine), cohort=cohort.ids)
     claimed = dict(attempts)
@@ -333,6 +337,8 @@ def _start(
 ) -> _Active:  # fmt: skip
     """Find the newest point all runs of a claimed cohort can go on from, and take back what lies after it."""
     start = _resume_point(cohort, store, observer) if resume else None
+    for run in cohort.ids if start else ():
+        numerics.require_same(store, run, cohort.engine)
     for run in cohort.ids:
         after = start.position.epoch if start else -1
         store.truncate(run, attempts[run], after)
@@ -366,6 +372,7 @@ def state_after(cohort: Cohort, store: Store, data: Dataset, run: str, epoch: in
     """
     if epoch in kept_epochs(store, run):
         return part(checkpoints.read(store.checkpoints, run, epoch)[1], "network.")
+    numerics.require_same(store, run, cohort.engine)
     start = _resume_point(cohort, store, observer, epoch)
     before = start.position.epoch if start else 0
     observer.note(f"{run} has no checkpoint after epoch {epoch}: trained again from epoch {before}.")
@@ -495,7 +502,7 @@ def _checkpoint(one: _Active, store: Store) -> None:
     over = {one.cohort.ids[r] for r in one.latest.finished}
     for spec, state in zip(one.cohort.specs, one.latest.state(), strict=True):
         position = replace(one.latest.position, diverged=spec.id in lost, finished=spec.id in over)
-        checkpoints.write(store.checkpoints, spec.id, spec.identity, position, state)
+        checkpoints.write(store.checkpoints, spec.id, spec.identity, position, state, one.cohort.engine)
     for run in one.cohort.ids:
         checkpoints.prune(store.checkpoints, run, one.wanted, one.done)
     one.last_checkpoint, one.checkpointed = time.monotonic(), one.done

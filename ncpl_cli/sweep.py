@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ncpl_cli import checkpoints, experiment
+from ncpl_cli import checkpoints, experiment, numerics
 from ncpl_cli.errors import RunFailed
 from ncpl_cli.executors import Executor, Local, Places
 from ncpl_cli.experiment import Stopper
@@ -160,6 +160,7 @@ def enlist(
             run = spec.id
             specs.setdefault(run, spec)
             labels.setdefault(run, [name]).extend([arm.label] if arm.label else [])
+    numerics.require_all_same(list(specs.values()), store, options.device)
     store.register_all([(experiment.describe(spec), labels[run]) for run, spec in specs.items()])
     standing = store.standing(list(specs))
     queue = Queue(store)

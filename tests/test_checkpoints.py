@@ -16,7 +16,7 @@ TENSORS = {"network.w": torch.arange(6.0).reshape(2, 3).t(), "optimizer.step": t
 
 def _write(root: Path, *numbers: int) -> None:
     for epoch in numbers:
-        checkpoints.write(root, "run", "{}", Position(epoch, 10 * epoch, 1, 2), TENSORS)
+        checkpoints.write(root, "run", "{}", Position(epoch, 10 * epoch, 1, 2), TENSORS, "online")
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:

@@ -14,9 +14,7 @@ from numba import njit
 from numpy.typing import DTypeLike, NDArray
 
 from ncpl_cli.data.dataset import Split
-
-FAST = {"contract", "reassoc", "nsz", "arcp"}
-"""Fused multiply-add and reordered sums, but nothing that assumes finite numbers: divergence must show."""
+from ncpl_cli.data.rows import FAST, SOURCE, add_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,27 +45,6 @@ def sparse(split: Split, scale: float, dtype: DTypeLike) -> SparseImages:
         return kept[name]
 
 
-@njit(fastmath=FAST, inline="always")
-def accumulate(z, rows, weights, index, values, first, last):  # type: ignore[no-untyped-def]
-    """Z += sum over k of values[k] * weights[index[k]], eight rows at a time."""
-    k = first
-    while k + 8 <= last:
-        r0, r1, r2, r3 = (weights[index[k]], weights[index[k + 1]], weights[index[k + 2]], weights[index[k + 3]])
-        r4, r5, r6, r7 = (weights[index[k + 4]], weights[index[k + 5]], weights[index[k + 6]], weights[index[k + 7]])
-        x0, x1, x2, x3 = values[k], values[k + 1], values[k + 2], values[k + 3]
-        x4, x5, x6, x7 = values[k + 4], values[k + 5], values[k + 6], values[k + 7]
-        for j in range(rows):
-            z[j] += ((x0 * r0[j] + x1 * r1[j]) + (x2 * r2[j] + x3 * r3[j])) + (
-                (x4 * r4[j] + x5 * r5[j]) + (x6 * r6[j] + x7 * r7[j])
-            )
-        k += 8
-    while k < last:
-        row, x = weights[index[k]], values[k]
-        for j in range(rows):
-            z[j] += x * row[j]
-        k += 1
-
-
 def padded(size: int) -> int:
     """The next multiple of 8: full vectors of float32 on AVX2, of float64 on AVX-512."""
     return -(-size // 8) * 8
@@ -76,14 +53,12 @@ def padded(size: int) -> int:
 @functools.cache
 def rows_times_matrix(width: int) -> Callable[..., None]:
     """The compiled product of sparse images and a dense matrix of `width` columns, a constant of the code."""
+    source = SOURCE
 
     @njit(fastmath=FAST, nogil=True, error_model="numpy", cache=True)
     def product(starts, pixels, values, first, weights, bias, out):  # type: ignore[no-untyped-def]
         """Out (n, width) = images first, first + 1, ... times weights (D, width) plus bias: zeros are skipped."""
-        for i in range(out.shape[0]):
-            row = out[i]
-            for j in range(width):
-                row[j] = bias[j]
-            accumulate(row, width, weights, pixels, values, starts[first + i], starts[first + i + 1])
+        for i in range(out.shape[0] if source else 0):
+            add_rows(width, out[i], bias, weights, pixels, values, starts[first + i], starts[first + i + 1])
 
     return product

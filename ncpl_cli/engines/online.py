@@ -95,7 +95,7 @@ class OnlineEngine:
             steps = min((one.every - (self._steps + done // batch) % one.every for one in recyclers if one.every),
                         default=len(order))  # fmt: skip
             part = order[done : done + steps * batch]
-            right, lost = kernel(*buffers["w_out"].shape, pull)(
+            right, lost = kernel(*buffers["w_out"].shape, pull, batch == 1)(
                 part, self._images.starts, self._images.pixels, self._images.values, task.train_labels,
                 buffers["w1"], buffers["hidden"], buffers["w_out"], buffers["biases"], buffers["b_out"],
                 self._dtype.type(lr), batch, self._classes, self._dtype.type(strength),
