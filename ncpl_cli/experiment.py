@@ -33,7 +33,7 @@ from ncpl_cli.plan import Cohort, choose_engine, plan
 from ncpl_cli.provenance import provenance
 from ncpl_cli.records import EpochRecord, RunInfo
 from ncpl_cli.scenarios import WarmStart, WarmStartProbe
-from ncpl_cli.spec import RunSpec, flat
+from ncpl_cli.spec import RunSpec, flat, otherwise, otherwise_said
 from ncpl_cli.store import Owner, Store, heartbeat, not_repeated
 from ncpl_cli.trainer import Epoch, Start, State, build, part, train
 
@@ -213,6 +213,11 @@ def _bring(
         spec = given
         if horizon != getattr(given.scenario, field_):
             spec = replace(given, scenario=replace(given.scenario, **{field_: horizon}))
+        if known.attempt and not quietly and (other := otherwise(given, known.settings, known.recorded)):
+            observer.note(
+                f"{given.id} (seed {given.seed}) is in the store already, with another setting that is no part of its "
+                f"identity ({otherwise_said(other)}): what is compared later is what both have."
+            )
         if known.status in ("finished", "diverged") and resume:
             statuses[spec.id] = known.status
             if known.status == "finished" and not quietly and (missing := lacking(known.recorded, spec)):

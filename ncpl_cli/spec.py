@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -115,3 +116,23 @@ def flat(spec: RunSpec) -> dict[str, object]:
     settings |= {f.name: getattr(spec.optimizer, f.name) for f in fields(spec.optimizer) if f.name != "name"}
     settings |= {"interventions": [i.label for i in spec.interventions], "precision": spec.precision}
     return settings
+
+
+def otherwise(spec: RunSpec, settings: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """{option: (as stored, as asked for now)} of what is no part of a run's identity and yet decides what is compared.
+
+    Where probes branch off, and how often and on how many samples is measured: a stored run keeps its own. The horizon
+    is not among them (a longer one is trained), nor are metrics and layers (missing ones are replayed).
+    """
+    scenario = spec.scenario
+    asked = {f.name: getattr(scenario, f.name) for f in fields(scenario) if not f.metadata.get("identity", True)}
+    asked.pop(scenario.horizon_field, None)
+    found = {name: (settings.get(name), value) for name, value in asked.items()}
+    measure = {"measure_every": "every", "measure_samples": "samples", "task_accuracy": "task_accuracy"}
+    found |= {name: (recorded.get(key), getattr(spec.measure, key)) for name, key in measure.items() if key in recorded}
+    return {name: (stored, now) for name, (stored, now) in found.items() if stored != now}
+
+
+def otherwise_said(differences: Mapping[str, tuple[Any, Any]]) -> str:
+    """`probe_every: 10 as stored, 20 as asked for`."""
+    return ", ".join(f"{name}: {stored} as stored, {now} as asked for" for name, (stored, now) in differences.items())

@@ -20,8 +20,8 @@ from ncpl_cli.executors import Executor, Local, Places
 from ncpl_cli.experiment import Stopper
 from ncpl_cli.plan import Cohort, plan
 from ncpl_cli.scenarios import WarmStart
-from ncpl_cli.spec import RunSpec
-from ncpl_cli.store import Overview, Queue, Store
+from ncpl_cli.spec import RunSpec, otherwise, otherwise_said
+from ncpl_cli.store import Overview, Queue, RunRow, Store
 from ncpl_cli.store.leases import LEASE_SECONDS
 from ncpl_cli.store.queue import MAX_ATTEMPTS
 
@@ -163,6 +163,7 @@ def enlist(
     numerics.require_all_same(list(specs.values()), store, options.device)
     store.register_all([(experiment.describe(spec), labels[run]) for run, spec in specs.items()])
     standing = store.standing(list(specs))
+    _say_what_differs(specs, {row.id: row for row in store.runs(name=name)}, watcher)
     queue = Queue(store)
     inside = queue.members(name)
     for run, spec in specs.items():  # a longer horizon that was asked for before holds
@@ -208,6 +209,20 @@ def _say_what_lacks(specs: Mapping[str, RunSpec], standing: Mapping[str, Any], w
     ]  # fmt: skip
     if lacking:
         watcher.note(f"{len(lacking)} finished runs were not measured for {lacking[0]}: ncpl train replays them.")
+
+
+def _say_what_differs(specs: Mapping[str, RunSpec], stored: Mapping[str, RunRow], watcher: Watcher) -> None:
+    """Settings that are no part of an identity and that stored runs have otherwise: what is compared changes."""
+    found: dict[str, list[str]] = {}
+    for run, spec in specs.items():
+        row = stored.get(run)
+        if row is not None and row.attempt and (other := otherwise(spec, row.settings, row.recorded)):
+            found.setdefault(otherwise_said(other), []).append(run)
+    for words, runs in found.items():
+        watcher.note(
+            f"{len(runs)} of these runs ({', '.join(runs[:3])}{', ...' if len(runs) > 3 else ''}) are in the store "
+            f"already, with another setting that is no part of their identity ({words})."
+        )
 
 
 def _threads(queue: Queue, name: str, units: int, jobs: int | None) -> int:

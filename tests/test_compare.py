@@ -254,3 +254,102 @@ def test_the_command_over_warm_start_runs(store_path: str, capsys: pytest.Captur
     assert other["y"] == "test_accuracy" and other["arms"][0]["gain"]["mean"] == pytest.approx(-0.22, abs=0.02)
     assert call(["compare", "--db", store_path, "--plain", "nobody"]) == 2
     assert "there is nothing to compare" in capsys.readouterr().err
+
+
+# as a stranger types it -------------------------------------------------------------------------------------------
+
+
+def test_two_lines_of_training_give_a_gain_with_its_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = ["train", "permuted-digits", "--seeds", "0-2", "--tasks", "4", "--train-samples", "200"]
+    assert call(line) == 0 and call([*line, "--intervention", "l2_init:strength=0.01"]) == 0
+    capsys.readouterr()
+    assert call(["compare", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["comparisons"]
+    assert (found["scenario"], found["y"], found["plain"]) == ("permuted-digits", "online_accuracy", "plain")
+    with open_store("ncpl.db") as store:
+        frame = store.frame()
+    later = frame[(frame["task"] > 0) & (frame["split"] == "train") & (frame["layer"] == "last")]
+    means = {run: part["online_accuracy"].mean() for run, part in later.groupby("run")}
+    with open_store("ncpl.db") as store:
+        arms = {(bool(row.settings["interventions"]), row.seed): means[row.id] for row in store.runs()}
+    d = np.array([arms[True, s] - arms[False, s] for s in range(3)])
+    gain = found["arms"][0]["gain"]
+    assert gain["mean"] == near(d.mean())
+    assert gain["ci95"] == near(list(stats.t.interval(0.95, 2, d.mean(), stats.sem(d))))
+    assert call(["compare"]) == 0 and "nothing is paired" not in capsys.readouterr().out
+
+
+def test_no_answer_is_an_error_that_says_what_to_run(store_path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(["compare", "--db", store_path, "--y", "nc2"]) == 2
+    assert "nc2 was not recorded in these runs" in (err := capsys.readouterr().err) and "probe_test_accuracy" in err
+    assert call(["compare", "--db", store_path, "--plain", "nobody"]) == 2
+    assert "no run here carries that label" in capsys.readouterr().err
+
+
+def nothing(study: list[Series]) -> InputError:
+    with pytest.raises(InputError) as caught:
+        compare(Study(tuple(study)))
+    return caught.value
+
+
+def test_nothing_to_compare_names_the_setting_that_differs() -> None:
+    plain = arm([], 2, lambda s: noise(s), rising)
+    one = nothing(plain)
+    assert "all runs are of one arm" in str(one) and "--intervention" in str(one.hint)
+    rates = nothing([*plain, *arm([], 2, lambda s: noise(s), rising, lr=0.1)])
+    assert (
+        "The runs differ in lr: 0.05, 0.1." in str(rates) and rates.hint == "compare them by that: ncpl compare --by lr"
+    )
+    other = nothing([*plain, *arm([NC1], 2, lambda s: noise(s), rising, lr=0.1)])
+    assert f"{NC1} has no plain arm of its own settings: the nearest differs in lr: 0.1 against 0.05." in str(other)
+    assert max(map(len, (str(one), str(rates), str(other)))) < 200
+
+
+def test_an_arm_without_a_plain_arm_and_one_without_a_run_are_named() -> None:
+    study = [*arm([], 2, lambda s: noise(s), rising), *arm(["redo"], 2, lambda s: 0.1 + noise(s), rising),
+             *arm([NC1], 2, lambda s: noise(s), rising, lr=0.1),
+             *arm(["l2:strength=9"], 2, lambda s: noise(s), rising, status="diverged")]  # fmt: skip
+    (found,) = compare(Study(tuple(study)))
+    assert [a.arm for a in found.arms] == ["redo"]
+    assert any(f"Not compared: {NC1} has no plain arm" in n and "lr: 0.1 against 0.05" in n for n in found.notes)
+    assert any("Not compared: l2:strength=9" in n and "all its runs diverged" in n for n in found.notes)
+
+
+def test_arms_probed_otherwise_are_compared_where_both_were_and_that_is_said() -> None:
+    def probed(interventions: list[str], every: int, shift: float) -> list[Series]:
+        epoch = np.arange(every, 41.0, every)
+        return [
+            Series.of(
+                Run(f"{shift}{s}", s, "warm-start", settings={"interventions": interventions, "probe_every": every}),
+                epoch, np.zeros(len(epoch)), epoch, {"probe_test_accuracy": 0.01 * epoch + shift},
+            )
+            for s in range(2)
+        ]  # fmt: skip
+
+    found = only([*probed([], 10, 0.0), *probed([NC1], 20, 0.05)])
+    assert found.gain.mean == near(0.05) and noted(found, "(probe_every: 20 against 10): compared is what both have")
+
+
+def test_settings_outside_identity_are_those_that_scenarios_declare() -> None:
+    from dataclasses import fields
+
+    from ncpl_cli.analysis.study import NOT_IDENTITY
+    from ncpl_cli.scenarios import SCENARIOS
+
+    declared = {
+        f.name for s in SCENARIOS for f in fields(s) if not f.metadata["identity"] and f.name != s.horizon_field
+    }
+    assert declared == NOT_IDENTITY
+
+
+def test_a_stored_run_asked_for_with_other_probes_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["--dataset", "digits", "--network", "mlp", "--train-samples", "100", "--warm-up-epochs", "2",
+            "--probe-max-epochs", "1", "--db", str(tmp_path / "a.db"), "--probe-every"]  # fmt: skip
+    assert call(["train", "warm-start", *line, "1"]) == 0
+    assert "as stored" not in capsys.readouterr().err
+    assert call(["train", "warm-start", *line, "2", "--measure-every", "2"]) == 0
+    err = capsys.readouterr().err
+    assert "probe_every: 1 as stored, 2 as asked for" in err and "measure_every: 1 as stored, 2 as asked for" in err

@@ -55,7 +55,10 @@ class Table:
     def mean_y(self) -> Array:
         """y of each run, averaged over the tasks that all runs have; NaN where there is none."""
         common = np.isfinite(self.y).all(0)
-        return self.y[:, common].mean(1) if common.any() else np.full(len(self.x), np.nan)
+        if not common.any():
+            return np.full(len(self.x), np.nan)
+        y = self.y[:, common]
+        return statistics.without_rounding(y.mean(1), np.abs(y).max(1))  # losses that cancel leave rounding
 
     @property
     def blocks(self) -> NDArray[np.intp]:
@@ -354,7 +357,7 @@ def _one(x: Array, y: Array, method: str, controls: Sequence[Array] = ()) -> flo
     if not controls:
         return number(statistics.METHODS[method](x[rows], y[rows]))
     held = np.array([control[rows] for control in controls])
-    if rows.sum() < statistics.FEWEST_POINTS or not all(np.ptp(h) > 0 for h in held):
+    if rows.sum() < statistics.FEWEST_POINTS or not all(_varies(h) for h in held):
         return None
     return number(statistics.partial(x[None, rows], y[None, rows], held[None], method=method)[0])
 
@@ -372,4 +375,4 @@ def _ranked_columns(y: Array, method: str) -> Array:
 
 def _varies(values: Array) -> bool:
     values = values[np.isfinite(values)]
-    return len(values) > 1 and float(np.ptp(values)) > 0
+    return len(values) > 1 and not statistics.constant(values)

@@ -14,71 +14,24 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ncpl_cli.analysis import resampling, statistics
+from ncpl_cli.analysis import plain_arms, resampling
+from ncpl_cli.analysis.gain import POWER, Gain, over_seeds
+from ncpl_cli.analysis.matching import MATCHED_WITHIN, Matched, later, match
 from ncpl_cli.analysis.results import number
 from ncpl_cli.analysis.sentences import p_text
-from ncpl_cli.analysis.study import Group, Series, Study, groups
+from ncpl_cli.analysis.statistics import difference
+from ncpl_cli.analysis.study import NOT_IDENTITY, Group, Series, Study, groups
 from ncpl_cli.errors import InputError
-
-Array = NDArray[np.float64]
 
 FAILED_BELOW = 0.05
 """A first phase failed when its last train accuracy is more than this below the plain arm's."""
 
-MATCHED_WITHIN = 0.02
-"""Two networks had learned equally much when their phase-1 train accuracies differ by no more than this."""
-
-POWER = 0.8
-"""The smallest detectable gap is found with this probability at p < .05, two-sided."""
-
 PHASE_1 = ("train_accuracy", "test_accuracy", "nc1")
 """What is shown of the first phase (of the first task), at its last recorded epoch."""
 
-TREATMENTS = frozenset({"interventions", "weight_decay"})
-"""Settings in which an arm may differ from its plain arm."""
-
-PLAIN_NAMES = ("plain", "baseline", "control", "none")
-"""Names by which the plain arm of imported runs is known without being named."""
-
-
-@dataclass(frozen=True)
-class Gain:
-    """A paired difference, arm minus plain, over seeds.
-
-    mean, ci95   over seeds (t interval)
-    p            exact two-sided sign-flip p, from six seeds on
-    detectable   smallest true gap that these seeds show with 80 % power: (t(.975) + t(.80)) s / sqrt(n)
-    per_seed     the difference of each seed
-    """
-
-    mean: float | None
-    ci95: tuple[float, float] | None
-    p: float | None
-    detectable: float | None
-    per_seed: Mapping[int, float]
-
-    def to_json(self) -> dict[str, Any]:
-        """Keys as the fields."""
-        return {
-            "mean": self.mean, "ci95": self.ci95 and list(self.ci95), "p_sign_flip": self.p,
-            "smallest_detectable": self.detectable, "n_seeds": len(self.per_seed),
-            "per_seed": {str(seed): value for seed, value in self.per_seed.items()},
-        }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Matched:
-    """The gain over plain networks that had learned equally much in phase 1; `unmatched`: share without such a one."""
-
-    gain: Gain
-    pairs: int
-    unmatched: float
-
-    def to_json(self) -> dict[str, Any]:
-        """The gain's keys, and how much of the arm could be matched."""
-        return {**self.gain.to_json(), "pairs": self.pairs, "unmatched_share": self.unmatched}
+ADDRESSES = (*PHASE_1, "online_accuracy", "probe_test_accuracy")
+"""What a comparison reads where no outcome is named: phase 1, and every metric that `_default_y` may choose."""
 
 
 @dataclass(frozen=True)
@@ -149,71 +102,50 @@ def compare(
     if not study.series:
         raise InputError("no run fits this selection.", "ncpl runs list shows all runs and their names")
     together: dict[int, tuple[Group, list[Group]]] = {}
-    everything = [g for g in groups(study) if g.series]
+    every = groups(study)
+    everything = [g for g in every if g.series]
+    notes: dict[str, list[str]] = {}
+    for g in every:
+        if not g.series:
+            notes.setdefault(g.scenario, []).append(f"Not compared: {plain_arms.lost(g)}")
     for arm in everything:
-        base = _plain_of(arm, everything, plain)
-        if base is not None and base is not arm:
+        base = plain_arms.plain_of(arm, everything, plain)
+        if base is None:
+            why = plain_arms.without_plain(arm, everything)
+            notes.setdefault(arm.scenario, []).append(f"Not compared: {why}.")
+        elif base is not arm:
             together.setdefault(id(base), (base, []))[1].append(arm)
     if not together:
-        listed = " | ".join(f"{g.title}: {_label(g, None)}" for g in everything)
-        raise InputError(
-            f"there is nothing to compare: no arm has a plain arm (without interventions) beside it among: {listed}.",
-            "name the plain arm by its label: ncpl compare --plain LABEL",
-        )
+        raise plain_arms.nothing_to_compare(everything or every, plain)
     found = []
     for base, arms in together.values():
-        chosen, notes = (y, ()) if y else _default_y([base, *arms])
+        chosen, said = (y, ()) if y else _default_y([base, *arms])
         made = [_arm(arm, base, chosen, flips, seed) for arm in arms]
         if len(made) > 1:
             p = np.array([math.nan if a.gain.p is None else a.gain.p for a in made])
             adjusted = resampling.benjamini_yekutieli(p)
             made = [replace(a, p_by=number(q)) for a, q in zip(made, adjusted, strict=True)]
-        settings = {k: v for k, v in base.settings.items() if k not in TREATMENTS}
-        found.append(Comparison(base.scenario, settings, chosen, _label(base, None), tuple(made), notes))
+        settings = {k: v for k, v in base.settings.items() if k not in plain_arms.TREATMENTS}
+        found.append(Comparison(base.scenario, settings, chosen, plain_arms.label(base, None), tuple(made),
+                                (*said, *notes.pop(base.scenario, ()))))  # fmt: skip
     return tuple(found)
 
 
-def _plain_of(arm: Group, everything: Sequence[Group], plain: str | None) -> Group | None:
-    """The plain arm that an arm belongs to: the same settings without treatments."""
-    here = [g for g in everything if g.scenario == arm.scenario]
-    if plain is not None:
-        named = [g for g in here if any(plain in s.run.names for s in g.series)]
-        if len(named) > 1:
-            raise InputError(f"the label {plain!r} is on {len(named)} arms of {arm.scenario}: it must name one.")
-        return named[0] if named else None
-    if arm.series[0].run.imported:
-        known = [g for g in here if g.name is not None and g.name.lower() in PLAIN_NAMES]
-        return known[0] if len(known) == 1 else None
-    rest = _untreated(arm)
-    same = [g for g in here if _untreated(g) == rest and not g.series[0].run.imported]
-    bare = [g for g in same if not any(_setting(g, name) for name in TREATMENTS)]
-    # a study in which every arm has weight decay is compared under it
-    alike = [g for g in same if not _setting(g, "interventions")
-             and _setting(g, "weight_decay") == _setting(arm, "weight_decay")]  # fmt: skip
-    return bare[0] if len(bare) == 1 else alike[0] if len(alike) == 1 else None
-
-
-def _setting(group: Group, name: str) -> object:
-    return group.series[0].run.settings.get(name)
-
-
-def _untreated(group: Group) -> dict[str, str]:
-    settings = group.series[0].run.settings
-    return {name: repr(value) for name, value in settings.items() if name not in TREATMENTS}
-
-
-def _label(group: Group, plain: Group | None) -> str:
-    """How an arm is called: its treatment, else its name."""
-    run = group.series[0].run
-    if run.imported:
-        return group.name or "imported"
-    treatments = run.settings.get("interventions") or []
-    words = [str(t) for t in treatments] if isinstance(treatments, list | tuple) else [str(treatments)]
-    if decay := run.settings.get("weight_decay"):
-        words.append(f"weight_decay={decay}")
-    if plain is not None and not words:
-        words = [f"{k}={v}" for k, v in run.settings.items() if plain.series[0].run.settings.get(k) != v]
-    return " + ".join(words) or "plain"
+def check_answered(study: Study, found: Sequence[Comparison]) -> None:
+    """Raise InputError where not a single arm could be compared: an answer without a number is none."""
+    if any(arm.gain.mean is not None for of in found for arm in of.arms):
+        return
+    outcomes = list(dict.fromkeys(of.y for of in found))
+    recorded = study.addresses()
+    if absent := [y for y in outcomes if y not in recorded]:
+        raise InputError(
+            f"{' and '.join(absent)} was not recorded in these runs, so nothing can be compared.",
+            f"name what is, with --y: {', '.join(recorded) or 'nothing'}",
+        )
+    raise InputError(
+        f"no seed has {' or '.join(outcomes)} at the same places in an arm and in its plain arm.",
+        "train both with the same seeds (--seeds 0-4) and as many tasks or probes; ncpl runs list shows them",
+    )
 
 
 def _default_y(arms: Sequence[Group]) -> tuple[str, tuple[str, ...]]:
@@ -225,41 +157,22 @@ def _default_y(arms: Sequence[Group]) -> tuple[str, tuple[str, ...]]:
     return "test_accuracy", ("No probe_test_accuracy was recorded: y is test_accuracy.",)
 
 
-@dataclass(frozen=True, eq=False)
-class _Later:
-    """What came later in one run: the place (probe's epoch or task), y, and how much phase 1 had taught by then."""
-
-    place: Array
-    y: Array
-    learned: Array
-
-
-def _later(series: Series, y: str) -> _Later:
-    if series.tasks > 1:  # one point a task after the first; phase 1 is the first task, the same for all points
-        stop = -1 if series.unfinished_task() else None
-        places, values = series.task[series.task_ends()][1:stop], series.per_task(y)[1:stop]
-        learned = np.full(len(values), np.nan)
-    else:
-        places, values, learned = series.epoch, series.column(y), series.column("train_accuracy")
-    rows = np.isfinite(values)
-    return _Later(places[rows], values[rows], learned[rows])
-
-
 def _arm(arm: Group, plain: Group, y: str, flips: int, seed: int) -> Arm:
     ours = {s.run.seed: s for s in arm.series}
     theirs = {s.run.seed: s for s in plain.series}
     seeds = [s for s in ours if s in theirs]
     several = any(s.tasks > 1 for s in (*arm.series, *plain.series))
-    gains, means = {}, []
+    gains: dict[int, float] = {}
+    means: list[tuple[float, float]] = []
     matched: dict[int, float] = {}
     pairs = points = 0
     for s in seeds:
-        a, b = _later(ours[s], y), _later(theirs[s], y)
+        a, b = later(ours[s], y), later(theirs[s], y)
         common, at_a, at_b = np.intersect1d(a.place, b.place, return_indices=True)
         if len(common):
-            gains[s] = float((a.y[at_a] - b.y[at_b]).mean())
+            gains[s] = float(difference(a.y[at_a], b.y[at_b]).mean())
             means.append((float(a.y[at_a].mean()), float(b.y[at_b].mean())))
-        differences = _match(a, b)
+        differences = match(a, b)
         points += len(a.place)
         pairs += len(differences)
         if len(differences):
@@ -269,11 +182,11 @@ def _arm(arm: Group, plain: Group, y: str, flips: int, seed: int) -> Arm:
         s for s in seeds if _end(theirs[s], "train_accuracy") - _end(ours[s], "train_accuracy") > FAILED_BELOW
     )
     result = Arm(
-        arm=_label(arm, plain),
+        arm=plain_arms.label(arm, plain),
         name=arm.name,
         settings=arm.settings,
         phase_1=phase_1,
-        later=(_mean([m[0] for m in means]), _mean([m[1] for m in means])),
+        later=(mean([m[0] for m in means]), mean([m[1] for m in means])),
         gain=over_seeds(gains, flips, seed),
         matched=None
         if several
@@ -282,21 +195,6 @@ def _arm(arm: Group, plain: Group, y: str, flips: int, seed: int) -> Arm:
         notes=(),
     )
     return replace(result, notes=tuple(_notes(result, arm, plain, seeds)))
-
-
-def _match(arm: _Later, plain: _Later) -> Array:
-    """y of each point of the arm minus y of the plain point with the nearest phase-1 train accuracy, where near."""
-    known = np.isfinite(plain.learned)
-    learned, values = plain.learned[known], plain.y[known]
-    if not len(learned):
-        return np.array([])
-    found = []
-    for value, accuracy in zip(arm.y, arm.learned, strict=True):
-        if math.isfinite(accuracy):
-            nearest = int(np.argmin(np.abs(learned - accuracy)))
-            if abs(learned[nearest] - accuracy) <= MATCHED_WITHIN + 1e-12:
-                found.append(value - values[nearest])
-    return np.array(found)
 
 
 def _end(series: Series, metric: str) -> float:
@@ -310,30 +208,22 @@ def _end(series: Series, metric: str) -> float:
 
 
 def _phase_1(series: Sequence[Series], metric: str) -> float | None:
-    return _mean([v for s in series if math.isfinite(v := _end(s, metric))])
+    return mean([v for s in series if math.isfinite(v := _end(s, metric))])
 
 
-def _mean(values: Sequence[float]) -> float | None:
+def mean(values: Sequence[float]) -> float | None:
+    """The mean, None of nothing."""
     return float(np.mean(values)) if len(values) else None
-
-
-def over_seeds(per_seed: Mapping[int, float], flips: int = resampling.FLIPS, seed: int = 0) -> Gain:
-    """A difference over seeds: mean, t interval, sign-flip p, and the smallest gap they could have shown."""
-    values = np.array(list(per_seed.values()))
-    n = len(values)
-    detectable = None
-    if n > 1:
-        from scipy.special import stdtrit
-
-        quantiles = float(stdtrit(n - 1, 0.975)) + float(stdtrit(n - 1, POWER))
-        detectable = quantiles * float(values.std(ddof=1)) / math.sqrt(n)
-    p = number(resampling.sign_flips(values[:, None], flips=flips, seed=seed).p[0]) if n else None
-    return Gain(_mean(list(values)), statistics.t_interval(values), p, detectable, dict(per_seed))
 
 
 def _notes(result: Arm, arm: Group, plain: Group, seeds: Sequence[int]) -> list[str]:
     found = []
     gain, matched = result.gain, result.matched
+    if otherwise := {k: v for k, v in plain_arms.differing(arm, plain).items() if k in NOT_IDENTITY}:
+        found.append(
+            f"The arm and its plain arm were set up with other {' and '.join(otherwise)} "
+            f"({plain_arms.against(otherwise)}): compared is what both have."
+        )
     if result.failed_seeds:
         a, b = result.phase_1["train_accuracy"]
         found.append(

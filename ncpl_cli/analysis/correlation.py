@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ncpl_cli.analysis import resampling, sentences
+from ncpl_cli.analysis import resampling, sentences, statistics
 from ncpl_cli.analysis.across_runs import correlate_over_runs
 from ncpl_cli.analysis.results import GroupCorrelation, Options, flips_for, number
 from ncpl_cli.analysis.study import FIRST_TASK_SETTINGS, Group, Study, groups
@@ -74,7 +74,7 @@ def all_pairs(study: Study) -> list[tuple[str, str]]:
     varying = [
         a
         for a in study.addresses()
-        if any(len(v := s.column(a)[np.isfinite(s.column(a))]) and np.ptp(v) > 0 for s in study.series)
+        if any(not statistics.constant(s.column(a)[np.isfinite(s.column(a))]) for s in study.series)
     ]
     pairs = itertools.combinations(varying, 2)
     return [(x, y) for x, y in pairs if Address.parse(x).metric != Address.parse(y).metric]

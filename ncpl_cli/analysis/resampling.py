@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncpl_cli import rng
+from ncpl_cli.analysis.statistics import constant
 
 Array = NDArray[np.float64]
 
@@ -175,10 +176,10 @@ def permutation(x: Array, y: Array, blocks: NDArray[np.intp], *, permutations: i
     """
     runs, columns = y.shape
     p, p_family = np.full(columns, np.nan), np.full(columns, np.nan)
-    tested = np.flatnonzero(np.isfinite(y).all(0) & (np.ptp(y, axis=0) > 0)) if runs else np.array([], dtype=np.intp)
+    tested = np.array([i for i, c in enumerate(y.T) if np.isfinite(c).all() and not constant(c)], dtype=np.intp)
     alone = len(set(blocks.tolist())) == runs
     labels = np.zeros(runs, dtype=np.intp) if alone else blocks
-    movable = any(np.ptp(x[labels == b]) > 0 for b in set(labels.tolist()))
+    movable = any(not constant(x[labels == b]) for b in set(labels.tolist()))
     if runs < FEWEST_RUNS or not len(tested) or not movable:
         return Permuted(p, p_family, 0)
     dx = x - x.mean()

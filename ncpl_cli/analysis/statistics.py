@@ -70,9 +70,43 @@ METHODS: dict[str, Callable[[Array, Array], Array]] = {"pearson": pearson, "spea
 
 
 def constant(x: Array) -> bool:
-    """Whether a series is constant, or varies by no more than rounding."""
+    """Whether a series is constant (or empty), or varies by no more than rounding."""
+    if not len(x):
+        return True
     d, mean = _centred(x)
     return bool(_flat(np.abs(d).max(-1), mean))
+
+
+def difference(a: Array, b: Array) -> Array:
+    """a - b, exactly 0 where it is no more than the rounding of a and b: else rounding gets a sign, an r and a p."""
+    return without_rounding(np.asarray(a - b), np.maximum(np.abs(a), np.abs(b)))
+
+
+def without_rounding(left: Array, size: Array) -> Array:
+    """What cancellation left of numbers as large as `size`: exactly 0 where that is only their rounding."""
+    return np.where(np.abs(left) <= _ROUNDING * size, 0.0, left)
+
+
+def differences(x: Array) -> Array:
+    """First differences along the last axis; those that differ by no more than the rounding of the values are equal.
+
+    The differences of a straight line are constant, and their noise is the values': eps times |x|, whatever the size
+    of the steps. Neighbours in order that lie closer than that share one value, so that ranks share one rank.
+    """
+    d = np.diff(x, axis=-1)
+    if d.shape[-1] < 2:
+        return d
+    noise = _ROUNDING * np.abs(x).max(-1, keepdims=True)
+    order = np.argsort(d, axis=-1, kind="stable")
+    ordered = np.take_along_axis(d, order, -1)
+    apart = np.diff(ordered, axis=-1) > noise
+    if apart.all():  # as is usual: nothing to be made equal
+        return d
+    first = np.where(np.concatenate([np.ones_like(apart[..., :1]), apart], -1), np.arange(d.shape[-1]), 0)
+    shared = np.take_along_axis(ordered, np.maximum.accumulate(first, axis=-1), -1)
+    found = np.empty_like(d)
+    np.put_along_axis(found, order, shared, -1)
+    return found
 
 
 def _centred(x: Array) -> tuple[Array, Array]:
@@ -266,8 +300,9 @@ def partial(x: Array, y: Array, controls: Array, *, method: str = "pearson") -> 
 def autocorrelations(x: Array) -> Array:
     """Autocorrelation of each row at lags 0 .. n-1: sum(d_t d_(t+k)) / sum(d_t^2) (by FFT)."""
     n = x.shape[-1]
-    d, _ = _centred(x)
-    d = d / _scale(d)
+    d, mean = _centred(x)
+    scale = _scale(d)
+    d = np.where(_flat(np.abs(d).max(-1), mean)[..., None], 0.0, d / scale)
     spectrum = np.fft.rfft(d, 2 * n, axis=-1)
     products = np.fft.irfft(spectrum * spectrum.conj(), 2 * n, axis=-1)[..., :n]
     total = products[..., :1]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ncpl_cli.analysis.statistics import difference
 from ncpl_cli.records import Address
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ LEFT_OUT = ("failed", "diverged")
 
 FIRST_TASK_SETTINGS = frozenset({"first_task_epochs", "first_task_nc1", "first_task_max_epochs", "warm_up_epochs"})
 """Settings that say how long the first task lasts: what arms of a first-task study differ in."""
+
+NOT_IDENTITY = frozenset({"probe_every"})
+"""Settings beside the horizon that are no part of a run's identity: what they change is where something is read, not
+what is trained. Arms that differ in nothing else are compared where both have been read, and that is said."""
 
 FIRST_EPOCH = frozenset({"online_accuracy", "online_loss"})
 """With one point a task these are read at the task's first epoch: how well the network learns something new."""
@@ -126,9 +131,9 @@ def with_plasticity_loss(series: Series) -> Series:
             first = parts[0]
             for a, b, part in zip(starts[1:], ends[1:], parts[1:], strict=True):
                 if name == "plasticity_loss":
-                    column[a : b + 1] = first[0] - part[0]
+                    column[a : b + 1] = difference(first[0], part[0])
                 else:
-                    column[b] = first.mean() - part.mean()
+                    column[b] = difference(first.mean(), part.mean())
         filled[name] = column
     return replace(series, columns=filled)
 
@@ -162,17 +167,23 @@ class Group:
     pooled: int = 1
 
     @property
+    def run(self) -> Run:
+        """One of its runs, for what they have in common."""
+        return (self.series or self.left_out)[0].run
+
+    @property
     def title(self) -> str:
         """Scenario, name and distinguishing settings in one line."""
         return titled(self.scenario, self.name, self.settings)
 
 
+def said(value: object) -> str:
+    """A setting's value as people read it."""
+    return " + ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
+
+
 def titled(scenario: str, name: str | None, settings: Mapping[str, object]) -> str:
     """A group in one line: `warm-start; theirs; lr=0.1, interventions=none`."""
-
-    def said(value: object) -> str:
-        return " + ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
-
     listed = ", ".join(f"{key}={said(value)}" for key, value in settings.items())
     return "; ".join(part for part in (scenario, name or "", listed) if part)
 

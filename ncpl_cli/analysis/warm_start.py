@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ncpl_cli.analysis.comparison import POWER, Gain, over_seeds
+from ncpl_cli.analysis.gain import POWER, Gain, over_seeds
 from ncpl_cli.records import Address
 
 if TYPE_CHECKING:

@@ -85,7 +85,9 @@ def correlate_within_runs(
     # what is left of it under each control
     left: dict[str, Array] = {  # label -> r per run
         "spearman": per_run(tracks, lambda x, y, held, axis: statistics.spearman(x, y)),
-        "first_difference": per_run(tracks, lambda x, y, held, axis: correlation(np.diff(x), np.diff(y))),
+        "first_difference": per_run(
+            tracks, lambda x, y, held, axis: correlation(statistics.differences(x), statistics.differences(y))
+        ),
         "detrended": per_run(
             tracks,
             lambda x, y, held, axis: correlation(statistics.detrended(x, axis), statistics.detrended(y, axis)),
@@ -179,7 +181,7 @@ def _usable_controls(
     usable = []
     for name in names:
         values = [t.points([name])[3][0] for t in tracks]
-        varies = any(len(v) > statistics.FEWEST_POINTS and np.ptp(v) > 0 for v in values)
+        varies = any(len(v) > statistics.FEWEST_POINTS and not statistics.constant(v) for v in values)
         if varies:
             usable.append(name)
         elif name in asked:

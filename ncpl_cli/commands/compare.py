@@ -12,7 +12,8 @@ from ncpl_cli.commands._common import Db, Json
 
 if TYPE_CHECKING:
     from ncpl_cli.analysis import Comparison
-    from ncpl_cli.analysis.comparison import Arm, Gain
+    from ncpl_cli.analysis.comparison import Arm
+    from ncpl_cli.analysis.gain import Gain
 
 
 def compare(
@@ -36,17 +37,18 @@ def compare(
     """
     from ncpl_cli.analysis import compare as comparisons_of
     from ncpl_cli.analysis import load
+    from ncpl_cli.analysis.comparison import ADDRESSES, check_answered
     from ncpl_cli.records import Address
     from ncpl_cli.store import open_store
 
-    wanted = ["train_accuracy", "test_accuracy", "nc1", "probe_test_accuracy"]
     address = str(Address.parse(y)) if y else None
     with open_store(_common.store_url(db), create=False) as store:
         study = load(
-            store, [*wanted, *([address] if address else [])], scenario=scenario, names=name or (),
+            store, [*ADDRESSES, *([address] if address else [])], scenario=scenario, names=name or (),
             ids=[part.strip() for part in runs.split(",")] if runs else None,
         )  # fmt: skip
     found = comparisons_of(study, address, plain=plain, seed=resampling_seed)
+    check_answered(study, found)
     if json_:
         _common.print_json({"comparisons": [c.to_json() for c in found]})
         return

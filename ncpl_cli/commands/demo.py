@@ -53,7 +53,7 @@ def _show(found: Mapping[int, Sequence[Series]], tasks: int, url: str) -> None:
     """One point a task: first-epoch online accuracy, nc1 at the task's last epoch, its plasticity loss."""
     import numpy as np
 
-    from ncpl_cli.analysis.statistics import pearson
+    from ncpl_cli.analysis.statistics import differences, pearson
 
     first = slice(1, min(11, tasks))
     last = slice(max(1, tasks - 10), tasks)
@@ -64,7 +64,7 @@ def _show(found: Mapping[int, Sequence[Series]], tasks: int, url: str) -> None:
     rows: list[tuple[float, ...]] = []
     for n, runs in found.items():
         x, y = (np.array([run.per_task(key)[1:] for run in runs]) for key in ("online_accuracy", "nc1"))
-        r, trendless = pearson(x, y), pearson(np.diff(x), np.diff(y))
+        r, trendless = pearson(x, y), pearson(differences(x), differences(y))
         places: list[tuple[str, slice | int]] = [
             ("online_accuracy", 0),
             ("online_accuracy", first),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ncpl_cli.analysis import Comparison
-from ncpl_cli.analysis.comparison import MATCHED_WITHIN
+from ncpl_cli.analysis.matching import MATCHED_WITHIN
 from ncpl_cli.report import curves, theme
 from ncpl_cli.report.blocks import Block, Figure, Section, Table, Text, table
 from ncpl_cli.report.material import Material
