@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ncpl_cli import rng
+from ncpl_cli.networks.classifier import find_classifier
 from ncpl_cli.networks.mlp import ACTIVATIONS, EXACT_ZEROS, MLP, NORMS
 from ncpl_cli.networks.own import OwnNetwork
 from ncpl_cli.networks.resnet import RESNET_NORMS, ResNet18
@@ -59,5 +60,5 @@ def build(
 
 __all__ = [
     "ACTIVATIONS", "DEFAULT_WIDTH", "EXACT_ZEROS", "MLP", "NETWORKS", "NORMS", "RESNET_NORMS", "Network", "OwnNetwork",
-    "ResNet18", "build",
+    "ResNet18", "build", "find_classifier",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ncpl_cli.callables import load_object
 from ncpl_cli.errors import InputError
+from ncpl_cli.networks.classifier import calls_of, find_classifier, logits_of
 
 
 class OwnNetwork(nn.Module):
@@ -31,18 +32,16 @@ class OwnNetwork(nn.Module):
         self._arguments = (name, shape, classes)
         self.register_buffer("mean", mean.reshape(1, -1, 1, 1).clone())
         self.register_buffer("std", std.reshape(1, -1, 1, 1).clone())
-        self.body = self._made()
-        linears = [module for module in self.body.modules() if isinstance(module, nn.Linear)]
-        if not linears or linears[-1].out_features != classes:
-            raise InputError(
-                f"--network {name} does not end in a linear layer of {classes} outputs, which measuring needs.",
-                "let it take num_classes, or (shape, classes)",
-            )
+        with torch.random.fork_rng(devices=[]):
+            self.body = self._made()
+        self._classifier, self._time = self._found()
 
     @property
     def classifier(self) -> nn.Linear:
-        """The last linear layer."""
-        return [module for module in self.body.modules() if isinstance(module, nn.Linear)][-1]
+        """The linear layer whose output is the logits."""
+        found = self.body.get_submodule(self._classifier)
+        assert isinstance(found, nn.Linear)
+        return found
 
     def _made(self) -> nn.Module:
         name, shape, classes = self._arguments
@@ -53,19 +52,44 @@ class OwnNetwork(nn.Module):
             raise InputError(f"--network {name} gave a {type(body).__name__}, not a torch.nn.Module.")
         return body
 
+    def _found(self) -> tuple[str, int]:
+        """Where the classifier is, by a forward pass of a few images of noise."""
+        name, shape, classes = self._arguments
+        like = next((p.dtype for p in self.body.parameters() if p.is_floating_point()), torch.float32)
+        images = torch.randn(3, *shape, dtype=like, generator=torch.Generator().manual_seed(0))
+        try:
+            found = find_classifier(self.body, lambda: self.body(images))
+        except InputError as error:
+            raise InputError(f"the classifier of --network {name} is not found: {error}", error.hint) from error
+        except Exception as error:  # whatever the user's own code raises
+            first = next((m for m in self.body.modules() if isinstance(m, nn.Conv2d)), None)
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if first is not None and first.in_channels != shape[0]:
+                why = f"its first convolution takes {first.in_channels} channels, and the images have {shape[0]}"
+            raise InputError(
+                f"--network {name} cannot take images of {shape[0]} x {shape[1]} x {shape[2]}, as this data set's are "
+                f"({why}).",
+                "let its first layer take them: (shape, classes) tells the callable channels, height and width",
+            ) from error
+        outputs = self.body.get_submodule(found[0]).out_features
+        if outputs != classes:
+            raise InputError(
+                f"--network {name} does not end in a linear layer of {classes} outputs, one a class: `{found[0]}` has "
+                f"{outputs}.",
+                "let it take num_classes, or (shape, classes)",
+            )
+        return found
+
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, channels, height, width) in [0, 1] -> logits (N, classes)."""
-        return self.classify(x)[0]
+        return logits_of(self.body((x - self.mean) / self.std))
 
     def classify(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Images -> logits (N, C) and the classifier's input (N, d)."""
-        seen: list[Tensor] = []
-        hook = self.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        try:
-            logits: Tensor = self.body((x - self.mean) / self.std)
-        finally:
-            hook.remove()
-        return logits, [seen[-1].flatten(1)], []
+        """Images -> logits (N, C) and the classifier's input (N, d), where its output is the logits."""
+        with calls_of({self._classifier: self.classifier}) as calls:
+            logits = self.forward(x)
+        call = next((one for one in calls if one.output is logits), calls[min(self._time, len(calls) - 1)])
+        return logits, [call.features.flatten(1)], []
 
     def initialise(self, rng: np.random.Generator) -> None:
         """As its maker initialises it, from a seed drawn here; torch's global stream is left as it was."""
