@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ncpl_cli import checkpoints, numerics
+from ncpl_cli import callables, checkpoints, numerics
 from ncpl_cli.data import Dataset
 from ncpl_cli.errors import DataError, LeaseLost, NcplError, Stopped, StoreError
 from ncpl_cli.metrics.catalogue import chosen
@@ -539,7 +539,7 @@ def _fail(
 
 def said(error: Exception) -> str:
     """An error as the store keeps it."""
-    return str(error) if isinstance(error, NcplError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, NcplError) else callables.said(error)
 
 
 def _release(store: Store, claimed: dict[str, int]) -> None:

@@ -127,6 +127,10 @@ def call(arguments: list[str], *, debug: bool = False) -> int:
             context = getattr(error, "ctx", None)
             path = context.command_path if context else "ncpl"
             return _say(message().rstrip(".") + ".", f"{path} --help shows what is allowed", 2)
+        from ncpl_cli.callables import said, where
+
+        if where(error):
+            return _say(f"code that ncpl was told to use failed: {said(error)}.", "--debug shows the traceback", 1)
         return _say(
             f"ncpl failed unexpectedly: {type(error).__name__}: {error}.",
             "run the command again with --debug to see where, and report it",

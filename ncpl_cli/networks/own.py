@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ncpl_cli.callables import load_object
+from ncpl_cli.callables import call, load_object
 from ncpl_cli.errors import InputError
 from ncpl_cli.networks.classifier import calls_of, find_classifier, logits_of
 
@@ -47,7 +48,8 @@ class OwnNetwork(nn.Module):
         name, shape, classes = self._arguments
         takes = inspect.signature(self._make).parameters
         named = "num_classes" in takes or any(p.kind is p.VAR_KEYWORD for p in takes.values())
-        body = self._make(num_classes=classes) if named else self._make(shape, classes)
+        given: tuple[Any, ...] = () if named else (shape, classes)
+        body = call(f"--network {name}", self._make, *given, **({"num_classes": classes} if named else {}))
         if not isinstance(body, nn.Module):
             raise InputError(f"--network {name} gave a {type(body).__name__}, not a torch.nn.Module.")
         return body
