@@ -195,7 +195,7 @@ def _measure(given: Mapping[str, Any]) -> MeasureSpec:
         layers=_one_of("layers", given.get("layers") or "last", ("last", "all")),
         every=every,
         samples=samples,
-        task_accuracy=_one_of("task-accuracy", given.get("task_accuracy") or "end", ("current", "end", "every")),
+        task_accuracy=_one_of("task-accuracy", given.get("task_accuracy") or "end", ("current", "end", "all", "every")),
     )
 
 

@@ -22,8 +22,9 @@ from ncpl_cli.engines import ENGINES, Engine, Progress
 from ncpl_cli.interventions import Treatment
 from ncpl_cli.metrics import Measured, measure
 from ncpl_cli.metrics.catalogue import AT_START, chosen
+from ncpl_cli.metrics.forgetting import evaluated_tasks, task_accuracy
 from ncpl_cli.metrics.history import plasticity
-from ncpl_cli.metrics.snapshot import Snapshot, task_accuracy
+from ncpl_cli.metrics.snapshot import Snapshot
 from ncpl_cli.plan import Cohort
 from ncpl_cli.records import Address, EpochRecord
 from ncpl_cli.scenarios import Task
@@ -262,10 +263,11 @@ def _record(
             counts = measured.counts
         nc1 = values.get(Address("nc1"))
         stop = stop or (task.stop_nc1 is not None and nc1 is not None and nc1 < task.stop_nc1)
-        which = spec.measure.task_accuracy
-        several = task.phase == "task"  # else there is only one, and its test accuracy is measured anyway
-        if several and (which == "every" or (which == "end" and (stop or task_epoch == task.epochs))):
-            accuracies = task_accuracy(net, data, seen, spec.measure.task_accuracy_samples, device)
+        if task.phase == "task":  # else there is only one, and its test accuracy is measured anyway
+            tested = evaluated_tasks(spec.measure.task_accuracy, task.index, stop or task_epoch == task.epochs)
+            accuracies = task_accuracy(
+                net, data, [seen[i] for i in tested], spec.measure.task_accuracy_samples, device
+            )  # fmt: skip
     last = stop or task_epoch == task.epochs
     lost, reasons = plasticity(history, is_last_epoch=last)
     values |= {Address(name): value for name, value in lost.items()}

@@ -17,7 +17,7 @@ from ncpl_cli.errors import InputError
 from ncpl_cli.main import call
 from ncpl_cli.metrics import Snapshot, collapse, forward, measure, units, weights
 from ncpl_cli.metrics.catalogue import METRICS, check_names, chosen
-from ncpl_cli.metrics.forward import task_accuracy, view
+from ncpl_cli.metrics.forward import view
 from ncpl_cli.metrics.history import plasticity
 from ncpl_cli.records import Address
 from ncpl_cli.spec import DatasetSpec
@@ -155,18 +155,6 @@ def test_validation_is_a_split_of_its_own() -> None:
 def test_only_what_is_asked_for_is_measured(digits: Dataset) -> None:
     found = measure(Snapshot(a_network(digits), digits, a_task(digits), None), ("nc1", "weight_norm"))
     assert {a.metric for a in found.values} == {"nc1", "weight_norm"}
-
-
-def test_the_forgetting_matrix_asks_every_task(digits: Dataset) -> None:
-    net, tasks = a_network(digits), [a_task(digits, seed) for seed in range(3)]
-    tasks = [type(t)(i, t.epochs, t.order, t.train_labels, t.test_labels, t.pixel_order) for i, t in enumerate(tasks)]
-    found = task_accuracy(net, digits, tasks, 100, "cpu")
-    for task in tasks:
-        assert task.pixel_order is not None
-        rows = digits.test.draw(100)
-        x = torch.from_numpy(digits.test.images[rows]).flatten(1).double()[:, torch.from_numpy(task.pixel_order)] / 16
-        expected = (net(x).argmax(1).numpy() == digits.test.labels[rows]).mean()
-        assert found[task.index] == expected
 
 
 def test_the_catalogue_loads_no_torch_and_covers_what_is_measured(digits: Dataset) -> None:

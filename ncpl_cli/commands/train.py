@@ -83,7 +83,8 @@ def common_options(
     measure_every: Annotated[int | None, typer.Option(help="Measure every K epochs; default 1.")] = None,
     measure_samples: Annotated[int | None, typer.Option(help="Samples per split to measure on; default all.")] = None,
     task_accuracy: Annotated[
-        str | None, typer.Option(help="Tasks tested again: current, end or every; default end.")
+        str | None,
+        typer.Option(help="Tested again: current task, end (some 30 tasks), all, every epoch all; default end."),
     ] = None,
     keep_checkpoints: Annotated[
         str | None, typer.Option(help="last, probes, every:K or all; default last, warm-start: probes.")

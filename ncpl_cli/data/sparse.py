@@ -62,3 +62,21 @@ def rows_times_matrix(width: int) -> Callable[..., None]:
             add_rows(width, out[i], bias, weights, pixels, values, starts[first + i], starts[first + i + 1])
 
     return product
+
+
+@functools.cache
+def permuted_rows_times_matrix(width: int) -> Callable[..., None]:
+    """The same for images that are shown in several pixel orders."""
+    source = SOURCE
+
+    @njit(fastmath=FAST, nogil=True, error_model="numpy", cache=True)
+    def product(starts, pixels, values, rows, weights, bias, out):  # type: ignore[no-untyped-def]
+        """Out (orders, n, width) = images times weights (D, width)[rows[order]] plus bias; rows (orders, D)."""
+        met = np.empty(pixels.shape[0], np.uint32)
+        for order in range(out.shape[0] if source else 0):
+            for k in range(pixels.shape[0]):
+                met[k] = rows[order, pixels[k]]
+            for i in range(out.shape[1]):
+                add_rows(width, out[order, i], bias, weights, met, values, starts[i], starts[i + 1])
+
+    return product

@@ -18,7 +18,6 @@ from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.data.sparse import padded, rows_times_matrix, sparse
 from ncpl_cli.metrics.accumulator import CollapseAccumulator
 from ncpl_cli.networks import MLP, Network
-from ncpl_cli.scenarios.task import Task
 
 BLOCK = 4096
 """Samples of a block: what a layer needs for one stays in the cache."""
@@ -102,7 +101,7 @@ def view(
     before: dict[str, Tensor] = {}
     streamed: set[str] = set()
     with evaluating(network):
-        for start, (block, activations, z) in _classified(network, data, split, n, pixel_order, device):
+        for start, (block, activations, z) in classified(network, data, split, n, pixel_order, device):
             if logits is None:  # whole tensors at once: pieces to be joined would be copied a second time
                 logits = block.new_empty(n, block.shape[1])
                 widths = {name: a.shape[1] for name, a in zip(names, activations, strict=True) if name in layers}
@@ -147,7 +146,7 @@ def accumulate(
     found = {layer: CollapseAccumulator(classes) for layer in layers}
     with evaluating(network):
         for again in (False, True):
-            for start, (block, activations, _) in _classified(network, data, split, len(split), pixel_order, device):
+            for start, (block, activations, _) in classified(network, data, split, len(split), pixel_order, device):
                 own = labels[start : start + len(block)]
                 for name, a in zip(network.layer_names, activations, strict=True):
                     if name not in found:
@@ -164,7 +163,7 @@ def accumulate(
 Classified = tuple[Tensor, list[Tensor], list[Tensor]]
 
 
-def _classified(
+def classified(
     network: Network, data: Dataset, split: Split, n: int, pixel_order: NDArray[np.int64] | None, device: str
 ) -> Iterator[tuple[int, Classified]]:
     """Logits, activations and preactivations, block by block."""
@@ -180,53 +179,32 @@ def _classified(
         yield start, network.classify(pixels.to(dtype) / data.scale)
 
 
+def first_weights(network: MLP) -> tuple[Tensor, Tensor, int]:
+    """The first layer's weights (D, padded width) and biases, its rows full vectors; and its width."""
+    linear: Any = network.hidden[0]
+    width = linear.out_features
+    weight = linear.weight.new_zeros(linear.in_features, padded(width))
+    weight[:, :width] = linear.weight.detach().t()
+    return weight, F.pad(linear.bias.detach(), (0, padded(width) - width)), width
+
+
 def _first_layer(
     network: MLP, data: Dataset, split: Split, n: int, pixel_order: NDArray[np.int64] | None, device: str
 ) -> Iterator[tuple[int, Tensor]]:
     """The first linear layer's output, block by block: sparse on the CPU, where images are mostly zeros, else dense."""
-    linear: Any = network.hidden[0]
-    width = linear.out_features
-    # padded to whole vectors, with the task's pixel order in the rows
-    weight = linear.weight.new_zeros(linear.in_features, padded(width))
-    rows = slice(None) if pixel_order is None else torch.from_numpy(pixel_order).to(device)
-    weight[rows, :width] = linear.weight.detach().t()
-    bias = F.pad(linear.bias.detach(), (0, padded(width) - width))
+    weight, bias, width = first_weights(network)
+    if pixel_order is not None:
+        rows = torch.from_numpy(pixel_order).to(device)
+        weight = torch.empty_like(weight).index_copy_(0, rows, weight)
     images = sparse(split, data.scale, str(weight.dtype).removeprefix("torch.")) if device == "cpu" else None
     for start in range(0, n, BLOCK):
         size = min(BLOCK, n - start)
         if images is not None:
-            out = torch.empty(size, padded(width), dtype=weight.dtype)
-            rows_times_matrix(padded(width))(
+            out = torch.empty(size, len(bias), dtype=weight.dtype)
+            rows_times_matrix(len(bias))(
                 images.starts, images.pixels, images.values, start, weight.numpy(), bias.numpy(), out.numpy()
             )
             yield start, out[:, :width]
         else:
             x = torch.from_numpy(split.images[start : start + size]).to(device).flatten(1).to(weight.dtype) / data.scale
             yield start, torch.addmm(bias, x, weight)[:, :width]
-
-
-def task_accuracy(
-    network: Network, data: Dataset, tasks: Sequence[Task], samples: int, device: str
-) -> dict[int, float]:
-    """Accuracy on `samples` of each task's test images: a row of the forgetting matrix.
-
-    Tasks differ in the first layer's rows alone, so many go through the later layers at once.
-    """
-    split, rows = data.test.drawn(samples), data.test.draw(samples)
-    n = len(split)
-    together = max(1, BLOCK // n)
-    found: dict[int, float] = {}
-    with evaluating(network):
-        for start in range(0, len(tasks), together):
-            group = tasks[start : start + together]
-            if isinstance(network, MLP):
-                first = [z for t in group for _, z in _first_layer(network, data, split, n, t.pixel_order, device)]
-                logits = network.classify_from(torch.cat(first))[0]
-            else:
-                logits = torch.cat(
-                    [c[0] for t in group for _, c in _classified(network, data, split, n, t.pixel_order, device)]
-                )
-            predicted = logits.argmax(1).cpu().numpy().reshape(len(group), n)
-            for task, own in zip(group, predicted, strict=True):
-                found[task.index] = float((own == task.test_labels[rows]).mean())
-    return found

@@ -19,7 +19,7 @@ from ncpl_cli.metrics.accumulator import CollapseAccumulator
 from ncpl_cli.metrics.catalogue import METRICS, chosen
 from ncpl_cli.metrics.dear import dear_metrics
 from ncpl_cli.metrics.few_shot import few_shot_metrics
-from ncpl_cli.metrics.forward import FEW_ROWS, View, accumulate, evaluating, task_accuracy, view
+from ncpl_cli.metrics.forward import FEW_ROWS, View, accumulate, evaluating, view
 from ncpl_cli.metrics.gradients import gradient_norm
 from ncpl_cli.metrics.inputs import at_initialisation, training_samples
 from ncpl_cli.metrics.neural_collapse import TEST_METRICS, CollapseResult, collapse, means_of
@@ -288,4 +288,4 @@ def _weights(found: Measured, snapshot: Snapshot) -> None:
         found.values[Address("distance_from_init")] = weights.distance_from_init(network, snapshot.initial)
 
 
-__all__ = ["Measured", "Snapshot", "measure", "task_accuracy"]
+__all__ = ["Measured", "Snapshot", "measure"]

@@ -1,0 +1,86 @@
+"""The forgetting matrix: which earlier tasks are tested again after an epoch, and how well they are still done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ncpl_cli.data.dataset import Dataset, Split
+from ncpl_cli.data.sparse import permuted_rows_times_matrix, sparse
+from ncpl_cli.metrics.forward import BLOCK, classified, evaluating, first_weights
+from ncpl_cli.networks import MLP, Network
+from ncpl_cli.scenarios.task import Task
+
+RECENT, GRID = 10, 20
+"""`end` looks at the task at hand and the nine before it, and at some 20 (at most 21) over all that were seen."""
+
+CHOICES = ("current", "end", "all", "every")
+
+
+def evaluated_tasks(which: str, index: int, last: bool) -> list[int]:
+    """The tasks whose accuracy is taken after an epoch of task `index`, `last` of its epochs or not, in order.
+
+    current  none (the task at hand is measured anyway)
+    end      after its last epoch task 0, the last ten and every s-th, s the smallest power of two >= (index + 1) / 20:
+             at most 31 of any number, the same ones whatever the horizon is; all of the first 20
+    all      after its last epoch all that were seen
+    every    after every epoch all that were seen
+    """
+    assert which in CHOICES
+    if which == "current" or (which != "every" and not last):
+        return []
+    if which != "end":
+        return list(range(index + 1))
+    step = 1
+    while step * GRID < index + 1:
+        step *= 2
+    return sorted({*range(0, index + 1, step), *range(max(0, index + 1 - RECENT), index + 1)})
+
+
+def task_accuracy(
+    network: Network, data: Dataset, tasks: Sequence[Task], samples: int, device: str
+) -> dict[int, float]:
+    """Accuracy on `samples` of each task's test images, by task: a row of the matrix.
+
+    Tasks that show the same images are done in one pass: in another pixel order, they differ in the first layer's
+    rows alone; in the same order, only in their labels.
+    """
+    split, rows = data.test.drawn(samples), data.test.draw(samples)
+    shown: dict[int | None, int] = {}  # pixel orders, by what they are, and the place of their predictions
+    places = [shown.setdefault(None if t.pixel_order is None else id(t.pixel_order), len(shown)) for t in tasks]
+    orders = [tasks[places.index(place)].pixel_order for place in range(len(shown))]
+    together = max(1, BLOCK // len(split))
+    found = []
+    with evaluating(network):
+        for start in range(0, len(orders), together):
+            logits = _logits(network, data, split, orders[start : start + together], device)
+            found.append(logits.argmax(1).reshape(-1, len(split)))
+    predicted = torch.cat(found).cpu().numpy() if found else np.empty((0, len(split)), np.int64)
+    return {
+        task.index: float((predicted[place] == task.test_labels[rows]).mean())
+        for task, place in zip(tasks, places, strict=True)
+    }
+
+
+def _logits(
+    network: Network, data: Dataset, split: Split, orders: Sequence[NDArray[np.int64] | None], device: str
+) -> Tensor:
+    """Logits (orders x n, C) of a split's images in several pixel orders."""
+    if not isinstance(network, MLP) or device != "cpu":
+        blocks = [b for order in orders for _, b in classified(network, data, split, len(split), order, device)]
+        return torch.cat([logits for logits, _, _ in blocks])
+    weight, bias, width = first_weights(network)
+    # x[:, order] @ W: pixel p of an image meets the row of W that is the place of p in the order
+    rows = np.empty((len(orders), data.pixels), np.uint32)
+    for row, order in zip(rows, orders, strict=True):
+        row[slice(None) if order is None else order] = np.arange(data.pixels, dtype=np.uint32)
+    images = sparse(split, data.scale, weight.numpy().dtype)
+    out = torch.empty(len(orders), len(split), len(bias), dtype=weight.dtype)
+    permuted_rows_times_matrix(len(bias))(
+        images.starts, images.pixels, images.values, rows, weight.numpy(), bias.numpy(), out.numpy()
+    )
+    return network.classify_from(out.flatten(0, 1)[:, :width])[0]
