@@ -21,11 +21,14 @@ OPTIMIZER_LR = {"sgd": 0.01, "adam": 1e-3, "adamw": 1e-3}
 PRECISIONS = ("float32", "float64", "tf32", "bf16")
 
 
+DATASET_OPTIONS = ("train_samples", "validation_fraction", "image_size", "normalisation")
+
+
 def dataset_spec(scenario: type[Scenario], given: Mapping[str, Any]) -> DatasetSpec:
     """Which data the options ask for; the scenario's preset names the default."""
     return DatasetSpec(
         name=str(given.get("dataset") or scenario.presets("")["dataset"]),
-        **{key: given[key] for key in ("train_samples", "validation_fraction", "image_size") if given.get(key)},
+        **{key: given[key] for key in DATASET_OPTIONS if given.get(key)},
     )
 
 
@@ -57,6 +60,11 @@ def specs(
         measure=_measure(given),
         engine=given.get("engine") or "auto",
     )
+    if dataset.normalisation != "own" and spec.network.name == "mlp":
+        raise InputError(
+            f"--normalisation {dataset.normalisation} is not for --network mlp, which takes pixels as they are.",
+            "--network resnet18 or module:callable",
+        )
     spec.scenario.check_data(data)
     for one in interventions:
         _check_intervention(one, spec, data)
@@ -65,7 +73,8 @@ def specs(
 
 def dataset_of(row: Any) -> DatasetSpec:
     """Which data a stored run (store.RunRow) was set up with."""
-    return DatasetSpec(row.settings["dataset"], *(row.settings[f.name] for f in fields(DatasetSpec)[1:]))
+    given = {f.name: row.settings[f.name] for f in fields(DatasetSpec) if f.name in row.settings}
+    return DatasetSpec(row.settings["dataset"], **given)
 
 
 def from_row(row: Any, data: Dataset) -> RunSpec:

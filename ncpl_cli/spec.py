@@ -37,12 +37,16 @@ class OptimizerSpec:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """Which data, and how much of it. The content's digest, not the name, decides identity."""
+    """Which data, and how much of it. The content's digest, not the name, decides identity.
+
+    normalisation  channels' own mean and deviation, or those of the data set's publication (which the digest includes)
+    """
 
     name: str = "mnist"
     train_samples: int | None = None
     validation_fraction: float = 0.0
     image_size: int | None = None
+    normalisation: str = "own"
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ def flat(spec: RunSpec) -> dict[str, object]:
     settings: dict[str, object] = {f.name: getattr(spec.scenario, f.name) for f in fields(spec.scenario)}
     settings |= {"dataset": spec.dataset.name, "dataset_digest": spec.dataset_digest}
     settings |= {f.name: getattr(spec.dataset, f.name) for f in fields(spec.dataset) if f.name != "name"}
+    if spec.dataset.normalisation == "own":  # runs that are older than this option do not say it
+        del settings["normalisation"]
     settings |= {"network": spec.network.name}
     settings |= {f.name: getattr(spec.network, f.name) for f in fields(spec.network) if f.name != "name"}
     settings |= {"optimizer": spec.optimizer.name}

@@ -8,6 +8,8 @@ import sqlite3
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +22,12 @@ from ncpl_cli.data.cifar import FOLDER, RECORD, TEST, TRAIN
 from ncpl_cli.data.dataset import Split
 from ncpl_cli.engines.stacked import StackedEngine
 from ncpl_cli.errors import DataError, InputError
+from ncpl_cli.scenarios import scenario_named
 from ncpl_cli.scenarios.task import Task
-from ncpl_cli.spec import DatasetSpec, OptimizerSpec
+from ncpl_cli.settings import dataset_of, dataset_spec, from_row, specs
+from ncpl_cli.spec import DatasetSpec, OptimizerSpec, RunSpec, flat
+from ncpl_cli.studies import study_named
+from ncpl_cli.trainer import build
 from tests.test_train import NCPL, contents, ncpl
 
 CIFAR_PARAMETERS = 11_173_962
@@ -158,6 +164,61 @@ def test_cifar10_is_read_from_its_binary_files(tmp_path: Path) -> None:
     (tmp_path / FOLDER / TEST[0]).write_bytes(b"\x00" * (RECORD - 1))
     with pytest.raises(DataError, match="truncated"):
         load(DatasetSpec("cifar10"), tmp_path)
+
+
+def test_cifar10_as_published_is_an_option_of_its_own(tmp_path: Path) -> None:
+    """The network standardises by the published numbers, the run says so, and runs without the option stay theirs."""
+    draw = np.random.default_rng(1)
+    (tmp_path / FOLDER).mkdir()
+    for name in (*TRAIN, *TEST):
+        rows = draw.integers(0, 256, (20, RECORD), dtype=np.uint8)
+        rows[:, 0] = np.arange(20) % 10
+        rows.tofile(tmp_path / FOLDER / name)
+    kind = scenario_named("warm-start")
+
+    def made(**given: Any) -> tuple[Dataset, RunSpec]:
+        wanted = dataset_spec(kind, {"dataset": "cifar10", **given})
+        data = load(wanted, tmp_path)
+        return data, specs(kind, {"width": 4, "batch_size": 10, **given}, data, wanted, [0])[0]
+
+    plain, own = made()
+    data, run = made(normalisation="published")
+    network = build(run, data)
+    assert network.mean.flatten().tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-7)
+    assert network.std.flatten().tolist() == pytest.approx([0.2023, 0.1994, 0.2010], abs=1e-7)
+    x = torch.from_numpy(data.test.images[:2]).float() / 255
+    with torch.no_grad():
+        wide = network.double().eval()(x.double())
+        other = build(own, plain).double().eval()
+        other.mean.copy_(network.mean)
+        assert not torch.allclose(wide, other(x.double()))
+        other.std.copy_(network.std)
+        assert torch.equal(wide, other(x.double()))
+    assert run.id != own.id and plain.digest != data.digest and ".2023 .1994 .2010" in data.notes[0]
+    assert made(normalisation="own")[1].id == own.id
+    assert "normalisation" not in flat(own) and flat(run)["normalisation"] == "published"
+    stored = SimpleNamespace(settings=flat(run), scenario="warm-start", id=run.id, seed=0, recorded={"metrics": []})
+    assert from_row(stored, data).dataset.normalisation == "published" == dataset_of(stored).normalisation
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"normalisation": "publised"}, "unknown normalisation"),
+        ({"normalisation": "published"}, "none is known for digits"),
+    ],
+)
+def test_a_normalisation_that_is_not_known_is_refused(given: dict[str, str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        load(DatasetSpec("digits", **given))
+
+
+def test_the_published_study_standardises_as_published() -> None:
+    study = study_named("bonifazi2024")
+    for part in study.parts:
+        plan = part.plans.get("full")
+        if plan is not None and plan.settings.get("dataset") == "cifar10":
+            assert plan.settings["normalisation"] == "published" and "standardise" in part.about
 
 
 def test_a_killed_resnet_ends_with_the_same_bits(tmp_path: Path) -> None:

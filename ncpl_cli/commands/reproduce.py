@@ -56,7 +56,7 @@ def reproduce(
     document, bad = [], 0
     with open_store(url) as store:
         for one in parts:
-            _common.note(f"{one.title} ({one.id}, {scale})")
+            _common.note(f"{one.title} ({one.id}, {scale}). {one.about}")
             with Workers() as workers:
                 outcome = _run(found, one, scale, seeds, store, options, jobs, (gpu,) if gpu else (), path, workers)
             bad += outcome.bad

@@ -51,6 +51,10 @@ def common_options(
     train_samples: Annotated[int | None, typer.Option(help="Training samples in all, class-balanced.")] = None,
     validation_fraction: Annotated[float | None, typer.Option(help="Share of training samples set aside.")] = None,
     image_size: Annotated[int | None, typer.Option(help="folder: side in pixels; default the median.")] = None,
+    normalisation: Annotated[
+        str | None,
+        typer.Option(help="Pixels by the channels' own deviation or, cifar10, as published: own, published."),
+    ] = None,
     network: Annotated[
         str | None, typer.Option(help="mlp, resnet18 or module:callable; default the scenario's.")
     ] = None,

@@ -9,6 +9,7 @@ from pathlib import Path
 from ncpl_cli.data.cifar import load_cifar10
 from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.data.folder import load_folder
+from ncpl_cli.data.normalisation import published
 from ncpl_cli.data.own import load_own
 from ncpl_cli.data.sampling import hold_out, limit_train
 from ncpl_cli.data.sets import load_digits, load_fashion_mnist, load_mnist
@@ -36,6 +37,8 @@ def load(spec: DatasetSpec, data_dir: Path | None = None) -> Dataset:
         data = load_own(spec.name).shuffled()
     else:
         raise unknown("data set", spec.name, [*DATASETS, "folder:PATH", "module:callable"])
+    if spec.normalisation != "own":
+        data = published(data, spec.normalisation)
     if spec.train_samples is not None:
         data = limit_train(data, spec.train_samples)
     if spec.validation_fraction > 0:

@@ -51,7 +51,8 @@ class Split:
 class Dataset:
     """A data set of images and labels; pixel values are `image / scale`, in [0, 1] unless they are the user's floats.
 
-    notes  what was taken otherwise than it was given, a sentence each
+    notes          what was taken otherwise than it was given, a sentence each
+    normalisation  mean and deviation of each channel that networks take in place of the channels' own
     """
 
     name: str
@@ -61,6 +62,7 @@ class Dataset:
     scale: float = 255.0
     validation: Split | None = None
     notes: tuple[str, ...] = ()
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def shuffled(self) -> Dataset:
         """The samples of each split in a fixed random order.
@@ -86,8 +88,11 @@ class Dataset:
     def channel_statistics(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and standard deviation of each channel's pixel values over the training split: (channels,) each.
 
-        Of bytes from a histogram of the 256 values: exact, and a fraction of the time of a float copy.
+        `normalisation` where it is given. Of bytes from a histogram of the 256 values: exact, and a fraction of the
+        time of a float copy.
         """
+        if self.normalisation is not None:
+            return np.array(self.normalisation[0]), np.array(self.normalisation[1])
         images = self.train.images
         if images.dtype != np.uint8:
             channels = [images[:, c].astype(np.float64) / self.scale for c in range(images.shape[1])]
@@ -100,7 +105,7 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (16 digits) of the content, whatever the files it came from."""
+        """SHA-256 (16 digits) of the content and a given normalisation, whatever the files it came from."""
         digest = hashlib.sha256()
         for split in (self.train, self.test, self.validation):
             if split is not None:
@@ -108,5 +113,6 @@ class Dataset:
                 digest.update(f"{split.images.shape}{kind}".encode())
                 digest.update(np.ascontiguousarray(split.images).data)
                 digest.update(split.labels.astype("<i8").tobytes())
-        digest.update(f"{self.classes} {self.scale}".encode())
+        given = "" if self.normalisation is None else f" {self.normalisation}"
+        digest.update(f"{self.classes} {self.scale}{given}".encode())
         return digest.hexdigest()[:16]
