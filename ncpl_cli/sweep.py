@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from ncpl_cli import checkpoints, experiment, numerics
+from ncpl_cli.analysis.casualties import Casualty, casualties, together
 from ncpl_cli.errors import RunFailed
 from ncpl_cli.executors import Executor, Local, Places
 from ncpl_cli.experiment import Stopper
@@ -66,6 +67,7 @@ class Outcome:
     skipped  finished before this command
     pending  neither finished nor given up: the sweep was stopped or cancelled, or goes on elsewhere
     probes   of these runs, by status
+    errors   see Overview; `casualties` has them, and what diverged, with the settings that vary in the sweep
     """
 
     sweep: str
@@ -77,6 +79,7 @@ class Outcome:
     pending: int
     probes: Mapping[str, int] = field(default_factory=dict)
     errors: tuple[tuple[str, int, str], ...] = ()
+    casualties: tuple[Casualty, ...] = ()
 
     @property
     def bad(self) -> int:
@@ -85,7 +88,9 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """The document that `ncpl sweep --json` ends with."""
-        return asdict(self) | {"errors": [dict(zip(("run", "attempts", "error"), e, strict=True)) for e in self.errors]}
+        document = asdict(self) | {"errors": [casualty.to_json() for casualty in self.casualties]}
+        document.pop("casualties")
+        return document
 
 
 class Watcher(Protocol):
@@ -138,10 +143,11 @@ def run_sweep(
     if queue.is_open(name):
         places = places_for(queue.overview(name), jobs=jobs, gpus=gpus, per_gpu=per_gpu)
         watch(queue, name, executor, places, store.url, data_dir, watcher, wait=wait or executor.stays)
-    found = outcome(queue.overview(name), ids, before)
-    for run, attempts, error in found.errors:
-        watcher.note(f"{run}: {error} (attempt {attempts})")
-    return found
+    overview = queue.overview(name)
+    bad = tuple(casualties(store.runs(name=name), overview.errors))
+    for line in together(bad):
+        watcher.note(line)
+    return replace(outcome(overview, ids, before), casualties=bad)
 
 
 def enlist(

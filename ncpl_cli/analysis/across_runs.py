@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncpl_cli.analysis import resampling, sentences, statistics
+from ncpl_cli.analysis import resampling, sentences, statistics, words
 from ncpl_cli.analysis.directions import direction
 from ncpl_cli.analysis.results import (
     DEFAULT_CONTROL,
@@ -332,7 +332,7 @@ def _notes(table: Table, overall: Overall, more: Mapping[str, Any], group: Group
     r_max = overall.p_family
     if r_max is not None:
         found.append(f"Over all {len(table.tasks)} tasks the family-wise permutation p (max |r|) is "
-                     f"{sentences.p_text(r_max)}.")  # fmt: skip
+                     f"{words.p_text(r_max)}.")  # fmt: skip
     missing = int(np.isnan(table.y).sum())
     if missing:
         found.append(f"{missing} of {table.y.size} values of y are missing; the average over tasks uses common tasks.")

@@ -19,9 +19,9 @@ from ncpl_cli.analysis import plain_arms, resampling
 from ncpl_cli.analysis.gain import POWER, Gain, over_seeds
 from ncpl_cli.analysis.matching import MATCHED_WITHIN, Matched, later, match
 from ncpl_cli.analysis.results import number
-from ncpl_cli.analysis.sentences import p_text
 from ncpl_cli.analysis.statistics import difference
 from ncpl_cli.analysis.study import NOT_IDENTITY, Group, Series, Study, groups
+from ncpl_cli.analysis.words import p_text
 from ncpl_cli.errors import InputError
 
 FAILED_BELOW = 0.05

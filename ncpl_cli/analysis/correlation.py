@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ncpl_cli.analysis import resampling, sentences, statistics
+from ncpl_cli.analysis import resampling, sentences, statistics, words
 from ncpl_cli.analysis.across_runs import correlate_over_runs
 from ncpl_cli.analysis.results import GroupCorrelation, Options, flips_for, number
 from ncpl_cli.analysis.study import FIRST_TASK_SETTINGS, Group, Study, groups
@@ -46,7 +46,7 @@ def correlate(
         results = [estimate(group, x, y, options, notes) for x, y, notes in chosen]
         kept = [result for result in results if result is not None]
         if not kept:
-            without.append(f"{group.title} ({sentences.count(len(group.series) + len(group.left_out), 'run')})")
+            without.append(f"{group.title} ({words.count(len(group.series) + len(group.left_out), 'run')})")
         found += paid_for_pairs(kept)
     if not found:
         raise nothing_to_correlate(study, pairs)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ncpl_cli.analysis.study import NOT_IDENTITY, Group, said
+from ncpl_cli.analysis.study import NOT_IDENTITY, Group
+from ncpl_cli.analysis.words import said
 from ncpl_cli.errors import InputError
 
 TREATMENTS = frozenset({"interventions", "weight_decay"})

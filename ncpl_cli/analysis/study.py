@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncpl_cli.analysis.statistics import difference
+from ncpl_cli.analysis.words import said
 from ncpl_cli.records import Address
 
 if TYPE_CHECKING:
@@ -177,11 +178,6 @@ class Group:
         return titled(self.scenario, self.name, self.settings)
 
 
-def said(value: object) -> str:
-    """A setting's value as people read it."""
-    return " + ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
-
-
 def titled(scenario: str, name: str | None, settings: Mapping[str, object]) -> str:
     """A group in one line: `warm-start; theirs; lr=0.1, interventions=none`."""
     listed = ", ".join(f"{key}={said(value)}" for key, value in settings.items())
@@ -208,7 +204,7 @@ def groups(study: Study, *, pool: bool = False, ignore: Iterable[str] = ()) -> l
         keys_of.setdefault(merged, set()).add(key)
     firsts = [members[0].run for members in found.values() if not members[0].run.imported]
     distinguishing = {  # within a scenario: another one has other settings altogether, and imported runs have none
-        scenario: _differing([run.settings for run in firsts if run.scenario == scenario], left_out)
+        scenario: differing_names([run.settings for run in firsts if run.scenario == scenario], left_out)
         for scenario in {run.scenario for run in firsts}
     }
     made = []
@@ -232,7 +228,8 @@ def _frozen(value: object) -> str:
     return repr(list(value)) if isinstance(value, list | tuple) else repr(value)
 
 
-def _differing(settings: Sequence[Mapping[str, object]], ignore: frozenset[str]) -> set[str]:
+def differing_names(settings: Sequence[Mapping[str, object]], ignore: frozenset[str] = frozenset()) -> set[str]:
+    """Names of settings that do not have one value in all of these."""
     names = {name for s in settings for name in s} - ignore
     return {name for name in names if len({_frozen(s.get(name)) for s in settings}) > 1}
 

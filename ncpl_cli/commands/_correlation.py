@@ -41,13 +41,13 @@ def show(results: Sequence[GroupCorrelation]) -> None:
 
 
 def _show_one(title: str, result: GroupCorrelation) -> None:
-    from ncpl_cli.analysis import sentences
+    from ncpl_cli.analysis import headline
 
     print(f"{title}: {result.x} and {result.y}")
-    _common.say(sentences.headline(result))
+    _common.say(headline.headline(result))
     _common.say(_estimand(result))
     columns = ("statistic", "r", "low", "high", "p", "what")
-    _table(columns, sentences.statistics(result), title="What is left of it under each control")
+    _table(columns, headline.statistics(result), title="What is left of it under each control")
     _show_lags(result)
     _show_windows(result)
     for line in result.notes:
@@ -56,10 +56,10 @@ def _show_one(title: str, result: GroupCorrelation) -> None:
 
 
 def _estimand(result: GroupCorrelation) -> str:
-    from ncpl_cli.analysis import sentences
+    from ncpl_cli.analysis import words
 
-    seeds = sentences.ranges(sorted(set(result.seeds.values())))
-    runs = sentences.count(result.n_runs, "run")
+    seeds = words.ranges(sorted(set(result.seeds.values())))
+    runs = words.count(result.n_runs, "run")
     about = f"Estimand: {result.estimand}; {runs} (seed{'s' * (len(result.seeds) > 1)} {seeds})"
     if result.across == "runs":
         return f"{about}."
@@ -117,7 +117,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str 
 
 
 def _rounded(column: str, cell: object) -> object:
-    from ncpl_cli.analysis.sentences import p_text
+    from ncpl_cli.analysis.words import p_text
 
     if not isinstance(cell, float):
         return cell

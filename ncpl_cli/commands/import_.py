@@ -30,7 +30,7 @@ def import_(
     Example: ncpl import results.csv --scenario warm-start --name theirs
     """
     from ncpl_cli import __version__
-    from ncpl_cli.analysis.sentences import count
+    from ncpl_cli.analysis.words import count
     from ncpl_cli.errors import InputError
     from ncpl_cli.metrics.catalogue import METRICS
     from ncpl_cli.records import Address

@@ -27,18 +27,27 @@ def list_runs(
 
     Example: ncpl runs list --scenario permuted-mnist
     """
+    from ncpl_cli.analysis.casualties import in_words, varying
     from ncpl_cli.store import open_store
 
     with open_store(_common.store_url(db), create=False) as store:
-        found = store.runs(scenario=scenario, name=name, status=status)
-    rows = [_summary(row) for row in found if probes or scenario == row.scenario or row.parent is None]
+        among = store.runs(scenario=scenario, name=name)
+    about = varying(among)  # of all statuses: what tells the diverged ones is what the others have otherwise
+    found = [row for row in among if status in (None, row.status)]
+    rows = [
+        {**_summary(row), "settings": about[row.id], "error": row.error}
+        for row in found
+        if probes or scenario == row.scenario or row.parent is None
+    ]
     if hidden := len(found) - len(rows):
         _common.note(f"{hidden} probes are not listed: --probes shows them.")
     if json_:
         _common.print_json({"runs": rows})
         return
     columns = ("id", "scenario", "seed", "status", "epochs", "total_epochs", "seconds", "names", "held_by")
-    _common.print_table(columns, [[", ".join(r[c]) if c == "names" else r[c] for c in columns] for r in rows])
+    more = [key for key in ("settings", "error") if any(r[key] for r in rows)]  # what tells runs apart, what went wrong
+    cells = [{**r, "names": ", ".join(r["names"]), "settings": in_words(r["settings"])} for r in rows]
+    _common.print_table((*columns, *more), [[r[c] for c in (*columns, *more)] for r in cells])
 
 
 @app.command("show")

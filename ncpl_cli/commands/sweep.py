@@ -118,6 +118,7 @@ def _options_given(scenario: Any, given: dict[str, Any]) -> None:
 def _sweep(study: Any, given: dict[str, Any]) -> None:
     """Run a sweep with the options of its command line."""
     from ncpl_cli import device as device_of
+    from ncpl_cli.analysis.casualties import together
     from ncpl_cli.commands import _grid
     from ncpl_cli.commands._workers import Workers
     from ncpl_cli.errors import InputError, Stopped, SweepFailed, unknown
@@ -166,8 +167,9 @@ def _sweep(study: Any, given: dict[str, Any]) -> None:
         then = f"ncpl sweep status {found.sweep}, ncpl correlate --name {found.sweep}"
         _common.note(f"store: {shown(url)}   next: {then}")
     if found.bad:
+        which = "; ".join(line.rstrip(".") for line in together(found.casualties)[:3])
         raise SweepFailed(
-            f"{found.bad} of the runs of sweep {found.sweep} failed or diverged; the others are done.",
+            f"{found.bad} of the runs of sweep {found.sweep} failed or diverged, the others are done: {which}.",
             f"ncpl sweep status {found.sweep} shows why; ncpl sweep retry {found.sweep} has failed ones tried again",
         )
     if found.pending and (executor.stays or given["wait"]):
@@ -254,12 +256,14 @@ def status(
     """
     from dataclasses import asdict
 
+    from ncpl_cli.analysis.casualties import together
     from ncpl_cli.commands._workers import progress, working
     from ncpl_cli.store import Queue, open_store
 
     with open_store(_common.store_url(db), create=False) as store:
         queue = Queue(store)
         found = [queue.overview(one) for one in ([name] if name else queue.names())]
+        bad = {one.name: _casualties(store, one) for one in found}
     if json_:
         documents = [
             {
@@ -267,7 +271,7 @@ def status(
                 "total": sum(one.runs.values()), **{s: one.runs.get(s, 0) for s in STATUSES}, "probes": one.probes,
                 "epochs": one.epochs, "total_epochs": one.total_epochs, "epochs_per_second": one.pace,
                 "eta_seconds": one.seconds_left, "workers": [asdict(w) for w in one.working],
-                "errors": [dict(zip(("run", "attempts", "error"), e, strict=True)) for e in one.errors],
+                "errors": [casualty.to_json() for casualty in bad[one.name]],
             }
             for one in found
         ]  # fmt: skip
@@ -278,13 +282,30 @@ def status(
         rows = [(o.name, sum(o.runs.values()), *(o.runs.get(s, 0) for s in STATUSES), o.epochs, _time(o.created))
                 for o in found]  # fmt: skip
         _common.print_table(columns, rows)
+        for one in found:
+            for line in together(bad[one.name]):
+                _common.say(f"{one.name}: {line}", "- ")
         return
     (one,) = found
     _common.say(f"{one.name}: {progress(one)}" + ("; cancelled" if one.cancelled else ""))
     if one.working:
         _common.print_table(("worker", "runs", "seeds", "epoch", "epochs/s"), working(one))
-    if one.errors:
-        _common.print_table(("run", "attempts", "last error"), one.errors)
+    _show_casualties(bad[one.name])
+
+
+def _casualties(store: Any, overview: Any) -> list[Any]:
+    """What failed or diverged of a sweep, with the settings that vary in it and the reason."""
+    from ncpl_cli.analysis.casualties import casualties
+
+    return casualties(store.runs(name=overview.name), overview.errors)
+
+
+def _show_casualties(found: list[Any]) -> None:
+    from ncpl_cli.analysis.casualties import in_words
+
+    if found:
+        rows = [(c.run, c.seed, c.status, in_words(c.settings), c.attempts, c.error) for c in found]
+        _common.print_table(("run", "seed", "status", "settings", "attempts", "last error"), rows)
 
 
 STATUSES = ("finished", "failed", "diverged", "running", "interrupted", "pending")

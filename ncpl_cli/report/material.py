@@ -46,6 +46,7 @@ class Part:
 
     groups     runs that differ only in seed, those with recorded epochs
     labels     what tells each group from the others, one for each
+    lost       groups of which no run is left: all failed or diverged
     most_rows  rows of numbers that one figure may have
     """
 
@@ -55,6 +56,7 @@ class Part:
     labels: tuple[str, ...]
     directions: Mapping[str, str] = field(default_factory=dict)
     most_rows: int = MOST_ROWS
+    lost: tuple[Group, ...] = ()
 
     @property
     def several(self) -> bool:
@@ -70,6 +72,11 @@ class Part:
     def shown(self) -> list[tuple[str, Group]]:
         """The groups that figures show: the first few, as more cannot be told apart."""
         return list(zip(self.labels, self.groups, strict=True))[:MOST_LINES]
+
+    @staticmethod
+    def label_of(group: Group) -> str:
+        """What tells a group from the others."""
+        return ", ".join(_said(k, v) for k, v in group.settings.items() if v is not None) or group.name or "all runs"
 
     def has(self, address: str) -> bool:
         """Whether any run has a value there."""
@@ -226,13 +233,16 @@ def _parts(study: Study, directions: Mapping[str, str]) -> list[Part]:
     scenarios = list(dict.fromkeys(s.run.scenario for s in study.series))
     for scenario in scenarios:
         mine = Study(tuple(s for s in study.series if s.run.scenario == scenario))
-        recorded = []
+        recorded, lost = [], []
         for group in groups(mine):
             kept = tuple(s for s in group.series if len(s.epoch))
             if kept:
                 recorded.append(replace(group, series=kept))
+            elif not group.series:
+                lost.append(group)
         recorded.sort(key=_order)
-        found.append(Part(scenario, mine, tuple(recorded), _labels(recorded), directions, MOST_ROWS // len(scenarios)))
+        most = MOST_ROWS // len(scenarios)
+        found.append(Part(scenario, mine, tuple(recorded), _labels(recorded), directions, most, tuple(lost)))
     return found
 
 

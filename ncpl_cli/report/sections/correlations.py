@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ncpl_cli.analysis import GroupCorrelation, sentences
+from ncpl_cli.analysis import GroupCorrelation, headline
 from ncpl_cli.report import curves, theme
 from ncpl_cli.report.blocks import Block, Figure, Section, Table, Text, table
 from ncpl_cli.report.correlation_figure import draw_windows, window_frames, with_windows
@@ -48,7 +48,7 @@ def _of(part: Part, id_: str) -> list[Block]:
     blocks: list[Block] = []
     said = [(label, result) for label, result in found if result.overall.summary.mean_r is not None]
     for label, result in said[:MOST_GROUPS]:
-        lines = [f"{label}: {sentences.headline(result)}"]
+        lines = [f"{label}: {headline.headline(result)}"]
         if result.window != WINDOW:
             lines.append(f"The series is shorter than the published window of {WINDOW}: the window is {result.window}.")
         blocks += [Text(tuple(lines), "finding"), Text(result.notes, "caveat")]
@@ -62,7 +62,7 @@ def _of(part: Part, id_: str) -> list[Block]:
     rows = [
         (label, f"{r.x}, {r.y}", r.n_runs, r.overall.points, name, *values, what)
         for label, r in found
-        for name, *values, what in sentences.statistics(r)
+        for name, *values, what in headline.statistics(r)
     ]
     columns = ("group", "pair", "runs", "points", "statistic", "r", "low", "high", "p", "what it is")
     blocks.append(table(f"{id_}-statistics", f"{part.scenario}: all statistics of all groups", columns, rows))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ncpl_cli.analysis import Series, plasticity, sentences
+from ncpl_cli.analysis import Series, headline, plasticity
 from ncpl_cli.report import curves, theme
 from ncpl_cli.report.blocks import Block, Figure, Section, Table, Text, table
 from ncpl_cli.report.material import Material, Part
@@ -42,7 +42,7 @@ def _of(part: Part, id_: str) -> list[Block]:
     first = f"tasks 1 to {plasticity.TASKS_AFTER}"
     blocks: list[Block] = []
     for result in part.over_runs:
-        words = f"{result.x} after the first task and {result.y} later: {sentences.headline(result)}"
+        words = f"{result.x} after the first task and {result.y} later: {headline.headline(result)}"
         blocks += [Text((words,), "finding"), Text(result.notes, "caveat")]
     if len(losses):
         blocks.append(_losses(losses, part, first, f"{id_}-losses"))
@@ -62,7 +62,7 @@ def _of(part: Part, id_: str) -> list[Block]:
                    "low (first epochs)", "high (first epochs)", "share that is averaging", "paired seeds")  # fmt: skip
         blocks.append(table(f"{id_}-share", f"{part.scenario}: effect of a longer first task on the loss of {first}, "
                             "against the shortest one, paired by seed, 95 % t interval", columns, rows))  # fmt: skip
-    statistics = [(f"{r.x}, {r.y}", *row) for r in part.over_runs for row in sentences.statistics(r)]
+    statistics = [(f"{r.x}, {r.y}", *row) for r in part.over_runs for row in headline.statistics(r)]
     heads = ("pair", "statistic", "r", "low", "high", "p", "what it is")
     blocks.append(table(f"{id_}-statistics", f"{part.scenario}: correlations over {len(runs)} runs", heads, statistics))
     return blocks

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from ncpl_cli.analysis.casualties import casualties, in_words
 from ncpl_cli.report.blocks import Block, Section, Text, table
 from ncpl_cli.report.material import Material
 
@@ -26,10 +27,9 @@ def draw(material: Material) -> Section:
     else:
         bad.append(f"Of {len(rows)} runs " + ", ".join(f"{n} are {name}" for name, n in status.items()) + ".")
     bad += [
-        f"{row.id} (seed {row.seed}) {row.status}: {row.error or 'no reason recorded'}. It is left out of every mean "
-        "and correlation; what survives may differ from what failed."
-        for row in rows
-        if row.status in ("failed", "diverged")
+        f"{one.run} (seed {one.seed}) {one.status}{f' at {in_words(one.settings)}' if one.settings else ''}: "
+        f"{one.error}. It is left out of every mean and correlation; what survives may differ from what failed."
+        for one in casualties(rows)
     ]
     for part in material.parts:
         for label, group in zip(part.labels, part.groups, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ncpl_cli.analysis.sentences import ranges
+from ncpl_cli.analysis.words import ranges
 from ncpl_cli.records import Address
 from ncpl_cli.report.blocks import Block, Section, Text, table
 from ncpl_cli.report.material import Material, Part

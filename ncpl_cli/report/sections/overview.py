@@ -7,7 +7,8 @@ from collections import Counter
 
 import numpy as np
 
-from ncpl_cli.analysis import Group, plasticity, sentences
+from ncpl_cli.analysis import Group, headline, plasticity, words
+from ncpl_cli.analysis.casualties import casualties, together
 from ncpl_cli.analysis.claims import AGREES, DIFFERS, UNDECIDED
 from ncpl_cli.report.blocks import Block, Commands, Section, Text, table
 from ncpl_cli.report.material import Material, Part
@@ -81,7 +82,7 @@ def _run(material: Material) -> list[str]:
         runs = [s for g in part.groups for s in g.series]
         if not runs:
             continue
-        seeds = sentences.ranges(sorted({s.run.seed for s in runs}))
+        seeds = words.ranges(sorted({s.run.seed for s in runs}))
         data = ", ".join(dict.fromkeys(str(s.run.settings.get("dataset") or "imported series") for s in runs))
         last = max(int(s.epoch[-1]) for s in runs)
         extent = f"{max(s.tasks for s in runs)} tasks" if part.several else f"epoch {last}"
@@ -90,14 +91,14 @@ def _run(material: Material) -> list[str]:
             listed = [*part.labels[: 2 * FEW], *(["..."] if len(part.labels) > 2 * FEW else [])]
             arms = f" in {len(part.groups)} groups that differ only in their settings ({'; '.join(listed)})"
         lines.append(
-            f"{part.scenario} on {data}: {sentences.count(len(runs), 'run')}{arms}, seeds {seeds}, up to {extent}."
+            f"{part.scenario} on {data}: {words.count(len(runs), 'run')}{arms}, seeds {seeds}, up to {extent}."
         )
     days = sorted({time.strftime("%Y-%m-%d", time.gmtime(row.created)) for row in rows})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     seconds = sum(row.seconds for row in rows)
     trained = f"{seconds / 3600:.1f} hours" if seconds > 7200 else f"{seconds / 60:.1f} minutes"
     probes = f" and {material.probes} probes" if material.probes else ""
-    return [*lines, f"In all {sentences.count(len(rows), 'run')}{probes}, made {when}, {trained} of training."]
+    return [*lines, f"In all {words.count(len(rows), 'run')}{probes}, made {when}, {trained} of training."]
 
 
 def _found(part: Part) -> list[str]:
@@ -113,11 +114,11 @@ def _found(part: Part) -> list[str]:
         rest = "" if left is None else f", r = {left:+.2f} between first differences"
         lines.append(
             f"{part.scenario}, {label}: {result.overall.direction}: mean r(nc1, {result.y}) = {s.mean_r:+.2f}"
-            f"{_interval(s.ci95)} over {sentences.count(result.n_runs, 'run')}{rest}."
+            f"{_interval(s.ci95)} over {words.count(result.n_runs, 'run')}{rest}."
         )
     if (others := len(part.groups) - FEW) > 0:
-        lines.append(f"{part.scenario}: {sentences.count(others, 'further group')} in the sections below.")
-    lines += [f"{part.scenario}, across first tasks of different length: {sentences.headline(result)}"
+        lines.append(f"{part.scenario}: {words.count(others, 'further group')} in the sections below.")
+    lines += [f"{part.scenario}, across first tasks of different length: {headline.headline(result)}"
               for result in part.over_runs[:1]]  # fmt: skip
     for comparison in part.comparisons:
         for arm in comparison.arms[:FEW]:
@@ -166,15 +167,12 @@ def _fall(part: Part, label: str, group: Group) -> str:
 
 
 def _sure(material: Material) -> list[str]:
-    status = Counter(row.status for row in material.rows)
     fewest = min((len(g.series) for p in material.parts for g in p.groups), default=0)
     lines = ["Intervals are over runs (seeds), never over epochs; an association is not a cause."]
     if fewest < 6:
-        lines.append(f"The smallest group has {sentences.count(fewest, 'run')}: below six runs no p-value is printed, "
+        lines.append(f"The smallest group has {words.count(fewest, 'run')}: below six runs no p-value is printed, "
                      "as none could reach .05.")  # fmt: skip
-    lost = status["failed"] + status["diverged"]
-    if lost:
-        lines.append(f"{sentences.count(lost, 'run')} failed or diverged and are left out: see Data health.")
+    lines += [f"Left out of every mean and correlation: {line}" for line in together(casualties(material.rows))]
     if any(p.several and _negative_start(p) for p in material.parts):
         lines.append("Plasticity loss is negative here, because only the first task starts from initialisation "
                      "(head start): see Plasticity loss.")  # fmt: skip
@@ -193,11 +191,16 @@ def _groups(material: Material) -> Block:
     rows = []
     for part in material.parts:
         for label, group in zip(part.labels, part.groups, strict=True):
-            seeds = sentences.ranges(sorted({s.run.seed for s in group.series}))
+            seeds = words.ranges(sorted({s.run.seed for s in group.series}))
             final = [plasticity.estimate([_last(s.column(name)) for s in group.series]) for name in FINAL]
             extent = max(s.tasks if part.several else int(s.epoch[-1]) for s in group.series)
             rows.append((part.scenario, label, len(group.series), seeds, f"{extent} {part.unit}s",
                          *(None if f is None else f.mean for f in final)))  # fmt: skip
+        for group in part.lost:  # the worst arm is an arm
+            status = " or ".join(sorted({s.run.status for s in group.left_out}))
+            seeds = words.ranges(sorted({s.run.seed for s in group.left_out}))
+            rows.append((part.scenario, f"{part.label_of(group)}: all {status}", 0, seeds, "",
+                         *(None for _ in FINAL)))  # fmt: skip
     columns = ("scenario", "group", "runs", "seeds", "extent", *(f"last {name}" for name in FINAL))
     return table(f"{ID}-groups", "Groups of runs that differ only in seed, with means over runs of the last recorded "
                  "values", columns, rows)  # fmt: skip

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from ncpl_cli.analysis import Group
-from ncpl_cli.analysis.sentences import ranges
+from ncpl_cli.analysis.words import ranges
 from ncpl_cli.report.blocks import Block, Commands, Section, Text, table
 from ncpl_cli.report.material import Material
 

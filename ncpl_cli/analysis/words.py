@@ -1,0 +1,36 @@
+"""How numbers, counts and settings are written for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def count(n: int, what: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def p_text(p: float) -> str:
+    """A p-value as people read it."""
+    return f"{p:.2g}" if p >= 0.001 else f"{p:.1e}"
+
+
+def signed(value: float | None) -> str:
+    """A correlation with its sign and two decimals, a dash for what is undefined."""
+    return "–" if value is None else f"{value:+.2f}"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """`0-4, 7`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
+
+
+def said(value: object) -> str:
+    """A setting's value as people read it."""
+    return " + ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
