@@ -21,8 +21,9 @@ import pytest
 from ncpl_cli.errors import InputError, LeaseLost, StoreError
 from ncpl_cli.records import Address, EpochRecord, RunInfo
 from ncpl_cli.store import Owner, Store, open_store, schema
-from ncpl_cli.store.connection import NETWORK_FILE_SYSTEMS, translate
+from ncpl_cli.store.connection import translate
 from ncpl_cli.store.merge import Merged, merge
+from ncpl_cli.store.sqlite_file import NETWORK_FILE_SYSTEMS
 
 
 def info(name: str = "a", seed: int = 0, tasks: int = 3) -> RunInfo:

@@ -42,7 +42,7 @@ def compare(
     from ncpl_cli.store import open_store
 
     address = str(Address.parse(y)) if y else None
-    with open_store(_common.store_url(db), create=False) as store:
+    with open_store(_common.store_url(db), readonly=True) as store:
         study = load(
             store, [*ADDRESSES, *([address] if address else [])], scenario=scenario, names=name or (),
             ids=[part.strip() for part in runs.split(",")] if runs else None,

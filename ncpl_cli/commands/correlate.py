@@ -64,7 +64,7 @@ def correlate(
         window=window, method=method, across=across, controls=controls, lags=_lags(lags), pool=pool,
         seed=resampling_seed, directions={m.id: m.direction for m in METRICS.values()},
     )  # fmt: skip
-    with open_store(_common.store_url(db), create=False) as store:
+    with open_store(_common.store_url(db), readonly=True) as store:
         study = _study(store, [*xs, *ys], controls, runs, scenario, name or (), everything=bool(pairs), choose_y=not ys)
     chosen = all_pairs(study) if pairs else [(a, b) for a in xs for b in ys if a != b]
     if pairs and not chosen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated
 
 import typer
@@ -21,7 +22,7 @@ def info(db: Db = None, json_: Json = False) -> None:
     """
     from ncpl_cli.store import open_store
 
-    with open_store(_common.store_url(db), create=False, upgrade=False) as store:
+    with open_store(_common.store_url(db), readonly=True) as store:
         found = store.info()
     if json_:
         _common.print_json(found)
@@ -38,12 +39,12 @@ def upgrade(db: Db = None) -> None:
 
     Example: ncpl db upgrade --db old.db
     """
-    from ncpl_cli.store import open_store
+    from ncpl_cli.store import open_store, shown
     from ncpl_cli.store.schema import HEAD
 
     url = _common.store_url(db)
     with open_store(url, create=False):
-        _common.note(f"the store {url} has schema {HEAD}.")
+        _common.note(f"the store {shown(url)} has schema {HEAD}.")
 
 
 @app.command("check")
@@ -52,17 +53,18 @@ def check(db: Db = None, json_: Json = False) -> None:
 
     Example: ncpl db check
     """
-    from ncpl_cli.store import open_store
+    from ncpl_cli.store import open_store, shown
 
     url = _common.store_url(db)
-    with open_store(url, create=False, upgrade=False) as store:
+    with open_store(url, readonly=True) as store:
         problems = store.check()
     if json_:
         _common.print_json({"ok": not problems, "problems": problems})
     elif not problems:
-        print(f"the store {url} is sound.")
+        print(f"the store {shown(url)} is sound.")
     if problems:
-        raise StoreError(f"the store {url} has {len(problems)} faults: {'; '.join(problems[:5])}.", "restore a backup")
+        faults = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
+        raise StoreError(f"the store {shown(url)} has {len(problems)} faults: {faults}.", "restore a backup")
 
 
 @app.command("merge")
@@ -81,10 +83,11 @@ def merge(
     from ncpl_cli.store.merge import merge as merge_stores
 
     found = {}
-    with open_store(_common.store_url(db)) as store:
-        for other in others:
-            with open_store(other, create=False) as source:
-                found[shown(other)] = asdict(merge_stores(store, source))
+    with contextlib.ExitStack() as stack:  # all sources first: where one cannot be read, no store is made
+        sources = [stack.enter_context(open_store(other, readonly=True)) for other in others]
+        store = stack.enter_context(open_store(_common.store_url(db)))
+        for source in sources:
+            found[shown(source.url)] = asdict(merge_stores(store, source))
     if json_:
         _common.print_json({"merged": found})
         return

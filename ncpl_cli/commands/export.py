@@ -33,7 +33,7 @@ def export(
     if kind == "parquet" and output is None:
         raise InputError("parquet goes into a file.", "name one with -o epochs.parquet")
     ids = [part.strip() for part in runs.split(",")] if runs else None
-    with open_store(_common.store_url(db), create=False) as store:
+    with open_store(_common.store_url(db), readonly=True) as store:
         frame = store.frame(ids, scenario=scenario, name=name)
     if output is None:
         frame.to_csv(sys.stdout, index=False)

@@ -50,7 +50,7 @@ def report(
     url = _common.store_url(db)
     progress = _Progress()
     progress("reading the store")
-    with open_store(url, create=False) as store:
+    with open_store(url, readonly=True) as store:
         material = gather(
             store, {m.id: (m.formula, m.direction, m.source) for m in METRICS.values()}, ids=ids, scenario=scenario,
             names=name or (), selection=selection,

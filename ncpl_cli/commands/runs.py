@@ -30,7 +30,7 @@ def list_runs(
     from ncpl_cli.analysis.casualties import in_words, varying
     from ncpl_cli.store import open_store
 
-    with open_store(_common.store_url(db), create=False) as store:
+    with open_store(_common.store_url(db), readonly=True) as store:
         among = store.runs(scenario=scenario, name=name)
     about = varying(among)  # of all statuses: what tells the diverged ones is what the others have otherwise
     found = [row for row in among if status in (None, row.status)]
@@ -62,7 +62,7 @@ def show(
     """
     from ncpl_cli.store import open_store
 
-    with open_store(_common.store_url(db), create=False) as store:
+    with open_store(_common.store_url(db), readonly=True) as store:
         row = store.run(run)
         last = store.last_epoch(row.id)
         values = {str(a): v for a, v in store.values(row.id, last).items()}

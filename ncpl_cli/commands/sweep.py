@@ -260,7 +260,7 @@ def status(
     from ncpl_cli.commands._workers import progress, working
     from ncpl_cli.store import Queue, open_store
 
-    with open_store(_common.store_url(db), create=False) as store:
+    with open_store(_common.store_url(db), readonly=True) as store:
         queue = Queue(store)
         found = [queue.overview(one) for one in ([name] if name else queue.names())]
         bad = {one.name: _casualties(store, one) for one in found}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,52 +14,23 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ncpl_cli.errors import InputError, StoreError
-
-NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "gpfs", "beegfs", "9p", "afs",
-                        "ceph", "fuse.ceph", "glusterfs", "fuse.glusterfs", "ocfs2", "gfs2"}  # fmt: skip
-
+from ncpl_cli.store.sqlite_file import StoreFile, sqlite_path
 
 ADVISORY_LOCK = 0x6E63706C
 """`ncpl` in ASCII, so that no other program takes the same lock by chance."""
 
 
-def sqlite_path(url: str) -> Path | None:
-    """The file of an SQLite store, None for another database or a store in memory."""
-    if "://" not in url:
-        return None if url == ":memory:" else Path(url)
-    parsed = sa.make_url(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
-        return None
-    return Path(parsed.database)
-
-
-def connect(url: str, *, readonly: bool = False, timeout: float = 30.0) -> sa.Engine:
-    """An engine for a path or an SQLAlchemy URL; raises InputError for a URL nobody understands."""
-    path = sqlite_path(url)
-    if path is None and url != ":memory:" and not url.startswith("sqlite"):
-        try:
-            parsed = sa.make_url(url)
-            if parsed.drivername in ("postgresql", "postgres"):
-                parsed = parsed.set(drivername="postgresql+psycopg")
-            return sa.create_engine(parsed, pool_pre_ping=True)
-        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
-            why = f"{shown(url)!r} is no store: {error}."
-            raise InputError(why, "--db wants a file or an SQLAlchemy URL") from error
-        except ModuleNotFoundError as error:
-            raise InputError(f"{shown(url)} needs {error.name}.", "pip install 'ncpl[postgres]'") from error
-    if path is not None:
-        refuse_network(path)
+def connect(url: str, file: StoreFile | None = None, *, readonly: bool = False) -> sa.Engine:
+    """An engine for an SQLite file or an SQLAlchemy URL; raises InputError for a URL nobody understands."""
+    if file is None and url != ":memory:" and not url.startswith("sqlite"):
+        return _server(url, readonly=readonly)
 
     def open_file() -> sqlite3.Connection:
-        if path is None:
-            return sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None, timeout=timeout)
-        mode = "ro" if readonly else "rwc"
-        return sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=timeout, isolation_level=None,
-            check_same_thread=False,
-        )  # fmt: skip
+        if file is None:
+            return sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        return file.open()
 
-    pool = sa.pool.StaticPool if path is None else sa.pool.QueuePool
+    pool = sa.pool.StaticPool if file is None else sa.pool.QueuePool
     engine = sa.create_engine("sqlite://", creator=open_file, poolclass=pool)
 
     @event.listens_for(engine, "connect")
@@ -76,6 +47,21 @@ def connect(url: str, *, readonly: bool = False, timeout: float = 30.0) -> sa.En
         connection.exec_driver_sql("BEGIN" if reader else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _server(url: str, *, readonly: bool) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+        if parsed.drivername in ("postgresql", "postgres"):
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        return sa.create_engine(
+            parsed, pool_pre_ping=True, execution_options={"postgresql_readonly": True} if readonly else {}
+        )
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
+        why = f"{shown(url)!r} is no store: {error}."
+        raise InputError(why, "--db wants a file or an SQLAlchemy URL") from error
+    except ModuleNotFoundError as error:
+        raise InputError(f"{shown(url)} needs {error.name}.", "pip install 'ncpl[postgres]'") from error
 
 
 def shown(url: str) -> str:
@@ -107,26 +93,6 @@ def plain_rows(connection: sa.Connection, query: sa.Select[Any]) -> list[tuple[A
         return list(cursor.fetchall())
 
 
-def refuse_network(path: Path) -> None:
-    """SQLite's locks do not hold on network file systems: refuse them."""
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-    except OSError:
-        return
-    place = path.absolute().parent
-    best, kind = "", ""
-    for line in mounts:
-        left, _, right = line.partition(" - ")
-        mount = left.split()[4].encode().decode("unicode_escape")
-        if place.is_relative_to(mount) and len(mount) >= len(best):
-            best, kind = mount, right.split()[0]
-    if kind in NETWORK_FILE_SYSTEMS:
-        raise StoreError(
-            f"{path} lies on a network file system ({kind}), where SQLite cannot lock.",
-            "put the store on a local disk, or use PostgreSQL (--db postgresql://...)",
-        )
-
-
 @contextlib.contextmanager
 def translated(url: str) -> Iterator[None]:
     """Turn the database's errors into StoreErrors: the one place where that happens."""
@@ -148,7 +114,8 @@ def translate(url: str, error: Exception) -> StoreError:
             f"the disk that holds {url} is full; nothing half-written is left.",
             "free some space; the same command then goes on where it stopped",
         )
-    if "readonly" in text or "read-only" in text:
+    unwritable = path is not None and path.is_file() and not os.access(path.absolute().parent, os.W_OK)
+    if "readonly" in text or "read-only" in text or ("unable to open" in text and unwritable):
         return StoreError(
             f"the store {url} cannot be written (read-only).", "mend its permissions or name another --db"
         )

@@ -9,19 +9,25 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from ncpl_cli.store.connection import sqlite_path, translated
+from ncpl_cli.errors import StoreError
+from ncpl_cli.store.connection import shown, translated
 from ncpl_cli.store.leases import LEASE_SECONDS
+from ncpl_cli.store.migrate import older
+from ncpl_cli.store.schema import HEAD
+from ncpl_cli.store.sqlite_file import StoreFile
 from ncpl_cli.store.terms import Terms
 
 
 class Database:
     """An open database. Its methods may be called from several threads; each is one transaction.
 
-    lease  seconds for which a claim, and each write after it, holds a run
+    lease     seconds for which a claim, and each write after it, holds a run
+    file      the file of an SQLite store
+    revision  the schema it has; a store that is only read may have an older one
     """
 
-    def __init__(self, url: str, engine: sa.Engine) -> None:
-        self.url = url
+    def __init__(self, url: str, engine: sa.Engine, file: StoreFile | None, revision: str = HEAD) -> None:
+        self.url, self.file, self.revision = url, file, revision
         self.lease = LEASE_SECONDS
         self.engine = engine
         self.terms = Terms()
@@ -35,17 +41,23 @@ class Database:
     def close(self) -> None:
         """Give back all connections."""
         self.engine.dispose()
+        if self.file is not None:
+            self.file.close()
 
     @property
     def checkpoints(self) -> Path:
         """The directory of checkpoints: beside an SQLite file, else in the current directory."""
-        path = sqlite_path(self.url)
-        base = path if path is not None else Path(f"{(sa.make_url(self.url).database or 'ncpl')}.db").absolute()
+        named = Path(f"{sa.make_url(self.url).database or 'ncpl'}.db") if "://" in self.url else Path("ncpl.db")
+        base = self.file.path if self.file is not None else named.absolute()
         return base.with_name(f"{base.stem}.checkpoints")
 
     @contextlib.contextmanager
     def writing(self, *, durable: bool = False) -> Iterator[sa.Connection]:
         """A transaction that writes; `durable`: the disk has confirmed it when it ends."""
+        if self.file is not None and self.file.readonly:
+            raise StoreError(
+                f"the store {shown(self.url)} is open for reading only.", "open_store(url) opens it for both"
+            )
         with translated(self.url), self.engine.connect() as connection:
             sqlite = durable and connection.dialect.name == "sqlite"
             raw: Any = connection.connection.driver_connection
@@ -63,5 +75,13 @@ class Database:
         """A transaction that only reads: one state of the store throughout."""
         with translated(self.url), self.engine.connect() as connection:
             connection = connection.execution_options(ncpl_reader=True)
-            with connection.begin():
-                yield connection
+            try:
+                with connection.begin():
+                    yield connection
+            except sa.exc.OperationalError as error:
+                if self.revision != HEAD and "no such" in str(error.orig):
+                    raise older(self.url, self.revision) from error
+                raise
+            finally:
+                if self.file is not None:
+                    self.file.still_the_same()

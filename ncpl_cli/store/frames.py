@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from ncpl_cli.errors import StoreError
 from ncpl_cli.records import Address
 from ncpl_cli.store.connection import plain_rows
 from ncpl_cli.store.reading import Reading
@@ -45,12 +46,13 @@ class Frames(Reading):
                     for a in addresses
                     if a not in wide
                 }
-                found[run] = columns | self._long(connection, keys[run], long, columns["epoch"])
+                found[run] = columns | self._long(connection, run, keys[run], long, columns["epoch"])
         return found
 
     def _long(
-        self, connection: sa.Connection, pk: int, places: Mapping[Address, Sequence[int]], axis: NDArray[np.float64]
-    ) -> dict[str, NDArray[np.float64]]:
+        self, connection: sa.Connection, run: str, pk: int, places: Mapping[Address, Sequence[int]],
+        axis: NDArray[np.float64],
+    ) -> dict[str, NDArray[np.float64]]:  # fmt: skip
         import numpy as np
 
         columns = {str(address): np.full(len(axis), np.nan) for address in places}
@@ -61,7 +63,10 @@ class Frames(Reading):
             rows = np.array(plain_rows(connection, query), dtype=np.float64).reshape(-1, 5)
             for address, place in places.items():
                 here = rows[(rows[:, 1:4] == place).all(1)]
-                columns[str(address)][np.searchsorted(axis, here[:, 0])] = here[:, 4]
+                at = np.searchsorted(axis, here[:, 0])
+                if len(lost := here[:, 0][~np.isin(here[:, 0], axis)]):
+                    raise _without_epoch(run, int(lost[0]))
+                columns[str(address)][at] = here[:, 4]
         return columns
 
     def retention(self, ids: Sequence[str]) -> dict[str, dict[int, tuple[float, int]]]:
@@ -145,6 +150,8 @@ class Frames(Reading):
                     values = {name: epoch[name] for name in WIDE if epoch[name] is not None}
                     table[pk, epoch["epoch"], "train", "last"] = facts | {"split": "train", "layer": "last"} | values
                 for key, number, name, at, of, value in connection.execute(long.where(measurements.c.run == pk)):
+                    if (key, number) not in about:
+                        raise _without_epoch(row.id, number)
                     place = (key, number, at, of)
                     if place not in table:
                         table[place] = about[key, number] | {"split": at, "layer": of}
@@ -155,3 +162,9 @@ class Frames(Reading):
         found = {name for row in table.values() for name in row} - {*head, "parent", "branch_epoch"}
         columns = [*head, *(n for n in WIDE if n in found), *sorted(found - set(WIDE))]
         return pd.DataFrame([table[key] for key in order], columns=columns)
+
+
+def _without_epoch(run: str, epoch: int) -> StoreError:
+    return StoreError(
+        f"run {run} has values of epoch {epoch}, which is not in the store.", "ncpl db check lists all that is broken"
+    )

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ncpl_cli.errors import InputError
-from ncpl_cli.store.connection import insert_new
+from ncpl_cli.store.connection import insert_new, shown
 from ncpl_cli.store.schema import attempts, epochs, labels, measurements, runs, task_accuracy, terms, undefined
 from ncpl_cli.store.writing import Writing
 
@@ -33,8 +33,8 @@ def merge(target: Writing, source: Writing) -> Merged:
 
     Raises InputError, with that run left as it is, when a run has other results here for an epoch both have.
     """
-    if target.url == source.url:
-        raise InputError(f"{source.url} is the store itself.", "name another one")
+    if target.url == source.url or (target.file and source.file and target.file.path.samefile(source.file.path)):
+        raise InputError(f"{shown(source.url)} is the store itself.", "name another one")
     done = Merged()
     with source.reading() as reading:
         numbered = reading.execute(sa.select(terms.c.id, terms.c.kind, terms.c.text))

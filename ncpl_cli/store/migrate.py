@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from ncpl_cli.errors import StoreError
-from ncpl_cli.store.connection import one_at_a_time, sqlite_path
+from ncpl_cli.store.connection import one_at_a_time, shown
 from ncpl_cli.store.schema import APPLICATION_ID, HEAD, VERSION_TABLE
+from ncpl_cli.store.sqlite_file import StoreFile
 from ncpl_cli.store.views import make_views
 
 
@@ -41,26 +44,40 @@ def known_revisions() -> list[str]:
     return sorted(path.name[:4] for path in (folder() / "versions").glob("[0-9]*.py"))
 
 
-def ensure_head(engine: sa.Engine, url: str, *, upgrade: bool = True) -> str:
+def older(url: str, revision: str) -> StoreError:
+    """The error for a store whose schema lacks what is asked for."""
+    return StoreError(f"the store {shown(url)} has the older schema {revision}.", f"ncpl db upgrade --db {shown(url)}")
+
+
+def ensure_readable(engine: sa.Engine, url: str) -> str:
+    """The schema of a database that is only to be read; raises StoreError when there is nothing that could be."""
+    with engine.connect().execution_options(ncpl_reader=True) as connection, connection.begin():
+        now = revision(connection)
+    if now is None:
+        raise StoreError(f"{shown(url)} is empty: there is no store in it.", "fill it first: ncpl train --help")
+    _refuse_newer(url, now)
+    return now
+
+
+def _refuse_newer(url: str, now: str) -> None:
+    if now not in known_revisions():
+        raise StoreError(
+            f"the store {shown(url)} was made by a newer ncpl (schema {now}; this one knows up to {HEAD}).",
+            "upgrade ncpl: pip install --upgrade ncpl",
+        )
+
+
+def ensure_head(engine: sa.Engine, url: str, file: StoreFile | None) -> str:
     """Bring a database to this ncpl's schema; returns what was done: '', 'created' or 'upgraded'."""
     with engine.connect().execution_options(ncpl_reader=True) as connection, connection.begin():
         now = revision(connection)
     if now == HEAD:
         return ""
-    if now is not None and now not in known_revisions():
-        raise StoreError(
-            f"the store {url} was made by a newer ncpl (schema {now}; this one knows up to {HEAD}).",
-            "upgrade ncpl: pip install --upgrade ncpl",
-        )
-    if now is not None and not upgrade:
-        raise StoreError(f"the store {url} has the older schema {now}.", f"ncpl db upgrade --db {url}")
-    path = sqlite_path(url)
-    if path is not None:
-        if now is not None:
-            back_up(path, now)
-        with sqlite3.connect(path, timeout=30, isolation_level=None) as file:  # WAL is a property of the file
-            file.execute("PRAGMA journal_mode = WAL")
-        file.close()
+    if now is not None:
+        _refuse_newer(url, now)
+    if file is not None:
+        with contextlib.closing(sqlite3.connect(file.path, timeout=30, isolation_level=None)) as plain:
+            plain.execute("PRAGMA journal_mode = WAL")  # a property of the file
     from alembic import command
     from alembic.config import Config
 
@@ -75,8 +92,11 @@ def ensure_head(engine: sa.Engine, url: str, *, upgrade: bool = True) -> str:
         try:
             with connection.begin():
                 one_at_a_time(connection)
-                if revision(connection) == HEAD:  # another process was first
+                now = revision(connection)
+                if now == HEAD:  # another process was first
                     return ""
+                if file is not None and now is not None:
+                    back_up(file.path, now)
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
                 make_views(connection)
@@ -90,8 +110,19 @@ def ensure_head(engine: sa.Engine, url: str, *, upgrade: bool = True) -> str:
 
 
 def back_up(path: Path, now: str) -> Path:
-    """Copy a store to `<name>.backup-<revision>` with SQLite's own online backup."""
-    target = path.with_name(f"{path.name}.backup-{now}")
-    with contextlib.closing(sqlite3.connect(path)) as source, contextlib.closing(sqlite3.connect(target)) as copy:
-        source.backup(copy)
-    return target
+    """Copy a store with SQLite's own online backup: `<name>.backup-<revision>`, or with a number where that is taken.
+
+    It has its name only when it is whole.
+    """
+    copied = path.with_name(f".{path.name}.backup-{os.getpid()}.tmp")
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as source, contextlib.closing(sqlite3.connect(copied)) as copy:
+            source.backup(copy)
+        for number in itertools.count(1):
+            target = path.with_name(f"{path.name}.backup-{now}" + (f".{number}" if number > 1 else ""))
+            with contextlib.suppress(FileExistsError):
+                target.touch(exist_ok=False)  # the name is ours: never over what is there
+                return copied.replace(target)
+        raise AssertionError
+    finally:
+        copied.unlink(missing_ok=True)

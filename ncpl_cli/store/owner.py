@@ -28,8 +28,13 @@ class Owner:
 
     @classmethod
     def read(cls, text: str) -> Owner:
-        """An owner as the store keeps it."""
-        return cls(**json.loads(text))
+        """An owner as the store keeps it; raises ValueError where that is none."""
+        found = json.loads(text)
+        if not isinstance(found, dict) or found.keys() != {"host", "boot", "pid", "started"}:
+            raise ValueError(f"{text[:40]} is no process")
+        if not isinstance(found["pid"], int) or not 0 < found["pid"] < 2**31:
+            raise ValueError(f"{found['pid']} is no number of a process")
+        return cls(str(found["host"]), str(found["boot"]), found["pid"], float(found["started"]))
 
     def __str__(self) -> str:
         return json.dumps(asdict(self))

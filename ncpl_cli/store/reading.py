@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from ncpl_cli.errors import InputError, unknown
 from ncpl_cli.records import Address
 from ncpl_cli.store.database import Database
 from ncpl_cli.store.recorded import recorded_addresses
-from ncpl_cli.store.run_row import RunRow, by_id, names_of, run_row, runs_query
+from ncpl_cli.store.run_row import RunRow, by_id, from_json, names_of, run_row, runs_query
 from ncpl_cli.store.schema import WIDE, attempts, epochs, labels, measurements, runs, task_accuracy, terms, undefined
 
 
@@ -65,8 +64,8 @@ class Reading(Database):
         with self.reading() as connection:
             return {
                 row["id"]: {
-                    "status": row["status"], "cohort": json.loads(row["cohort"] or "[]"),
-                    "horizon": json.loads(row["horizon"]), "recorded": json.loads(row["recorded"]),
+                    "status": row["status"], "cohort": from_json(row, "cohort", list),
+                    "horizon": from_json(row, "horizon", dict), "recorded": from_json(row, "recorded", dict),
                 }
                 for row in by_id(connection, columns, ids)
             }  # fmt: skip
@@ -76,7 +75,8 @@ class Reading(Database):
         pk = self.run(run).pk
         with self.reading() as connection:
             found = connection.execute(sa.select(attempts).where(attempts.c.run == pk).order_by(attempts.c.attempt))
-            return [dict(row) | {"provenance": json.loads(row["provenance"])} for row in found.mappings()]
+            rows = [dict(row) | {"id": run} for row in found.mappings()]
+        return [row | {"provenance": from_json(row, "provenance", dict)} for row in rows]
 
     def last_epoch(self, run: str) -> int:
         """The last stored epoch of a run, -1 when there is none."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from ncpl_cli.errors import StoreError
 from ncpl_cli.store.owner import Owner
 from ncpl_cli.store.schema import epochs, labels, runs
+
+_Kind = TypeVar("_Kind", dict[str, Any], list[Any])
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_LAST_MOMENT = 253402300800.0  # the year 10 000, where Python's dates end
 
 BY_RECORDER = {"by": "recorder"}
 """What marks a run as a user's own: its epochs need not be without gaps."""
@@ -53,6 +58,17 @@ class RunRow:
         return time.time() < (self.lease_expires or 0) and not self.owner.dead
 
 
+_AS_THEY_ARE = (
+    "pk", "id", "scenario", "seed", "status", "total_epochs", "attempt", "lease_expires", "error", "parent",
+    "branch_epoch", "created", "updated", "finished", "seconds",
+)  # fmt: skip
+_KINDS: dict[str, tuple[type, ...]] = {
+    column: (str,) if isinstance(runs.c[column].type, sa.Text) else (int, float) for column in _AS_THEY_ARE
+}
+_KINDS |= {column: (*kinds, type(None)) for column, kinds in _KINDS.items() if runs.c[column].nullable}
+"""Columns that are taken as they are, and what may stand in them: a store of others need not be STRICT."""
+
+
 def by_id(connection: sa.Connection, columns: Iterable[Any], ids: Sequence[str]) -> Iterator[Any]:
     """Rows of runs by id; a statement takes only so many parameters."""
     for start in range(0, len(ids), 500):
@@ -83,18 +99,66 @@ def names_of(connection: sa.Connection, pks: Sequence[int] | None) -> dict[int, 
 
 
 def run_row(row: Any, names: Mapping[int, tuple[str, ...]] | None = None) -> RunRow:
-    as_they_are = (
-        "pk", "id", "scenario", "seed", "status", "total_epochs", "attempt", "lease_expires", "error", "parent",
-        "branch_epoch", "created", "updated", "finished", "seconds",
-    )  # fmt: skip
-    plain = {key: row[key] for key in as_they_are}
+    """A row as it is read everywhere; raises StoreError where it does not hold what a run has."""
+    for name in (row["id"], *filter(None, (row["parent"],))):
+        checked_id(name)
+    for column, kinds in _KINDS.items():
+        if not isinstance(row[column], kinds):
+            raise unreadable(row["id"], column, f"{row[column]!r:.40}")
+    for column in ("created", "updated", "finished"):
+        if row[column] is not None and not 0 <= row[column] < _LAST_MOMENT:
+            raise unreadable(row["id"], column, f"{row[column]} is no time")
+    cohort = from_json(row, "cohort", list)
+    for name in cohort:
+        checked_id(name)
     return RunRow(
-        **plain,
-        settings=json.loads(row["settings"]),
-        horizon=json.loads(row["horizon"]),
-        recorded=json.loads(row["recorded"]),
-        owner=Owner.read(row["owner"]) if row["owner"] else None,
-        cohort=json.loads(row["cohort"]) if row["cohort"] else [],
+        **{column: row[column] for column in _KINDS},
+        settings=from_json(row, "settings", dict),
+        horizon=from_json(row, "horizon", dict),
+        recorded=from_json(row, "recorded", dict),
+        owner=owner_of(row),
+        cohort=cohort,
         names=(names or {}).get(row["pk"], ()),
         epochs=row["epochs"] or 0,
+    )
+
+
+def checked_id(text: Any) -> str:
+    """A run's id out of a store, which names a folder of checkpoints: never a path to somewhere else."""
+    if not isinstance(text, str) or not _ID.fullmatch(text):
+        raise StoreError(
+            f"the store has a run with the id {text!r}, which no run can have.",
+            "it did not come from ncpl: do not trust its other contents either",
+        )
+    return text
+
+
+def owner_of(row: Any) -> Owner | None:
+    """Who holds a run, or held it last."""
+    if not row["owner"]:
+        return None
+    try:
+        return Owner.read(row["owner"])
+    except (ValueError, TypeError) as error:
+        raise unreadable(row["id"], "owner", str(error)) from error
+
+
+def from_json(row: Any, column: str, kind: type[_Kind]) -> _Kind:
+    """A column of JSON; empty where nothing stands."""
+    if row[column] is None:
+        return kind()
+    try:
+        found = json.loads(row[column])
+    except (ValueError, RecursionError) as error:
+        raise unreadable(row["id"], column, str(error)) from error
+    if not isinstance(found, kind):
+        raise unreadable(row["id"], column, f"{row[column][:40]} is no {'list' if kind is list else 'table'}")
+    return found
+
+
+def unreadable(run: str, column: str, why: str) -> StoreError:
+    """The error for a row that does not hold what the program reads there."""
+    return StoreError(
+        f"run {run} cannot be read from the store: the column {column} is broken ({why}).",
+        "ncpl db check lists all that is; restore a copy, or delete the run: ncpl runs delete " + run,
     )

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import Any, overload
 
 from ncpl_cli.errors import InputError, NcplError, StoreError
-from ncpl_cli.store.connection import connect, sqlite_path, translated
+from ncpl_cli.store.connection import connect, shown, translated
 from ncpl_cli.store.frames import Frames
-from ncpl_cli.store.migrate import ensure_head
+from ncpl_cli.store.migrate import ensure_head, ensure_readable
 from ncpl_cli.store.recorder import Recorder
 from ncpl_cli.store.run_row import RunRow
+from ncpl_cli.store.schema import HEAD
+from ncpl_cli.store.sqlite_file import StoreFile, sqlite_path
 from ncpl_cli.store.upkeep import Upkeep
 from ncpl_cli.store.writing import Writing
 
@@ -41,20 +43,27 @@ class Store(Writing, Frames, Upkeep):
         return super().run(key)
 
 
-def open_store(url: str | os.PathLike[str], *, create: bool = True, upgrade: bool = True) -> Store:
+def open_store(url: str | os.PathLike[str], *, create: bool = True, readonly: bool = False) -> Store:
     """Open a store by path or SQLAlchemy URL, making or upgrading it where that is needed and allowed.
 
+    create    make it where there is none
+    readonly  change nothing: no file is made, no older schema upgraded; works on read-only media
     Raises StoreError when it is foreign, newer, corrupt, locked, read-only or on a network file system.
     """
     text = os.fspath(url)
     path = sqlite_path(text)
-    if path is not None and not create and not path.exists():
-        raise StoreError(f"there is no store {text}.", "name one with --db, or fill it first: ncpl train --help")
-    engine = connect(text)
+    if path is not None and (readonly or not create) and not path.exists():
+        raise StoreError(f"there is no store {shown(text)}.", "name one with --db, or fill it first: ncpl train --help")
+    file = StoreFile(path, readonly=readonly) if path is not None else None
+    engine = connect(text, file, readonly=readonly)
     try:
         with translated(text):
-            ensure_head(engine, text, upgrade=upgrade)
+            if readonly:
+                revision = ensure_readable(engine, text)
+            else:
+                ensure_head(engine, text, file)
+                revision = HEAD
     except NcplError:
         engine.dispose()
         raise
-    return Store(text, engine)
+    return Store(text, engine, file, revision)

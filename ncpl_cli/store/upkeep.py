@@ -6,11 +6,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ncpl_cli.store import schema
-from ncpl_cli.store.connection import shown, sqlite_path
+from ncpl_cli.store.checks import gaps, missing_columns, orphans, row_faults, torn_pages
+from ncpl_cli.store.connection import shown
 from ncpl_cli.store.database import Database
-from ncpl_cli.store.run_row import BY_RECORDER
-from ncpl_cli.store.schema import as_json, epochs, measurements, runs, task_accuracy, undefined
+from ncpl_cli.store.schema import epochs, measurements, runs, task_accuracy, undefined
 
 
 class Upkeep(Database):
@@ -18,7 +17,7 @@ class Upkeep(Database):
 
     def info(self) -> dict[str, Any]:
         """Where the store lies, how large it is, and what is in it."""
-        path = sqlite_path(self.url)
+        path = self.file.path if self.file is not None else None
         with self.reading() as connection:
             by_status = connection.execute(sa.select(runs.c.status, sa.func.count()).group_by(runs.c.status))
             status = {name: int(count) for name, count in by_status}
@@ -29,7 +28,7 @@ class Upkeep(Database):
             database = connection.dialect.name
         wal = path.with_name(path.name + "-wal") if path else None
         return {
-            "store": shown(self.url), "database": database, "schema": schema.HEAD,
+            "store": shown(self.url), "database": database, "schema": self.revision,
             "bytes": path.stat().st_size if path else None,
             "wal_bytes": wal.stat().st_size if wal and wal.exists() else 0 if path else None,
             "checkpoints": str(self.checkpoints), "runs": status, "rows": counts,
@@ -37,20 +36,9 @@ class Upkeep(Database):
 
     def check(self) -> list[str]:
         """What is wrong with the store, in sentences; empty when nothing is."""
-        problems = []
         with self.reading() as connection:
-            if connection.dialect.name == "sqlite":
-                found = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
-                problems += [f"integrity: {line}" for line in found if line != "ok"]
-                broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
-                problems += [f"foreign key: a row of {line[0]} has no {line[2]}" for line in broken]
-            query = (
-                sa.select(runs.c.id, sa.func.min(epochs.c.epoch), sa.func.max(epochs.c.epoch), sa.func.count())
-                .join(epochs, epochs.c.run == runs.c.pk)
-                .where(sa.not_(runs.c.settings.contains('"imported":true')), runs.c.recorded != as_json(BY_RECORDER))
-                .group_by(runs.c.id)
-            )
-            for run, first, last, count in connection.execute(query):
-                if count != last - first + 1:
-                    problems.append(f"run {run} has {count} of its epochs {first} to {last}")
-        return problems
+            sqlite = connection.dialect.name == "sqlite"
+            if sqlite and (torn := torn_pages(connection)):
+                return torn  # rows of a broken file cannot be told from broken rows
+            lost = orphans(connection) if sqlite else []
+            return lost + (missing_columns(connection, self.revision) or [*row_faults(connection), *gaps(connection)])

@@ -1,0 +1,116 @@
+"""An SQLite file: where it may lie, how it is opened for writing, and how without changing anything.
+
+A reader finds the store in one of four states:
+
+-wal with contents, -shm there    somebody writes, or was killed doing so: read beside them, and leave both files
+-wal with contents, no -shm       a copy of the two: read a private copy of them, since reading would make a -shm
+no -wal, a medium that is written  SQLite's own locks, whose files the last reader takes away again
+no -wal, a read-only medium       immutable: no locks, no files
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from ncpl_cli.errors import StoreError
+
+NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "gpfs", "beegfs", "9p", "afs",
+                        "ceph", "fuse.ceph", "glusterfs", "fuse.glusterfs", "ocfs2", "gfs2"}  # fmt: skip
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of an SQLite store, None for another database or a store in memory."""
+    if "://" not in url:
+        return None if url == ":memory:" else Path(url)
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+        return None
+    return Path(parsed.database)
+
+
+class StoreFile:
+    """The file behind a store, and connections to it."""
+
+    def __init__(self, path: Path, *, readonly: bool, timeout: float = 30.0) -> None:
+        refuse_network(path)
+        self.path, self.readonly, self.timeout = path.absolute(), readonly, timeout
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
+        self._frozen: tuple[int, ...] | None = None
+
+    def open(self) -> sqlite3.Connection:
+        """A further connection."""
+        if not self.readonly:
+            return self._connect(self.path, "mode=rwc")
+        wal, shm = (self.path.with_name(self.path.name + end) for end in ("-wal", "-shm"))
+        if self._copy is not None or (_size(wal) and not shm.exists()):
+            return self._connect(self._copied(wal), "mode=rw", query_only=True)
+        if _size(wal):
+            return self._connect(self.path, "mode=ro")
+        if os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK):
+            return self._connect(self.path, "mode=rw", query_only=True)
+        self._frozen = self._frozen or self._state()
+        return self._connect(self.path, "mode=ro&immutable=1")
+
+    def close(self) -> None:
+        """Remove what was copied; a further connection copies again."""
+        if self._copy is not None:
+            self._copy.cleanup()
+        self._copy = None
+
+    def still_the_same(self) -> None:
+        """Raise StoreError where a file that was read without locks has changed meanwhile."""
+        if self._frozen is not None and self._frozen != self._state():
+            raise StoreError(f"the store {self.path} was changed while it was read.", "run the same command again")
+
+    def _state(self) -> tuple[int, ...]:
+        found = self.path.stat()
+        wal = self.path.with_name(self.path.name + "-wal")
+        return found.st_ino, found.st_size, found.st_mtime_ns, _size(wal)
+
+    def _connect(self, path: Path, options: str, *, query_only: bool = False) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"{path.as_uri()}?{options}", uri=True, timeout=self.timeout, isolation_level=None, check_same_thread=False
+        )
+        if query_only:
+            connection.execute("PRAGMA query_only = ON")
+        return connection
+
+    def _copied(self, wal: Path) -> Path:
+        if self._copy is None:
+            self._copy = tempfile.TemporaryDirectory(prefix="ncpl-")
+            for path in (self.path, wal):
+                shutil.copyfile(path, Path(self._copy.name) / path.name)
+        return Path(self._copy.name) / self.path.name
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def refuse_network(path: Path) -> None:
+    """SQLite's locks do not hold on network file systems: refuse them."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return
+    place = path.absolute().parent
+    best, kind = "", ""
+    for line in mounts:
+        left, _, right = line.partition(" - ")
+        mount = left.split()[4].encode().decode("unicode_escape")
+        if place.is_relative_to(mount) and len(mount) >= len(best):
+            best, kind = mount, right.split()[0]
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise StoreError(
+            f"{path} lies on a network file system ({kind}), where SQLite cannot lock.",
+            "put the store on a local disk, or use PostgreSQL (--db postgresql://...)",
+        )
