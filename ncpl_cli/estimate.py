@@ -12,7 +12,7 @@ from ncpl_cli.data import Dataset
 from ncpl_cli.metrics import measure
 from ncpl_cli.metrics.snapshot import Snapshot
 from ncpl_cli.plan import Cohort, choose_engine, plan
-from ncpl_cli.scenarios import WarmStart
+from ncpl_cli.scenarios import WarmStart, task_of
 from ncpl_cli.spec import RunSpec
 from ncpl_cli.trainer import begin
 
@@ -73,7 +73,7 @@ def _seconds_per_epoch(cohort: Cohort, data: Dataset) -> tuple[float, int]:
     """Seconds that one epoch of a cohort takes with measuring, and the number of parameters of a run."""
     spec = cohort.specs[0]
     networks, engine = begin(cohort, data)
-    tasks = [s.scenario.task(0, data, s.seed) for s in cohort.specs]
+    tasks = [task_of(s, 0, data) for s in cohort.specs]
     whole = [task.order(1) for task in tasks]
     batch = spec.optimizer.batch_size
     timed = [order[: max(batch, min(TIMED_SAMPLES, TIMED_BATCHES * batch))] for order in whole]

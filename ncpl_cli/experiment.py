@@ -32,7 +32,7 @@ from ncpl_cli.metrics.dear import what_it_takes
 from ncpl_cli.plan import Cohort, choose_engine, plan
 from ncpl_cli.provenance import provenance
 from ncpl_cli.records import EpochRecord, RunInfo
-from ncpl_cli.scenarios import WarmStart, WarmStartProbe
+from ncpl_cli.scenarios import WarmStart, WarmStartProbe, outputs_of
 from ncpl_cli.spec import RunSpec, flat, otherwise, otherwise_said
 from ncpl_cli.store import Owner, Store, heartbeat, not_repeated
 from ncpl_cli.trainer import Epoch, Start, State, build, part, train
@@ -243,7 +243,7 @@ def _bring(
         if not quietly:
             observer.note(f"engine {engine}: {why}.")
     first = cohorts[0].specs[0]
-    takes = what_it_takes(lambda: build(first, data), data.classes, chosen(first.measure.metrics))
+    takes = what_it_takes(lambda: build(first, data), outputs_of(first, data), chosen(first.measure.metrics))
     if takes and not quietly:
         observer.note(takes)
     with Stopper() as stopper, contextlib.ExitStack() as stack:

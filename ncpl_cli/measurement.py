@@ -26,7 +26,7 @@ from ncpl_cli.metrics.features import measure_features
 from ncpl_cli.plan import Cohort, choose_engine
 from ncpl_cli.provenance import provenance
 from ncpl_cli.records import Address, EpochRecord
-from ncpl_cli.scenarios import Task
+from ncpl_cli.scenarios import Task, task_of
 from ncpl_cli.spec import MeasureSpec, NetworkSpec, RunSpec
 from ncpl_cli.store import Owner, RunRow, Store
 from ncpl_cli.trainer import build
@@ -115,7 +115,7 @@ def of_weights(
     _load(network, tensors, path, shape.name)
     network.to(device)
     task = Task(0, 1, lambda _: np.arange(len(data.train)), data.train.labels, data.test.labels)
-    _say_what_it_takes(network, data, metrics, observer)
+    _say_what_it_takes(network, metrics, observer)
     found = measure(Snapshot(network, data, task, None, device, samples), tuple(metrics), layers)
     notes = []
     if run:
@@ -209,9 +209,9 @@ def of_run(
     network.load_state_dict(state)
     network.to(device)
     stored = next(one for one in store.rows(row.id) if one["epoch"] == at)
-    task = spec.scenario.task(stored["task"], data, spec.seed)
+    task = task_of(spec, stored["task"], data)
     snapshot = Snapshot(network, data, task, initial, device, samples or spec.measure.samples, spec.optimizer.lr)
-    _say_what_it_takes(network, data, metrics, observer)
+    _say_what_it_takes(network, metrics, observer)
     found = measure(snapshot, tuple(metrics), layers)
     there = {a.metric for a in (*found.values, *found.undefined)}
     wanted = {*metrics} - there  # of the run's history, which one look at a network does not show
@@ -260,8 +260,8 @@ def _add(store: Store, row: RunRow, found: Measured, stored: Mapping[str, Any], 
             store.release(row.id, attempt)
 
 
-def _say_what_it_takes(network: networks.Network, data: Dataset, metrics: Sequence[str], observer: Observer) -> None:
-    if text := what_it_takes(lambda: network, data.classes, chosen(metrics)):
+def _say_what_it_takes(network: networks.Network, metrics: Sequence[str], observer: Observer) -> None:
+    if text := what_it_takes(lambda: network, network.classifier.out_features, chosen(metrics)):
         observer.note(text)
 
 

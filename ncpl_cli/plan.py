@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from ncpl_cli.engines import ENGINES
 from ncpl_cli.errors import InputError, unknown
+from ncpl_cli.scenarios import objective_of
 from ncpl_cli.spec import RunSpec
 
 ONLINE_UP_TO_BATCH = 16
@@ -33,8 +34,9 @@ class Cohort:
 
 def choose_engine(spec: RunSpec, device: str) -> tuple[str, str]:
     """The engine that carries a run and, in words, why; raises InputError when none or not the named one can."""
+    asks = spec.objective or objective_of(spec.scenario)
     refusals = {
-        name: engine.refuses(spec.network, spec.optimizer, device, spec.precision, spec.interventions)
+        name: engine.refuses(spec.network, spec.optimizer, device, spec.precision, spec.interventions, asks)
         for name, engine in ENGINES.items()
     }
     if spec.engine != "auto":

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+from ncpl_cli import objectives
 from ncpl_cli.data import Dataset
 from ncpl_cli.errors import InputError, unknown
 from ncpl_cli.interventions import Intervention, parse, parse_all
 from ncpl_cli.interventions.decay import L2
 from ncpl_cli.metrics.catalogue import check_names, chosen
 from ncpl_cli.networks import ACTIVATIONS, DEFAULT_WIDTH, NETWORKS, NORMS
-from ncpl_cli.scenarios import SCENARIOS, Scenario, WarmStartProbe
+from ncpl_cli.objectives import Objective
+from ncpl_cli.scenarios import SCENARIOS, Scenario, WarmStartProbe, objective_of, objectives_of
 from ncpl_cli.spec import DatasetSpec, MeasureSpec, NetworkSpec, OptimizerSpec, RunSpec
 
 OPTIMIZER_LR = {"sgd": 0.01, "adam": 1e-3, "adamw": 1e-3}
@@ -49,13 +51,15 @@ def specs(
     interventions, decay = _interventions(given)
     if decay is not None:
         given = {**given, "weight_decay": decay}
+    made = scenario.of(own)
     spec = RunSpec(
-        scenario=scenario.of(own),
+        scenario=made,
         dataset=dataset,
         dataset_digest=data.digest,
         network=network_spec(given, str(presets["network"])),
         optimizer=_optimizer(presets, given, len(data.train)),
         interventions=interventions,
+        objective=_objective(made, given),
         precision=_one_of("precision", given.get("precision") or "float32", PRECISIONS),
         measure=_measure(given),
         engine=given.get("engine") or "auto",
@@ -97,6 +101,7 @@ def from_row(row: Any, data: Dataset) -> RunSpec:
         network=part(NetworkSpec, name=stored["network"]),
         optimizer=part(OptimizerSpec, name=stored["optimizer"]),
         interventions=parse_all(stored["interventions"]),
+        objective=objectives.parse(stored["objective"]) if stored.get("objective") else None,
         precision=stored["precision"],
         seed=row.seed,
         measure=MeasureSpec(**{f.name: recorded[f.name] for f in fields(MeasureSpec) if f.name in recorded}),
@@ -125,10 +130,24 @@ def _interventions(given: Mapping[str, Any]) -> tuple[tuple[Intervention, ...], 
     return parse_all([text for text in texts if text not in decays]), pull.strength
 
 
+def _objective(scenario: Scenario, given: Mapping[str, Any]) -> Objective | None:
+    """What the run asks in place of the scenario's own objective."""
+    if not given.get("objective"):
+        return None
+    found, allowed = objectives.parse(given["objective"]), objectives_of(scenario)
+    if found.id not in allowed:
+        raise InputError(
+            f"--objective {found.id} cannot be asked in {scenario.id}.", f"allowed there: {', '.join(allowed)}"
+        )
+    return None if found == objective_of(scenario) else found
+
+
 def _check_intervention(one: Intervention, spec: RunSpec, data: Dataset) -> None:
     """Raise InputError where an intervention could do nothing or nothing sensible."""
     if one.networks is not None and spec.network.name != one.networks:
         raise InputError(f"--intervention {one.id} knows the units of an {one.networks}, not of {spec.network.name}.")
+    if one.needs_classes and not one.idle and "cross_entropy" not in objectives_of(spec.scenario):
+        raise InputError(f"--intervention {one.id} compares classes: {spec.scenario.id} asks for numbers.")
     classes = data.classes - len(getattr(spec.scenario, "hold_out_classes", ()))
     if one.needs_classes and not one.idle and spec.optimizer.batch_size < 2 * classes:
         raise InputError(

@@ -71,6 +71,8 @@ class RunSpec:
     network: NetworkSpec = NetworkSpec()
     optimizer: OptimizerSpec = OptimizerSpec()
     interventions: tuple[Any, ...] = ()
+    objective: Any = None
+    """What is asked of the outputs (an `objectives.Objective`); None = what the scenario asks."""
     precision: str = "float32"
     seed: int = 0
     measure: MeasureSpec = field(default=MeasureSpec(), compare=False)
@@ -85,6 +87,7 @@ class RunSpec:
             "network": _changed(self.network),
             "optimizer": _changed(self.optimizer),
             "interventions": [{"id": i.id, **_changed(i)} for i in self.interventions],
+            "objective": {"id": self.objective.id, **_changed(self.objective)} if self.objective else None,
             "precision": self.precision if self.precision != "float32" else None,
             "seed": self.seed,
         }
@@ -120,6 +123,7 @@ def flat(spec: RunSpec) -> dict[str, object]:
     settings |= {f.name: getattr(spec.network, f.name) for f in fields(spec.network) if f.name != "name"}
     settings |= {"optimizer": spec.optimizer.name}
     settings |= {f.name: getattr(spec.optimizer, f.name) for f in fields(spec.optimizer) if f.name != "name"}
+    settings |= {"objective": spec.objective.label} if spec.objective else {}
     settings |= {"interventions": [i.label for i in spec.interventions], "precision": spec.precision}
     return settings
 

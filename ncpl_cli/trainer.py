@@ -25,16 +25,17 @@ from ncpl_cli.metrics.catalogue import AT_START, chosen
 from ncpl_cli.metrics.forgetting import evaluated_tasks, task_accuracy
 from ncpl_cli.metrics.history import plasticity
 from ncpl_cli.metrics.snapshot import Snapshot
+from ncpl_cli.objectives import REGRESSION
 from ncpl_cli.plan import Cohort
 from ncpl_cli.records import Address, EpochRecord
-from ncpl_cli.scenarios import Task
+from ncpl_cli.scenarios import Task, outputs_of, task_of
 from ncpl_cli.spec import OptimizerSpec, RunSpec
 
 State = dict[str, Tensor]
 """What a checkpoint holds of one run: `network.*` and `optimizer.*`."""
 
 History = list[tuple[int, int, float]]
-"""(task, task_epoch, online_accuracy) of every epoch so far."""
+"""(task, task_epoch, online_accuracy) of every epoch so far; NaN where the task asks for numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +115,9 @@ def train(
         if only and position.epoch < scenario.task_epochs(0):  # its only task has become longer
             position = replace(position, next_task=0, next_task_epoch=position.epoch + 1)
 
-    seen = [[scenario.task(i, data, spec.seed) for i in range(position.next_task)] for spec in specs]
+    seen = [[task_of(spec, i, data) for i in range(position.next_task)] for spec in specs]
     if start is None:
-        first = [spec.scenario.task(0, data, spec.seed) for spec in specs]
+        first = [task_of(spec, 0, data) for spec in specs]
         yield Epoch(
             tuple(
                 untrained(s, n, data, t, i, cohort.device)
@@ -129,7 +130,7 @@ def train(
         )
 
     for index in range(position.next_task, scenario.tasks):
-        now = [spec.scenario.task(index, data, spec.seed) for spec in specs]
+        now = [task_of(spec, index, data) for spec in specs]
         for r, task in enumerate(now):
             seen[r].append(task)
         task_epoch = position.next_task_epoch
@@ -215,7 +216,8 @@ def _fresh_accuracies(cohort: Cohort, data: Dataset, tasks: Sequence[Task]) -> l
     _, engine = begin(cohort, data, f"fresh network {tasks[0].phase} {tasks[0].index}")
     spec = cohort.specs[0]
     rate = learning_rate(spec.optimizer, 1, tasks[0].epochs)
-    return [p.correct / p.samples for p in engine.train_epoch(tasks, [task.order(1) for task in tasks], rate)]
+    progress = engine.train_epoch(tasks, [task.order(1) for task in tasks], rate)
+    return [None if p.correct is None else p.accuracy for p in progress]
 
 
 def _record(
@@ -238,9 +240,13 @@ def _record(
 ) -> tuple[EpochRecord, bool]:
     """Measure one run after an epoch; also whether its task has reached what it was to stop at."""
     began = time.perf_counter()
-    history.append((task.index, task_epoch, progress.correct / progress.samples))
-    values: dict[Address, float] = {Address("online_accuracy"): history[-1][2], **start.values}
+    history.append((task.index, task_epoch, progress.accuracy))
+    values: dict[Address, float] = dict(start.values)
     undefined: dict[Address, str] = dict(start.undefined)
+    if progress.correct is None:
+        undefined |= {Address("online_accuracy"): REGRESSION, Address("fresh_gap"): REGRESSION}
+    else:
+        values[Address("online_accuracy")] = progress.accuracy
     costs = dict(start.seconds)
     counts: Mapping[str, Mapping[str, float]] = {}
     if math.isfinite(progress.loss):
@@ -263,7 +269,8 @@ def _record(
             counts = measured.counts
         nc1 = values.get(Address("nc1"))
         stop = stop or (task.stop_nc1 is not None and nc1 is not None and nc1 < task.stop_nc1)
-        if task.phase == "task":  # else there is only one, and its test accuracy is measured anyway
+        # else there is only one, and its test accuracy is measured anyway
+        if task.phase == "task" and not task.regression:
             tested = evaluated_tasks(spec.measure.task_accuracy, task.index, stop or task_epoch == task.epochs)
             accuracies = task_accuracy(
                 net, data, [seen[i] for i in tested], spec.measure.task_accuracy_samples, device
@@ -312,7 +319,7 @@ def build(spec: RunSpec, data: Dataset, stream: str = "initialisation") -> netwo
     """The run's network as initialised."""
     shape = spec.network
     return networks.build(
-        shape.name, data.shape, data.classes, spec.seed, precision=spec.precision, stream=stream,
+        shape.name, data.shape, outputs_of(spec, data), spec.seed, precision=spec.precision, stream=stream,
         statistics=None if shape.name == "mlp" else data.channel_statistics,
         width=shape.width, depth=shape.depth, activation=shape.activation, norm=shape.norm,
     )  # fmt: skip

@@ -99,7 +99,7 @@ def test_a_view_is_what_the_network_says(digits: Dataset, shape: dict[str, Any],
         assert torch.allclose(found.layers[name], activation, atol=1e-12)
     y = torch.from_numpy(digits.test.labels)
     assert found.accuracy == float((logits.argmax(1) == y).double().mean())
-    assert found.loss == pytest.approx(float(F.cross_entropy(logits, y)))
+    assert found.loss() == pytest.approx(float(F.cross_entropy(logits, y)))
 
 
 def test_a_snapshot_measures_both_splits_and_all_layers(digits: Dataset) -> None:

@@ -68,7 +68,7 @@ def keys(scenario: Any) -> dict[str, Any]:
     for kind, option in ((NetworkSpec, "network"), (OptimizerSpec, "optimizer"), (DatasetSpec, "dataset")):
         hints = typing.get_type_hints(kind)
         found |= {option if f.name == "name" else f.name: hints[f.name] for f in fields(kind)}
-    return found | {"precision": str}
+    return found | {"objective": str, "precision": str}
 
 
 def from_options(

@@ -72,6 +72,9 @@ def common_options(
     lr_schedule: Annotated[
         str | None, typer.Option(help="constant, cosine or step:EVERY:FACTOR within a task.")
     ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="cross_entropy[:smoothing=S] or mse; default the scenario's (ncpl catalog).")
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="float32, float64, tf32 (CUDA) or bf16; default float32.")
     ] = None,

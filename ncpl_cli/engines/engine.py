@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -17,19 +18,24 @@ from ncpl_cli.scenarios.task import Task
 class Progress:
     """What one epoch of training one run showed.
 
-    correct  predictions that were right before the update that used the sample
-    loss     mean cross-entropy before those updates
+    correct  predictions that were right before the update that used the sample; None where the task asks for numbers
+    loss     mean of the objective's losses before those updates
     samples  samples seen; seconds  wall time of the epoch (of the whole cohort where it trains at once)
     finite   whether all parameters are still finite
     extra    what interventions have to say, by metric id
     """
 
-    correct: int
+    correct: int | None
     loss: float
     samples: int
     seconds: float
     finite: bool
     extra: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right predictions; NaN where nothing is right or wrong."""
+        return math.nan if self.correct is None else self.correct / self.samples
 
 
 class Engine(Protocol):

@@ -22,6 +22,7 @@ from ncpl_cli.engines.shown import Shown
 from ncpl_cli.engines.treated import refused
 from ncpl_cli.interventions import Intervention, Treatment
 from ncpl_cli.networks import MLP
+from ncpl_cli.objectives import CROSS_ENTROPY, Objective
 from ncpl_cli.scenarios.task import Task
 from ncpl_cli.spec import NetworkSpec, OptimizerSpec
 
@@ -53,7 +54,7 @@ class OnlineEngine:
     @staticmethod
     def refuses(
         network: NetworkSpec, optimizer: OptimizerSpec, device: str, precision: str,
-        interventions: Sequence[Intervention] = (),
+        interventions: Sequence[Intervention] = (), objective: Objective = CROSS_ENTROPY,
     ) -> str | None:  # fmt: skip
         """Why this engine cannot carry a run, None when it can."""
         if device != "cpu":
@@ -64,6 +65,8 @@ class OnlineEngine:
             return "the online engine carries SGD without momentum"
         if precision not in ("float32", "float64"):
             return f"the online engine computes in float32 or float64, not in {precision}"
+        if objective != CROSS_ENTROPY:
+            return f"the online engine carries cross-entropy, not {objective.label}"
         return refused("online", interventions)
 
     def train_epoch(self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], lr: float) -> list[Progress]:

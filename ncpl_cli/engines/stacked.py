@@ -4,7 +4,7 @@ The parameters of all runs lie in stacked tensors (R, ...) of which each network
 copy of the images serves every run and task. An epoch is a list of blocks of a few steps; a block is
 
     by hand      plain SGD (weight decay allowed) on an MLP without norms: no autograd, no gradient written down, and
-                 the wide first layer is read and updated once a block, not once a step (see `_steps_by_hand`)
+                 the wide first layer is read and updated once a block, not once a step (see `by_hand.py`)
     by autograd  everything else: any norm, torch's own optimisers, any `nn.Module` through `vmap`
 
 Nothing in an epoch waits for the device before its end. Batched matrices keep runs apart: one that diverges leaves
@@ -14,11 +14,9 @@ cohort may round differently.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import cast
 
@@ -26,17 +24,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn import functional as F
 
 from ncpl_cli.data.dataset import Dataset
+from ncpl_cli.engines.by_hand import BY_HAND, Space, steps_by_hand
 from ncpl_cli.engines.engine import Progress
+from ncpl_cli.engines.forward import StackedForward
 from ncpl_cli.engines.optimizers import optimizer_of
 from ncpl_cli.engines.stack import Stack, resident
 from ncpl_cli.engines.treated import Treated, refused
 from ncpl_cli.errors import InputError
 from ncpl_cli.interventions import Intervention, Treatment
-from ncpl_cli.networks import ACTIVATIONS, MLP
+from ncpl_cli.networks import MLP
+from ncpl_cli.objectives import CROSS_ENTROPY, Objective
 from ncpl_cli.scenarios.task import Task
 from ncpl_cli.spec import NetworkSpec, OptimizerSpec
 
@@ -46,73 +45,6 @@ BLOCK_ROWS = 64
 Measured with 32 runs of 784-100-100-100-10, time a step against 64 rows: 16 rows 1.21 and 1.53 (batch 1 and 16),
 32 rows 1.02 to 1.10, 128 rows 0.98 to 1.02. More rows would only cost memory: the first layer has become cheap.
 """
-
-aten = torch.ops.aten
-
-BY_HAND: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
-    "relu": (
-        lambda z, h: torch.clamp_min(z, 0, out=h),
-        lambda d, z, h, out: aten.threshold_backward.grad_input(d, h, 0, grad_input=out),
-    ),
-    "leaky_relu": (
-        lambda z, h: aten.leaky_relu.out(z, 0.01, out=h),
-        lambda d, z, h, out: aten.leaky_relu_backward.grad_input(d, z, 0.01, False, grad_input=out),
-    ),
-    "tanh": (
-        lambda z, h: torch.tanh(z, out=h),
-        lambda d, z, h, out: aten.tanh_backward.grad_input(d, h, grad_input=out),
-    ),
-    "sigmoid": (
-        lambda z, h: torch.sigmoid(z, out=h),
-        lambda d, z, h, out: aten.sigmoid_backward.grad_input(d, h, grad_input=out),
-    ),
-    "gelu": (
-        lambda z, h: aten.gelu.out(z, out=h),
-        lambda d, z, h, out: aten.gelu_backward.grad_input(d, z, grad_input=out),
-    ),
-    "elu": (
-        lambda z, h: aten.elu.out(z, out=h),
-        lambda d, z, h, out: aten.elu_backward.grad_input(d, 1, 1, 1, False, z, grad_input=out),
-    ),
-    "silu": (
-        lambda z, h: aten.silu.out(z, out=h),
-        lambda d, z, h, out: aten.silu_backward.grad_input(d, z, grad_input=out),
-    ),
-}
-"""Activations with their backward, both written into given memory: (z, h) and (delta, z, h, out).
-
-An activation that is not here is trained by autograd.
-"""
-
-
-@dataclass(frozen=True)
-class _Space:
-    """Memory for a block of k steps on batches of B: allocated once, the same addresses every time."""
-
-    pixels: Tensor  # as the images are stored, R kB x D
-    x: Tensor  # R x kB x D, and for an MLP a column of ones
-    projected: Tensor  # R x kB x width: the block's images through the first layer as it stood at the block's start
-    gram: Tensor  # R x kB x kB: inner products of the block's images
-    deltas: Tensor  # R x kB x width: gradients at the first layer's preactivations
-    z: list[Tensor]  # preactivations of each hidden layer, R x B x width
-    h: list[Tensor]  # activations of each hidden layer and a column of ones, R x B x (width + 1)
-    back: Tensor  # R x B x width
-    logits: Tensor  # k x R x C x B
-    log_p: Tensor  # k x R x C x B
-    error: Tensor  # R x C x B
-
-
-class _Classifying(nn.Module):
-    """A network whose forward gives what `classify` gives, for `functional_call`."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Logits, activations, preactivations."""
-        found: tuple[Tensor, list[Tensor], list[Tensor]] = self.network.classify(x)  # type: ignore[operator]
-        return found
 
 
 class StackedEngine:
@@ -136,8 +68,9 @@ class StackedEngine:
         if device.startswith("cuda"):
             torch.backends.cudnn.allow_tf32 = False  # on by default: float32 is to mean float32
         self._stack = Stack(networks)
+        self._forward = StackedForward(self._stack, networks, device, precision)
         self._treated = Treated(self._stack, networks, treatment, self._live_moments)
-        self._spaces: dict[tuple[int, int, bool], _Space] = {}
+        self._spaces: dict[tuple[int, int, bool], Space] = {}
         self._batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self._first.modules())
         self._by_hand = self._can_by_hand = (
             not autograd and isinstance(self._first, MLP) and len(self._first.hidden) > 0
@@ -148,7 +81,7 @@ class StackedEngine:
     @staticmethod
     def refuses(
         network: NetworkSpec, optimizer: OptimizerSpec, device: str, precision: str,
-        interventions: Sequence[Intervention] = (),
+        interventions: Sequence[Intervention] = (), objective: Objective = CROSS_ENTROPY,
     ) -> str | None:  # fmt: skip
         """Why this engine cannot carry a run, None when it can."""
         if optimizer.name not in ("sgd", "adam", "adamw"):
@@ -173,9 +106,9 @@ class StackedEngine:
         runs, samples = len(orders), len(orders[0])
         exact = torch.float32 if self._device == "mps" else torch.float64
         order = torch.from_numpy(np.stack(orders)).to(self._device)  # R x n
-        labels = torch.from_numpy(
-            np.stack([task.train_labels[shown] for task, shown in zip(tasks, orders, strict=True)])
-        ).to(self._device)  # R x n
+        objective = tasks[0].objective
+        assert all(task.objective == objective and task.regression == tasks[0].regression for task in tasks)
+        asked = self._asked(tasks, orders)  # R x n, numbers R x n x K
         correct = torch.zeros(runs, dtype=exact, device=self._device)
         loss = torch.zeros(runs, dtype=exact, device=self._device)
         gather = None if isinstance(self._first, MLP) else self._pixel_orders(tasks)  # R x D
@@ -192,13 +125,21 @@ class StackedEngine:
                 rows = slice(start, start + steps * batch)
                 space = self._space(steps, batch)
                 x = self._shown(space, order[:, rows], gather)  # R x kB x ...
-                y = labels[:, rows].view(runs, steps, batch).transpose(0, 1).contiguous()  # k x R x B
+                y = (
+                    asked[:, rows].reshape(runs, steps, batch, *asked.shape[2:]).transpose(0, 1)
+                )  # k x R x B, numbers k x R x B x K
+                y = (y if y.dim() == 3 else y.transpose(2, 3)).contiguous()  # k x R x B, numbers k x R x K x B
                 if self._by_hand:
-                    logits, log_p = self._steps_by_hand(space, x, y, lr)
+                    out, kept = steps_by_hand(
+                        self._stack, cast(MLP, self._first).activation, objective, space, x, y, lr,
+                        self._spec.weight_decay + self._treated.decay,
+                    )  # fmt: skip
+                    losses = objective.seen(out, kept, y, 2)  # k x R x B
                 else:
-                    logits, log_p = self._steps_by_autograd(x, y)  # k x R x C x B
-                correct += (logits.max(2).indices == y).sum((0, 2))
-                loss -= log_p.gather(2, y[:, :, None]).sum((0, 2, 3), dtype=exact)
+                    out, losses = self._steps_by_autograd(objective, x, y)  # k x R x C x B, k x R x B
+                if (right := objective.right(out, y, 2)) is not None:
+                    correct += right.sum((0, 2))
+                loss += losses[:, :, None].sum((0, 2, 3), dtype=exact)
                 self._treated.end_block(steps, partial(self._images_before, tasks, orders, rows.stop))
             for run, (task, shown) in enumerate(zip(tasks, orders, strict=True)):
                 self._treated.shown.add(run, shown, task.pixel_order)
@@ -210,9 +151,22 @@ class StackedEngine:
         results = torch.stack([correct, loss, torch.stack(held).all(0).to(exact)], 1).tolist()  # the only wait
         seconds = time.perf_counter() - began
         return [
-            Progress(int(c), total / samples, samples, seconds, bool(finite) and math.isfinite(total), extra)
+            Progress(
+                None if tasks[0].regression else int(c),
+                total / samples,
+                samples,
+                seconds,
+                bool(finite) and math.isfinite(total),
+                extra,
+            )
             for (c, total, finite), extra in zip(results, self._treated.extra(), strict=True)
         ]
+
+    def _asked(self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]]) -> Tensor:
+        """What each run's samples are asked, in the order they are shown: labels (R, n) or numbers (R, n, K)."""
+        shown = np.stack([task.asked[order] for task, order in zip(tasks, orders, strict=True)])
+        asked = torch.from_numpy(shown).to(self._device)
+        return asked.to(self._dtype) if asked.is_floating_point() else asked
 
     def _allow_tf32(self, allowed: bool) -> None:
         if self._device.startswith("cuda") and self._precision == "tf32":
@@ -253,7 +207,7 @@ class StackedEngine:
             at += steps
         return blocks + ([(full * batch, 1, rest)] if rest else [])
 
-    def _space(self, steps: int, batch: int) -> _Space:
+    def _space(self, steps: int, batch: int) -> Space:
         key = (steps, batch, self._by_hand)
         if key not in self._spaces:
             runs, rows, pixels = len(self.networks), steps * batch, self._images.shape[1]
@@ -267,8 +221,8 @@ class StackedEngine:
             mlp = isinstance(self._first, MLP)
             hidden = self._stack.tensors[: len(self._stack.linears) - 1] if self._by_hand else []
             width = hidden[0].shape[2] if hidden else 0
-            classes = self._stack.tensors[len(hidden)].shape[2] if hidden else 0
-            self._spaces[key] = _Space(
+            outputs = self._stack.tensors[len(hidden)].shape[2] if hidden else 0
+            self._spaces[key] = Space(
                 pixels=torch.empty(runs * rows, pixels, dtype=self._images.dtype, device=self._device),
                 x=new(runs, rows, pixels + mlp),
                 projected=by_hand(runs, rows, width),
@@ -277,13 +231,13 @@ class StackedEngine:
                 z=[new(runs, batch, width) for _ in hidden],
                 h=[new(runs, batch, width + 1) for _ in hidden],
                 back=by_hand(runs, batch, width),
-                logits=by_hand(steps, runs, classes, batch),
-                log_p=by_hand(steps, runs, classes, batch),
-                error=by_hand(runs, classes, batch),
+                out=by_hand(steps, runs, outputs, batch),
+                kept=by_hand(steps, runs, outputs, batch),
+                error=by_hand(runs, outputs, batch),
             )
         return self._spaces[key]
 
-    def _shown(self, space: _Space, index: Tensor, gather: Tensor | None) -> Tensor:
+    def _shown(self, space: Space, index: Tensor, gather: Tensor | None) -> Tensor:
         """The images at `index` (R x kB), scaled to [0, 1]: R x kB x (D + 1) for an MLP, else R x kB x C x H x W."""
         runs, rows = index.shape
         torch.index_select(self._images, 0, index.reshape(-1), out=space.pixels)
@@ -325,67 +279,6 @@ class StackedEngine:
                 for tensor in held:
                     tensor[run, :-1] = tensor[run, index]
 
-    # ---- plain SGD by hand ------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def _steps_by_hand(self, space: _Space, x: Tensor, y: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-        """k steps of SGD on x (R, kB, D + 1) and y (k, R, B); logits and log-probabilities before each update.
-
-        The first layer holds most of an MLP's weights, and a small batch reads and writes them all for little
-        arithmetic. But its input does not depend on any weight, so its updates can wait until the block ends:
-
-            x_t W_t = x_t W_0 - lr/B sum_{s < t} (x_t x_s^T) delta_s
-
-        which is exact, costs one product of the block's images with each other, and leaves W_0 alone in between.
-        With weight decay every step also shrinks W by `keep`, and each term by what has passed since.
-        """
-        steps, _, batch = y.shape
-        first, *middle, last = self._stack.tensors
-        forward, backward = BY_HAND[cast(MLP, self._first).activation]
-        keep, rate = 1.0 - lr * (self._spec.weight_decay + self._treated.decay), -lr / batch
-        z, h = space.z, space.h
-
-        torch.bmm(x, first, out=space.projected)
-        if steps > 1:
-            torch.bmm(x, x.transpose(1, 2), out=space.gram)
-        if keep != 1.0:
-            ages = torch.arange(steps, dtype=self._dtype, device=self._device).repeat_interleave(batch)  # kB: its step
-            space.projected.mul_(torch.pow(keep, ages)[:, None])
-            space.gram.mul_(torch.pow(keep, (ages[:, None] - 1 - ages).clamp_(min=0)))
-        for step in range(steps):
-            rows, before = slice(step * batch, (step + 1) * batch), slice(0, step * batch)
-            preactivation = space.projected[:, rows]  # R x B x width
-            if step:
-                torch.baddbmm(preactivation, space.gram[:, rows, before], space.deltas[:, before], alpha=rate, out=z[0])
-                preactivation = z[0]
-            forward(preactivation, h[0][..., :-1])
-            for layer, weight in enumerate(middle, 1):
-                torch.bmm(h[layer - 1], weight, out=z[layer])
-                forward(z[layer], h[layer][..., :-1])
-            # classes before samples: softmax over a short last axis is ten times slower on a CPU
-            torch.bmm(last.transpose(1, 2), h[-1].transpose(1, 2), out=space.logits[step])
-            torch.log_softmax(space.logits[step], 1, out=space.log_p[step])
-            torch.exp(space.log_p[step], out=space.error)
-            space.error.scatter_add_(1, y[step][:, None], self._minus_ones(y[step]))  # R x C x B
-            delta = space.error.transpose(1, 2)  # R x B x C
-            for layer in range(len(middle), -1, -1):
-                weight = middle[layer] if layer < len(middle) else last
-                torch.bmm(delta, weight[:, :-1].transpose(1, 2), out=space.back)  # before the weight moves
-                weight.baddbmm_(h[layer].transpose(1, 2), delta, beta=keep, alpha=rate)
-                delta = z[layer] if layer else space.deltas[:, rows]
-                backward(space.back, z[layer] if layer else preactivation, h[layer][..., :-1], delta)
-        if keep != 1.0:
-            space.deltas.mul_(torch.pow(keep, steps - 1 - ages)[:, None])
-        first.baddbmm_(x.transpose(1, 2), space.deltas, beta=keep**steps, alpha=rate)
-        return space.logits, space.log_p
-
-    def _minus_ones(self, y: Tensor) -> Tensor:
-        return self._minus_one.expand(y.shape[0], 1, y.shape[1])
-
-    @cached_property
-    def _minus_one(self) -> Tensor:
-        return torch.full((1, 1, 1), -1.0, dtype=self._dtype, device=self._device)
-
     # ---- anything else by autograd ----------------------------------------------------------------------------
 
     @cached_property
@@ -396,87 +289,25 @@ class StackedEngine:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
 
-    def _steps_by_autograd(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """k steps on x (R, kB, ...) and y (k, R, B); logits and log-probabilities (k, R, C, B) before each update."""
-        steps, _, batch = y.shape
-        logits, log_p = [], []
+    def _steps_by_autograd(self, objective: Objective, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """k steps on x (R, kB, ...) and what is asked, y (k, R, B) or (k, R, K, B); outputs (k, R, C, B) and losses
+        (k, R, B) before each update."""
+        steps, batch = len(y), y.shape[-1]
+        outs, losses = [], []
         for step in range(steps):
             shown = x[:, step * batch : (step + 1) * batch]
             out, activations = self._forward(shown)  # R x B x C; R x B x width of each hidden layer
             z = out.transpose(1, 2).contiguous()  # R x C x B
-            p = F.log_softmax(z, 1)
+            own = objective.losses(z, y[step], 1)
             self._optimizer.zero_grad()
             # the sum over runs of each run's mean loss: every run's gradient is its own
-            loss = p.gather(1, y[step][:, None]).sum() / -batch
+            loss = own.sum() / batch
             torch.autograd.backward(self._treated.penalised(loss, activations, out, y[step]))
             self._optimizer.step()
             self._treated.end_step(activations)
-            logits.append(z.detach())
-            log_p.append(p.detach())
-        return torch.stack(logits), torch.stack(log_p)
-
-    def _forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits (R, B, C) and the activations of the hidden layers, each (R, B, ...), the features last."""
-        if not isinstance(self._first, MLP):
-            return self._forward_modules(x)
-        activation = ACTIVATIONS[self._first.activation]
-        *hidden, last = self._stack.tensors[: len(self._stack.linears)]
-        h, activations = x, []  # R x B x (D + 1)
-        for layer, weight in enumerate(hidden):
-            activations.append(activation(self._normalised(layer, torch.bmm(h, weight))))  # R x B x width
-            h = F.pad(activations[-1], (0, 1), value=1.0)
-        return torch.bmm(h, last), activations
-
-    def _normalised(self, layer: int, z: Tensor) -> Tensor:
-        """Preactivations z (R, B, width) through the layer's norm, as torch computes it in training mode."""
-        norm = cast(MLP, self._first).norms[layer]
-        if not isinstance(norm, nn.LayerNorm | nn.BatchNorm1d):
-            return z
-        named = dict(zip(self._stack.others, self._stack.tensors[len(self._stack.linears) :], strict=True))
-        gain, shift = named[f"norms.{layer}.weight"][:, None], named[f"norms.{layer}.bias"][:, None]  # R x 1 x width
-        if isinstance(norm, nn.LayerNorm):
-            return F.layer_norm(z, z.shape[-1:], eps=norm.eps) * gain + shift
-        variance, mean = torch.var_mean(z, 1, correction=0, keepdim=True)  # R x 1 x width
-        momentum, batch = cast(float, norm.momentum), z.shape[1]
-        held = {name: self._stack.buffers[f"norms.{layer}.{name}"] for name, _ in norm.named_buffers()}
-        with torch.no_grad():
-            held["running_mean"].lerp_(mean[:, 0], momentum)
-            held["running_var"].lerp_(variance[:, 0] * (batch / (batch - 1)), momentum)
-            held["num_batches_tracked"].add_(1)
-        return (z - mean) * torch.rsqrt(variance + norm.eps) * gain + shift
-
-    def _forward_modules(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Any network on x (R, B, channels, height, width): itself where it is alone, else mapped over the runs."""
-        named = dict(zip(self._stack.others, self._stack.tensors, strict=True))
-
-        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-            held = {f"network.{name}": tensor for name, tensor in (parameters | buffers).items()}
-            with self._arithmetic():
-                logits, activations, _ = functional_call(self._classifying, held, (x,))
-            return logits.to(self._dtype), activations[-1].to(self._dtype)
-
-        if len(self.networks) == 1:
-            squeezed = [{name: tensor.squeeze(0) for name, tensor in of.items()} for of in (named, self._stack.buffers)]
-            shown = x[0].contiguous(memory_format=self._layout)
-            logits, features = (tensor[None] for tensor in one(squeezed[0], squeezed[1], shown))
-        else:
-            logits, features = torch.vmap(one, randomness="different")(named, self._stack.buffers, x)
-        return logits, [features]
-
-    @cached_property
-    def _classifying(self) -> nn.Module:
-        return _Classifying(self._first)
-
-    @cached_property
-    def _layout(self) -> torch.memory_format:
-        """Channels last on CPUs and tensor cores; plain float32 on CUDA is not the faster for it."""
-        last = self._device == "cpu" or self._precision in ("tf32", "bf16")
-        return torch.channels_last if last else torch.contiguous_format
-
-    def _arithmetic(self) -> contextlib.AbstractContextManager[object]:
-        if self._precision == "bf16":
-            return torch.autocast(torch.device(self._device).type, torch.bfloat16)
-        return contextlib.nullcontext()
+            outs.append(z.detach())
+            losses.append(own.detach())
+        return torch.stack(outs), torch.stack(losses)
 
     # ---- the optimiser's state --------------------------------------------------------------------------------
 

@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any
 
-from ncpl_cli.errors import InputError, unknown
+from ncpl_cli import parts
+from ncpl_cli.errors import InputError
 from ncpl_cli.interventions.collapse import CDNV, NC1, NC2, NC3, NC4
 from ncpl_cli.interventions.decay import L2, L2Init, Spectral
 from ncpl_cli.interventions.intervention import Batch, Intervention, Run, Treatment
@@ -28,37 +26,7 @@ INTERVENTIONS: dict[str, type[Intervention]] = {
 
 def parse(text: str) -> Intervention:
     """One intervention from `ID` or `ID:KEY=VALUE,...`; raises InputError naming what is allowed."""
-    name, _, rest = text.partition(":")
-    if name not in INTERVENTIONS:
-        raise unknown("intervention", name, [*INTERVENTIONS, "weight_decay"])
-    kind = INTERVENTIONS[name]
-    types = typing.get_type_hints(kind)
-    options = {f.name: f for f in fields(kind)}
-    given: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
-        key, equals, value = part.partition("=")
-        if key not in options:
-            raise unknown(f"parameter of {name}", key, options)
-        if not equals or key in given:
-            raise InputError(f"--intervention {text!r}: {key} is to be given once, as {key}=VALUE.")
-        given[key] = _value(name, key, value, types[key], options[key].metadata)
-    return kind(**given)
-
-
-def _value(name: str, key: str, text: str, kind: type, allowed: Any) -> Any:
-    if choices := allowed["choices"]:
-        if text not in choices:
-            raise InputError(f"{name}: {key}={text} is unknown.", f"allowed: {', '.join(choices)}")
-        return text
-    try:
-        value = kind(text)
-    except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        raise InputError(f"{name}: {key}={text} is not {what}.") from None
-    if not allowed["least"] <= value <= allowed["most"]:  # also NaN
-        most = f" and at most {allowed['most']:g}" if allowed["most"] < float("inf") else ""
-        raise InputError(f"{name}: {key}={text} is impossible: it is at least {allowed['least']:g}{most}.")
-    return value
+    return parts.read("intervention", text, INTERVENTIONS, also=["weight_decay"])
 
 
 def parse_all(texts: Sequence[str]) -> tuple[Intervention, ...]:

@@ -12,24 +12,21 @@ the penalties it lists itself (`pull`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ncpl_cli import parts
 from ncpl_cli.metrics import differentiable
+from ncpl_cli.parts import option
 
 PHASES = ("warm-up", "probe", "all")
 TASKS = ("0", "all")
 
-
-def option(default: Any, help: str, *, least: float = -np.inf, most: float = np.inf,
-           choices: tuple[str, ...] | None = None) -> Any:  # fmt: skip
-    """A parameter of an intervention: a dataclass field with its help and what is allowed."""
-    return field(default=default, metadata={"help": help, "least": least, "most": most, "choices": choices})
+__all__ = ["PHASES", "TASKS", "Batch", "Intervention", "Run", "Treatment", "option"]
 
 
 @dataclass(frozen=True)
@@ -125,8 +122,7 @@ class Intervention:
     @property
     def label(self) -> str:
         """As it is written: `nc1:strength=0.05,clip=200`, parameters at their default left out."""
-        given = [f"{f.name}={_text(getattr(self, f.name))}" for f in fields(self) if getattr(self, f.name) != f.default]
-        return f"{self.id}:{','.join(given)}" if given else self.id
+        return parts.written(self)
 
     def acts(self, phase: str, task: int) -> bool:
         """Whether it acts in a task; `phase` is `task` in scenarios without phases."""
@@ -158,10 +154,6 @@ class Intervention:
     def recycle(self, run: Run) -> int:
         """What it does to a run every `every` steps; returns how many units it has re-initialised."""
         return 0
-
-
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Curvature of the loss: the Hessian of the mean cross-entropy, by products with vectors alone.
+"""Curvature of the loss: the Hessian of the mean loss, by products with vectors alone.
 
 Lanczos with full reorthogonalisation: Krylov vectors in the network's precision, coefficients in float64.
 """
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ncpl_cli import rng
 from ncpl_cli.metrics.gradients import trainable
@@ -36,7 +35,7 @@ Array = NDArray[np.float64]
 
 
 def hessian_product(network: nn.Module, batch: Batch, block: int | None = None) -> tuple[Product, int]:
-    """v (P,) -> H v (P,), H the Hessian of the mean cross-entropy over a batch, and P. In the network's mode.
+    """v (P,) -> H v (P,), H the Hessian of the mean loss over a batch, and P. In the network's mode.
 
     The graph of the gradient is made once for each block of samples (default: one) where there is one block, and
     anew for every product where there are several: that bounds the memory.
@@ -48,8 +47,7 @@ def hessian_product(network: nn.Module, batch: Batch, block: int | None = None) 
 
     def gradient(part: slice) -> Tensor:
         with torch.enable_grad():
-            logits = network(batch.images[part])
-            loss = F.cross_entropy(logits, batch.labels[part], reduction="sum") / len(batch)
+            loss = batch.loss(network(batch.images[part]), part) / len(batch)
             return _flat(torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True))
 
     kept = gradient(parts[0]) if len(parts) == 1 else None

@@ -18,6 +18,7 @@ from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.data.sparse import padded, rows_times_matrix, sparse
 from ncpl_cli.metrics.accumulator import CollapseAccumulator
 from ncpl_cli.networks import MLP, Network
+from ncpl_cli.objectives import CROSS_ENTROPY, Objective
 
 BLOCK = 4096
 """Samples of a block: what a layer needs for one stays in the cache."""
@@ -38,6 +39,7 @@ class View:
 
     streamed  layers whose activations take more than `MOST_KEPT`: only the `drawn` rows are in `layers`
     drawn     some of the samples that stand for all, (m,): `Split.draw`
+    targets   of regression: the numbers asked, (n, K)
     """
 
     labels: NDArray[np.int64]
@@ -46,6 +48,7 @@ class View:
     preactivations: dict[str, Tensor] = field(default_factory=dict)
     streamed: frozenset[str] = frozenset()
     drawn: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    targets: NDArray[Any] | None = None
 
     def few(self, layer: str) -> tuple[Tensor, NDArray[np.int64]]:
         """Activations of a layer (m, width) and labels of the drawn samples."""
@@ -64,11 +67,11 @@ class View:
         found: NDArray[np.int64] = self.logits.argmax(1).cpu().numpy()
         return found
 
-    @property
-    def loss(self) -> float:
-        """Mean cross-entropy: each sample's in the network's precision, their mean in float64."""
-        labels = torch.from_numpy(self.labels).to(self.logits.device)
-        return float(F.cross_entropy(self.logits, labels, reduction="none").mean(dtype=torch.float64))
+    def loss(self, objective: Objective = CROSS_ENTROPY) -> float:
+        """Mean loss: each sample's in the network's precision, their mean in float64."""
+        asked = torch.from_numpy(self.labels if self.targets is None else self.targets).to(self.logits.device)
+        asked = asked.to(self.logits.dtype) if asked.is_floating_point() else asked
+        return float(objective.losses(self.logits, asked).mean(dtype=torch.float64))
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ncpl_cli.metrics.inputs import Batch
 
@@ -20,7 +19,7 @@ def trainable(network: nn.Module) -> list[Tensor]:
 
 
 def loss_gradient(network: nn.Module, batch: Batch, block: int = BLOCK) -> list[Tensor]:
-    """Gradient of the mean cross-entropy over a batch, as long as the parameters, in float64.
+    """Gradient of the mean loss over a batch, as long as the parameters, in float64.
 
     Summed over blocks, so that the memory does not grow with the batch. In the mode that the network is in.
     """
@@ -28,8 +27,8 @@ def loss_gradient(network: nn.Module, batch: Batch, block: int = BLOCK) -> list[
     total = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
     with torch.enable_grad():
         for start in range(0, len(batch), block):
-            images, labels = batch.images[start : start + block], batch.labels[start : start + block]
-            loss = F.cross_entropy(network(images), labels, reduction="sum")
+            rows = slice(start, start + block)
+            loss = batch.loss(network(batch.images[rows]), rows)
             for kept, found in zip(total, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
                 if found is not None:  # a parameter that the logits do not depend on
                     kept += found
@@ -37,5 +36,5 @@ def loss_gradient(network: nn.Module, batch: Batch, block: int = BLOCK) -> list[
 
 
 def gradient_norm(network: nn.Module, batch: Batch, block: int = BLOCK) -> float:
-    """L2 norm of the gradient of the mean cross-entropy over a batch; low = flat, saturated or dead."""
+    """L2 norm of the gradient of the mean loss over a batch; low = flat, saturated or dead."""
     return math.sqrt(sum(float(g.square().sum()) for g in loss_gradient(network, batch, block)))

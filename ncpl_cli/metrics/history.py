@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+
+from ncpl_cli.objectives import REGRESSION
 
 
 def plasticity(
@@ -10,13 +13,15 @@ def plasticity(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Both plasticity losses after the last epoch of `history`, and why one is undefined.
 
-    history           (task, task_epoch, online_accuracy) of every epoch so far
+    history           (task, task_epoch, online_accuracy) of every epoch so far, NaN where the task asks for numbers
     plasticity_loss   online accuracy of the first task's first epoch minus that of this task's first epoch
     plasticity_loss_b24  the means over all epochs of either task instead; at a task's last epoch (B24). It grows with
                       the length of the first task by itself: some 70 % of the published effect is that averaging.
-    Positive = loss. Undefined in the first task.
+    Positive = loss. Undefined in the first task, and of numbers.
     """
     task = history[-1][0]
+    if any(math.isnan(accuracy) for _, _, accuracy in history):
+        return {}, dict.fromkeys(("plasticity_loss", "plasticity_loss_b24"), REGRESSION)
     if task == 0:
         return {}, dict.fromkeys(("plasticity_loss", "plasticity_loss_b24"), "first task")
     first = [accuracy for t, _, accuracy in history if t == 0]

@@ -13,15 +13,24 @@ from torch import Tensor, nn
 
 from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.networks import Network
+from ncpl_cli.objectives import CROSS_ENTROPY, Objective
 from ncpl_cli.scenarios.task import Task
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (n, channels, height, width) in [0, 1] and labels (n,), on the network's device."""
+    """Images (n, channels, height, width) in [0, 1] and labels (n,), on the network's device.
+
+    Where the objective is of numbers, those that are asked (n, K) stand in the labels' place.
+    """
 
     images: Tensor
     labels: Tensor
+    objective: Objective = CROSS_ENTROPY
+
+    def loss(self, out: Tensor, rows: slice = slice(None)) -> Tensor:
+        """The summed loss of the outputs (n, C) for some of the samples."""
+        return self.objective.losses(out, self.labels[rows]).sum()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -34,15 +43,17 @@ def training_samples(
 
     rows  which ones, or how many: then those that stand for all (`Split.draw`), whatever the order they are in
     """
-    part = task.parts.get("train")
-    split, labels = (data.train, task.train_labels) if part is None else (part, part.labels)
+    shown = task.measured(data)["train"]
     if isinstance(rows, int):
-        rows = split.draw(rows)
-    images, like = split.images[rows], next(network.parameters())
+        rows = shown.split.draw(rows)
+    images, like = shown.split.images[rows], next(network.parameters())
     if task.pixel_order is not None:
         images = images.reshape(len(images), -1)[:, task.pixel_order].reshape(images.shape)
+    asked = torch.from_numpy(shown.asked[rows]).to(device)
     return Batch(
-        torch.from_numpy(images).to(device).to(like.dtype) / data.scale, torch.from_numpy(labels[rows]).to(device)
+        torch.from_numpy(images).to(device).to(like.dtype) / data.scale,
+        asked.to(like.dtype) if asked.is_floating_point() else asked,
+        task.objective,
     )
 
 

@@ -18,6 +18,7 @@ from torch.func import functional_call, jacrev, vmap
 
 from ncpl_cli.metrics.inputs import Batch
 from ncpl_cli.networks import MLP
+from ncpl_cli.objectives import CROSS_ENTROPY, Objective
 
 SAMPLES = 128
 """Samples that the kernel is measured on."""
@@ -180,18 +181,17 @@ def condition(eigenvalues: Tensor, precision: torch.dtype = torch.float64) -> fl
     return largest / smallest if smallest > len(eigenvalues) * torch.finfo(precision).eps * largest else None
 
 
-def gradient_interference(full: Tensor, logits: Tensor, labels: Tensor) -> tuple[float, float] | None:
+def gradient_interference(
+    full: Tensor, logits: Tensor, labels: Tensor, objective: Objective = CROSS_ENTROPY
+) -> tuple[float, float] | None:
     """Mean cosine between the loss gradients of different samples, and the share of pairs that is negative.
 
-    The gradient of sample i's cross-entropy is sum over c of (softmax(f)_ic - [y_i = c]) df_ic/dtheta, so that all
-    inner products follow from Theta (N, C, N, C), logits (N, C) and labels (N,). Samples without a gradient are left
-    out; None with fewer than two others. Positive = learning one sample teaches the others; negative = it undoes them.
+    The gradient of sample i's loss is sum over c of residual_ic df_ic/dtheta (softmax(f)_ic - [y_i = c] under
+    cross-entropy), so that all inner products follow from Theta (N, C, N, C), logits (N, C) and labels (N,) or the
+    numbers asked (N, K). Samples without a gradient are left out; None with fewer than two others. Positive =
+    learning one sample teaches the others; negative = it undoes them.
     """
-    residual = logits.double().softmax(1)
-    # the own class's minus the sum of the others', which leaves its digits where the loss is nearly 0
-    own = labels[:, None] == torch.arange(residual.shape[1], device=labels.device)
-    residual = torch.where(own, 0.0, residual)
-    residual = torch.where(own, -residual.sum(1, keepdim=True), residual)
+    residual = objective.residual(logits.double(), labels.double() if labels.is_floating_point() else labels)
     size = residual.abs().sum(1, keepdim=True)
     residual = residual / torch.where(size > 0, size, 1.0)  # cosines do not depend on the gradients' lengths
     gram = torch.einsum("ic,icjd,jd->ij", residual, full.double(), residual)
@@ -230,7 +230,7 @@ def ntk_metrics(
             eigenvalues = spectrum(kernel)
             found[f"{name}_effective_rank"] = effective_rank(eigenvalues)
             found[f"{name}_condition"] = condition(eigenvalues, precision)
-    interference = gradient_interference(full, logits, batch.labels) or (None, None)
+    interference = gradient_interference(full, logits, batch.labels, batch.objective) or (None, None)
     found |= dict(zip(NTK_METRICS[-2:], interference, strict=True))
     values = {name: value for name in names if (value := found[name]) is not None}
     return values, {name: _WHY[name.rsplit("_", 1)[-1]] for name in names if name not in values}

@@ -6,11 +6,10 @@ import contextlib
 import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ncpl_cli.data.dataset import Dataset, Split
@@ -22,13 +21,16 @@ from ncpl_cli.metrics.few_shot import few_shot_metrics
 from ncpl_cli.metrics.forward import FEW_ROWS, View, accumulate, evaluating, view
 from ncpl_cli.metrics.gradients import gradient_norm
 from ncpl_cli.metrics.inputs import at_initialisation, training_samples
-from ncpl_cli.metrics.neural_collapse import TEST_METRICS, CollapseResult, collapse, means_of
+from ncpl_cli.metrics.neural_collapse import CLASSIFIER_METRICS, TEST_METRICS, CollapseResult, collapse, means_of
 from ncpl_cli.networks import ACTIVATIONS, EXACT_ZEROS, Network
+from ncpl_cli.objectives import REGRESSION
 from ncpl_cli.records import Address
 from ncpl_cli.scenarios.task import Task
 
 DIAGNOSTIC_SAMPLES = FEW_ROWS
 """Samples that units and ranks are measured on; dead-unit counts depend on it, so it is fixed."""
+
+TOO_LARGE = "the layer is too large"
 
 CONTEXT = ("null_nc1", "rank_between")
 """What is stored with nc1 at every epoch, since it changes with the features; `counts` does not."""
@@ -127,8 +129,7 @@ def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: s
                 for layer in names:
                     of_layer(found, snapshot, views, layer)
     if "performance" in families:
-        for split, seen in views.items():
-            found.put({f"{split}_accuracy": seen.accuracy, f"{split}_loss": seen.loss}, {})
+        _performance(found, snapshot, views)
     if "preactivations" in families:
         with found.timed("preactivations"):
             _preactivations(found, snapshot, names)
@@ -150,44 +151,75 @@ def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: s
     return found.only(wanted)
 
 
-def _splits(snapshot: Snapshot) -> dict[str, tuple[Split, NDArray[np.int64]]]:
-    """Every split that is measured, with the task's labels."""
-    task, data = snapshot.task, snapshot.data
-    splits = {"train": (data.train, task.train_labels), "test": (data.test, task.test_labels)}
-    if data.validation is not None:
-        splits["validation"] = (data.validation, data.validation.labels)
-    return splits | {name: (split, split.labels) for name, split in task.parts.items()}
-
-
 def _views(snapshot: Snapshot, layers: Sequence[str]) -> dict[str, View]:
+    """Every split that is measured, seen by the network, by name."""
+    found = {}
+    for name, shown in snapshot.task.measured(snapshot.data).items():
+        found[name] = view(
+            snapshot.network, snapshot.data, shown.split, shown.labels, snapshot.task.pixel_order,
+            device=snapshot.device, samples=snapshot.samples, layers=layers,
+        )  # fmt: skip
+        if shown.targets is not None:
+            found[name].targets = shown.targets[_rows(snapshot, shown.split)]
+    return found
+
+
+def _rows(snapshot: Snapshot, split: Split) -> Any:
+    """Which samples of a split `view` has shown."""
+    limited = snapshot.samples is not None and snapshot.samples < len(split)
+    return split.draw(snapshot.samples) if limited else slice(None)  # type: ignore[arg-type]
+
+
+def _label_sets(snapshot: Snapshot, views: Mapping[str, View]) -> dict[str, dict[str, View]]:
+    """The same views with the task's further labels, by the set's name and the split's."""
+    splits = snapshot.task.measured(snapshot.data)
     return {
-        name: view(
-            snapshot.network, snapshot.data, split, labels, snapshot.task.pixel_order, device=snapshot.device,
-            samples=snapshot.samples, layers=layers,
-        )
-        for name, (split, labels) in _splits(snapshot).items()
-    }  # fmt: skip
+        name: {
+            of: replace(views[of], labels=labels[_rows(snapshot, splits[of].split)], targets=None)
+            for of, labels in labelled.items()
+        }
+        for name, labelled in snapshot.task.label_sets.items()
+    }
+
+
+def _performance(found: Measured, snapshot: Snapshot, views: Mapping[str, View]) -> None:
+    task = snapshot.task
+    for split, seen in views.items():
+        if not task.regression:
+            found.put({f"{split}_accuracy": seen.accuracy, f"{split}_loss": seen.loss(task.objective)}, {})
+            continue
+        found.put({}, {f"{split}_accuracy": REGRESSION})
+        if seen.targets is None:
+            found.put({}, {f"{split}_loss": "no targets"})
+        else:
+            found.put({f"{split}_loss": seen.loss(task.objective)}, {})
 
 
 def _streams(snapshot: Snapshot, views: Mapping[str, View]) -> dict[tuple[str, str], CollapseAccumulator]:
     """Accumulators of the layers that are too large to be kept, by split and layer."""
     found: dict[tuple[str, str], CollapseAccumulator] = {}
-    for name, (split, labels) in _splits(snapshot).items():
+    for name, shown in snapshot.task.measured(snapshot.data).items():
         if views[name].streamed:
             of_layers = accumulate(
-                snapshot.network, snapshot.data, split, labels, snapshot.task.pixel_order, device=snapshot.device,
-                samples=snapshot.samples, layers=views[name].streamed, classes=snapshot.data.classes,
+                snapshot.network, snapshot.data, shown.split, shown.labels, snapshot.task.pixel_order,
+                device=snapshot.device, samples=snapshot.samples, layers=views[name].streamed,
+                classes=snapshot.task.classes(snapshot.data),
             )  # fmt: skip
             found |= {(name, layer): accumulator for layer, accumulator in of_layers.items()}
     return found
 
 
 def _collapse(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layers: Sequence[str]) -> None:
+    if snapshot.task.regression:
+        names = [name for name, metric in METRICS.items() if metric.family == "collapse"]
+        for name in names:
+            found.put({}, {name: REGRESSION}, "test" if name in TEST_METRICS else "train")
+        return
     streams = _streams(snapshot, views)
     for layer in layers:
         classifier = snapshot.network.classifier if layer == "last" else None
         weight, bias = (None, None) if classifier is None else (classifier.weight, classifier.bias)
-        classes, train = snapshot.data.classes, views["train"]
+        classes, train = snapshot.task.classes(snapshot.data), views["train"]
         whole = streams.get(("train", layer))
         means = means_of(train.layers[layer], train.labels, classes) if whole is None else whole.means()
         for split, seen in views.items():
@@ -199,11 +231,41 @@ def _collapse(found: Measured, snapshot: Snapshot, views: Mapping[str, View], la
                     train_means=means if split != "train" else None, means=means if split == "train" else None,
                     predicted=seen.predicted if layer == "last" else None,
                 )  # fmt: skip
-            found.put(result.values, result.undefined, split, layer)
+            _put_collapse(found, result, split, layer)
             if stream is not None and split != "train":  # its own means are not those of the training split
-                found.put({}, dict.fromkeys(("ncc_error", *TEST_METRICS), "the layer is too large"), split, layer)
-            found.contexts[split, layer] = result.context
-            found.put(*context_metrics(result), split, layer)
+                found.put({}, dict.fromkeys(("ncc_error", *TEST_METRICS), TOO_LARGE), split, layer)
+        for name, labelled in _label_sets(snapshot, views).items():
+            _collapse_of_labels(found, name, labelled, layer)
+
+
+def _collapse_of_labels(found: Measured, name: str, views: Mapping[str, View], layer: str) -> None:
+    """Collapse by labels that the classifier does not know, as splits of their own."""
+    classes = 1 + max(int(seen.labels.max()) for seen in views.values())
+    train = views.get("train")
+    means = None
+    if train is not None and layer not in train.streamed:
+        means = means_of(train.layers[layer], train.labels, classes)
+    for of, seen in views.items():
+        split = f"{name}_{of}"
+        if layer in seen.streamed:
+            names = [metric.id for metric in METRICS.values() if metric.family == "collapse"]
+            found.put({}, dict.fromkeys(names, TOO_LARGE), split, layer)
+            continue
+        own = of == "train"
+        result = collapse(
+            seen.layers[layer], seen.labels, classes=classes, means=means if own else None,
+            train_means=None if own else means,
+        )  # fmt: skip
+        _put_collapse(found, result, split, layer)
+        found.put({}, dict.fromkeys(CLASSIFIER_METRICS, "the classifier knows other classes"), split, layer)
+        if of != "train" and means is None:
+            found.put({}, dict.fromkeys(("ncc_error", *TEST_METRICS), "no training labels"), split, layer)
+
+
+def _put_collapse(found: Measured, result: CollapseResult, split: str, layer: str) -> None:
+    found.put(result.values, result.undefined, split, layer)
+    found.contexts[split, layer] = result.context
+    found.put(*context_metrics(result), split, layer)
 
 
 def context_metrics(result: CollapseResult) -> tuple[dict[str, float], dict[str, str]]:
@@ -263,7 +325,7 @@ def _preactivations(found: Measured, snapshot: Snapshot, layers: Sequence[str]) 
 
 
 def _few_shot(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str) -> None:
-    if (seen := views.get("unseen")) is not None:
+    if (seen := views.get("unseen")) is not None and not snapshot.task.regression:
         rows = seen.few(layer) if layer in seen.streamed else (seen.layers[layer], seen.labels)
         found.put(*few_shot_metrics(*rows), "unseen", layer)
 

@@ -4,11 +4,19 @@ A scenario is a frozen dataclass of its options with `id`, `presets(data set)` (
 and optimiser), `of(options)`, `tasks`, `task_epochs(index)`, `task(index, data, seed)`, `horizon_field` (the option
 that says how far a run goes), `fixed_length`, `lockstep` and `kin` (which runs can advance together). Its `ncpl train`
 sub-command and its sweep keys follow from its fields.
+
+What it need not have: `objective` (default cross-entropy), `objectives` (ids that `--objective` may choose; default
+those of labels) and `outputs(data)` (classes or numbers that its tasks ask for; default the data set's classes).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.errors import unknown
+from ncpl_cli.objectives import CROSS_ENTROPY, Objective
 from ncpl_cli.scenarios.permuted import PermutedDigits, PermutedMNIST
 from ncpl_cli.scenarios.shuffled_labels import ShuffledLabels
 from ncpl_cli.scenarios.task import Task
@@ -27,4 +35,31 @@ def scenario_named(name: str) -> type[Scenario]:
     raise unknown("scenario", name, [scenario.id for scenario in SCENARIOS])
 
 
-__all__ = ["SCENARIOS", "Scenario", "Task", "WarmStart", "WarmStartProbe", "scenario_named"]
+def objective_of(scenario: Any) -> Objective:
+    """What a scenario asks unless a run says otherwise."""
+    found: Objective = getattr(scenario, "objective", CROSS_ENTROPY)
+    return found
+
+
+def objectives_of(scenario: Any) -> tuple[str, ...]:
+    """The ids of what a run of the scenario may ask instead."""
+    found: tuple[str, ...] = getattr(scenario, "objectives", ("cross_entropy", "mse"))
+    return found
+
+
+def task_of(spec: Any, index: int, data: Dataset) -> Task:
+    """Task `index` of a run (spec.RunSpec), with the run's objective."""
+    task: Task = spec.scenario.task(index, data, spec.seed)
+    return task if spec.objective is None else replace(task, objective=spec.objective)
+
+
+def outputs_of(spec: Any, data: Dataset) -> int:
+    """How many outputs the network of a run (spec.RunSpec) needs."""
+    asked = spec.scenario.outputs(data) if hasattr(spec.scenario, "outputs") else data.classes
+    return (spec.objective or objective_of(spec.scenario)).outputs(asked)
+
+
+__all__ = [
+    "SCENARIOS", "Scenario", "Task", "WarmStart", "WarmStartProbe", "objective_of", "objectives_of", "outputs_of",
+    "scenario_named", "task_of",
+]  # fmt: skip

@@ -11,7 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncpl_cli import rng
-from ncpl_cli.data.dataset import Split
+from ncpl_cli.data.dataset import Dataset, Split
+from ncpl_cli.objectives import CROSS_ENTROPY, Objective
+
+TRAINED = "trained"
+"""The name of the targets of the whole training split, which `order` points into."""
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredSplit:
+    """A split as a task shows it: labels (N,), and of regression the numbers (N, outputs) asked."""
+
+    split: Split
+    labels: NDArray[np.int64]
+    targets: NDArray[np.floating[Any]] | None = None
+
+    @property
+    def asked(self) -> NDArray[Any]:
+        """What the objective is asked: labels or numbers."""
+        return self.labels if self.targets is None else self.targets
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +46,12 @@ class Task:
     phase         `task`, or of a warm start `warm-up` or `probe`: what interventions go by
     changes       whether interventions do at its start what they do at a change of task or phase
     parts         splits that are measured in place of the data set's own, and further ones (`unseen`), by name
+    objective     what is asked of the outputs
+    outputs       how many classes, labelled 0 to outputs - 1, or numbers it asks for; None = the data set's classes
+    targets       of regression: numbers (N, outputs) by name, `trained` of the whole training split and one for every
+                  split that is measured
+    label_sets    further labels of the same images, by the set's name and the split's: {"fine": {"test": (M,)}} is
+                  measured as `fine_test`, of the same forward pass
     """
 
     index: int
@@ -41,6 +65,32 @@ class Task:
     phase: str = "task"
     changes: bool = False
     parts: Mapping[str, Split] = field(default_factory=dict)
+    objective: Objective = CROSS_ENTROPY
+    outputs: int | None = None
+    targets: Mapping[str, NDArray[np.floating[Any]]] = field(default_factory=dict)
+    label_sets: Mapping[str, Mapping[str, NDArray[np.int64]]] = field(default_factory=dict)
+
+    @property
+    def regression(self) -> bool:
+        """Whether it asks for numbers, so that nothing is right or wrong and there are no classes."""
+        return bool(self.targets)
+
+    def classes(self, data: Dataset) -> int:
+        """How many classes its labels name."""
+        return data.classes if self.outputs is None or self.regression else self.outputs
+
+    @property
+    def asked(self) -> NDArray[Any]:
+        """What the training split's samples are trained on: labels (N,) or numbers (N, outputs)."""
+        return self.targets[TRAINED] if self.regression else self.train_labels
+
+    def measured(self, data: Dataset) -> dict[str, MeasuredSplit]:
+        """Every split that is measured, by name."""
+        splits = {"train": (data.train, self.train_labels), "test": (data.test, self.test_labels)}
+        if data.validation is not None:
+            splits["validation"] = (data.validation, data.validation.labels)
+        splits |= {name: (split, split.labels) for name, split in self.parts.items()}
+        return {name: MeasuredSplit(split, labels, self.targets.get(name)) for name, (split, labels) in splits.items()}
 
     @cached_property
     def classes_trained(self) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,7 +87,7 @@ class Reading(Database):
         return -1 if last is None else int(last)
 
     def history(self, run: str, up_to: int) -> list[tuple[int, int, float]]:
-        """(task, task_epoch, online_accuracy) of a run's epochs 1 to `up_to`."""
+        """(task, task_epoch, online_accuracy) of a run's epochs 1 to `up_to`; NaN where there is no accuracy."""
         query = (
             sa.select(epochs.c.task, epochs.c.task_epoch, epochs.c.online_accuracy)
             .join(runs, runs.c.pk == epochs.c.run)
@@ -94,7 +95,7 @@ class Reading(Database):
             .order_by(epochs.c.epoch)
         )
         with self.reading() as connection:
-            return [(int(t), int(e), float(a)) for t, e, a in connection.execute(query)]
+            return [(int(t), int(e), math.nan if a is None else float(a)) for t, e, a in connection.execute(query)]
 
     def rows(self, run: str) -> list[dict[str, Any]]:
         """A run's epochs as the wide table has them, in order."""
