@@ -52,17 +52,23 @@ def test_five_ranks_that_are_called_by_each_others_names() -> None:
 def test_norms_of_weights(digits: Dataset) -> None:
     net = a_network(digits)
     flat = np.concatenate([p.detach().numpy().ravel() for p in net.parameters() if p.dim() == 2])
-    assert weights.weight_norm(net) == pytest.approx(np.linalg.norm(flat))
-    assert weights.weight_mean_abs(net) == pytest.approx(np.abs(flat).mean())
-    found = measure(Snapshot(net, digits, a_task(digits), None), ("spectral_norm_max",))
-    norms = [np.linalg.norm(p.detach(), 2) for p in net.parameters() if p.dim() == 2]
-    assert found.values == {Address("spectral_norm_max"): pytest.approx(max(norms))}
     initial = {name: p.detach() + 0.5 for name, p in net.named_parameters()}
+    found, undefined = weights.weight_metrics(net, net.classifier.weight, initial)
+    norms = [np.linalg.norm(p.detach(), 2) for p in net.parameters() if p.dim() == 2]
     count = sum(p.numel() for p in net.parameters())
-    assert weights.distance_from_init(net, initial) == pytest.approx(0.5 * np.sqrt(count))
-    assert weights.spectral_norm(net.classifier.weight) == pytest.approx(
-        np.linalg.norm(net.classifier.weight.detach(), 2)
-    )
+    assert undefined == {}
+    assert found == {
+        "weight_norm": pytest.approx(np.linalg.norm(flat)),
+        "weight_mean_abs": pytest.approx(np.abs(flat).mean()),
+        "spectral_norm": pytest.approx(norms[-1]),
+        "spectral_norm_max": pytest.approx(max(norms)),
+        "distance_from_init": pytest.approx(0.5 * np.sqrt(count)),
+    }
+    unknown = weights.weight_metrics(net, net.classifier.weight, None)
+    assert unknown[1] == {"distance_from_init": "the initialisation is not known"} and len(unknown[0]) == 4
+    tall, wide = torch.randn(9, 4), torch.randn(3, 2, 2, 2)
+    for matrix, norm in zip((tall, wide, tall.T), weights.spectral_norms([tall, wide, tall.T]), strict=True):
+        assert float(norm) == pytest.approx(np.linalg.norm(matrix.flatten(1), 2))
 
 
 def test_plasticity_loss_by_both_definitions() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -174,3 +175,30 @@ def test_a_gradient_needs_no_more_than_a_batch() -> None:
 
     batch = Batch(torch.zeros(4, 1, 1, 1), torch.tensor([0, 0, 0, 0]))
     assert gradient_norm(Constant(), batch) == pytest.approx(math.sqrt((2 / 3) ** 2 + 2 * (1 / 3) ** 2))
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "crelu"])
+@pytest.mark.parametrize("permuted", [True, False])
+def test_the_gradient_by_hand_is_autograds(digits: Dataset, activation: str, permuted: bool) -> None:
+    """From the pass that measured the features, on drawn samples of a split that begins with empty images."""
+    images = digits.train.images.copy()
+    images[:300] = 0
+    data = replace(digits, train=replace(digits.train, images=images))
+    net, task = a_network(data, activation=activation, width=21), a_task(data, permuted=permuted)
+    for samples in (None, 700):
+        found = measure(Snapshot(net, data, task, None, samples=samples), ("nc1", "gradient_norm"))
+        batch = training_samples(net, data, task, 2000)
+        assert found.values[Address("gradient_norm")] == pytest.approx(gradient_norm(net.eval(), batch), rel=1e-12)
+
+
+def test_one_pass_gives_what_passes_of_their_own_give(digits: Dataset) -> None:
+    """Families that look inside share the features' pass where there is one, and have one of their own where not."""
+    net, task = a_network(digits), a_task(digits)
+    initial = {name: p.detach().clone() + 0.01 for name, p in net.named_parameters()}
+    names = ("preactivation_mean", "preactivation_std_drift", "linearised_units", "gradient_norm")
+    for samples in (None, 300):
+        shared = measure(Snapshot(net, digits, task, initial, samples=samples), ("nc1", *names), "all")
+        alone = measure(Snapshot(net, digits, task, initial), names, "all")
+        assert alone.values.keys() <= shared.values.keys() and len(alone.values) == 10
+        for address, value in alone.values.items():
+            assert shared.values[address] == pytest.approx(value, rel=1e-12)

@@ -14,7 +14,7 @@ from numba import njit
 from numpy.typing import DTypeLike, NDArray
 
 from ncpl_cli.data.dataset import Split
-from ncpl_cli.data.rows import FAST, SOURCE, add_rows
+from ncpl_cli.data.rows import FAST, SOURCE, add_rows, move_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,5 +78,20 @@ def permuted_rows_times_matrix(width: int) -> Callable[..., None]:
                 met[k] = rows[order, pixels[k]]
             for i in range(out.shape[1]):
                 add_rows(width, out[order, i], bias, weights, met, values, starts[i], starts[i + 1])
+
+    return product
+
+
+@functools.cache
+def transposed_rows_times_matrix(width: int) -> Callable[..., None]:
+    """The compiled product of the transposed sparse images and a dense matrix of `width` columns."""
+    source = SOURCE
+
+    @njit(fastmath=FAST, nogil=True, error_model="numpy", cache=True)
+    def product(starts, pixels, values, images, d, out):  # type: ignore[no-untyped-def]
+        """Out (D, width) -= sum over i of the image images[i] (D,) times d[i] (width,)."""
+        for i in range(images.shape[0] if source else 0):
+            first, last = starts[images[i]], starts[images[i] + 1]
+            move_rows(width, out, pixels, values, first, last, d.dtype.type(1), d[i])
 
     return product

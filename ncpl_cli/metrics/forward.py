@@ -20,8 +20,8 @@ from ncpl_cli.metrics.accumulator import CollapseAccumulator
 from ncpl_cli.networks import MLP, Network
 from ncpl_cli.objectives import CROSS_ENTROPY, Objective
 
-BLOCK = 4096
-"""Samples of a block: what a layer needs for one stays in the cache."""
+BLOCK = 1024
+"""Samples of a block: what the layers need for one stays in the second-level cache."""
 
 MOST_KEPT = 1 << 30
 """Bytes of a layer's activations that are kept at most; a larger one is streamed."""
@@ -37,15 +37,18 @@ IMAGE_BLOCK = 500
 class View:
     """What a network gives on one split: logits (n, C), activations by layer (n, width), labels (n,).
 
+    split     the images it was shown
     streamed  layers whose activations take more than `MOST_KEPT`: only the `drawn` rows are in `layers`
     drawn     some of the samples that stand for all, (m,): `Split.draw`
     targets   of regression: the numbers asked, (n, K)
+    inside    preactivations and activations (m, width) of the drawn rows by layer, of all layers, where asked for
     """
 
+    split: Split
     labels: NDArray[np.int64]
     logits: Tensor
     layers: dict[str, Tensor] = field(default_factory=dict)
-    preactivations: dict[str, Tensor] = field(default_factory=dict)
+    inside: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     streamed: frozenset[str] = frozenset()
     drawn: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     targets: NDArray[Any] | None = None
@@ -78,19 +81,23 @@ class View:
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Eval mode without gradients; the mode is put back, so that measuring leaves no trace."""
     before = network.training
-    network.eval()
+    if before:  # it walks over all modules
+        network.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        network.train(before)
+        if before:
+            network.train()
 
 
 def view(
     network: Network, data: Dataset, split: Split, labels: NDArray[np.int64], pixel_order: NDArray[np.int64] | None,
-    *, device: str, samples: int | None = None, layers: Sequence[str] = ("last",), preactivations: bool = False,
+    *, device: str, samples: int | None = None, layers: Sequence[str] = ("last",), inside: bool = False,
 ) -> View:  # fmt: skip
     """Run a network over a split (`samples` drawn of it), keeping the named layers, of large ones a few rows.
+
+    `inside` keeps of a few rows what every layer gives before and after its activation, of networks that show it.
 
     A pixel order is put into an MLP's first layer: x[:, p] @ W == x @ V with V[p] = W.
     """
@@ -101,7 +108,7 @@ def view(
     names = network.layer_names
     logits: Tensor | None = None
     kept: dict[str, Tensor] = {}
-    before: dict[str, Tensor] = {}
+    within: dict[str, tuple[Tensor, Tensor]] = {}
     streamed: set[str] = set()
     with evaluating(network):
         for start, (block, activations, z) in classified(network, data, split, n, pixel_order, device):
@@ -113,24 +120,28 @@ def view(
                     name: block.new_empty(len(drawn) if name in streamed else n, width)
                     for name, width in widths.items()
                 }
-                before = (
-                    {name: block.new_empty(n, a.shape[1]) for name, a in zip(names, z, strict=False)}
-                    if preactivations
-                    else {}
-                )
+                if inside:  # a network need not show its preactivations
+                    within = {
+                        name: (block.new_empty(len(drawn), p.shape[1]), block.new_empty(len(drawn), a.shape[1]))
+                        for name, a, p in zip(names, activations, z, strict=False)
+                    }
             rows = slice(start, start + len(block))
             logits[rows] = block
-            here = np.flatnonzero(places[rows] >= 0) if streamed else places[:0]
+            here: slice | Tensor = slice(None)
+            to: slice | Tensor = rows
+            if len(drawn) < n:
+                here = torch.from_numpy(np.flatnonzero(places[rows] >= 0) if streamed or within else places[:0])
+                to = torch.from_numpy(places[rows])[here]
             for name, a in zip(names, activations, strict=True):
                 if name in streamed:
-                    kept[name][torch.from_numpy(places[start + here])] = a[torch.from_numpy(here)]
+                    kept[name][to] = a[here]
                 elif name in kept:
                     kept[name][rows] = a
-            for name, p in zip(names, z, strict=False):  # a network need not show its preactivations
-                if name in before:
-                    before[name][rows] = p
+            for own, *shown in zip(within.values(), z, activations, strict=False):
+                for wanted, given in zip(own, shown, strict=True):
+                    wanted[to] = given[here]
     assert logits is not None
-    return View(labels, logits, kept, before, frozenset(streamed), drawn)
+    return View(split, labels, logits, kept, within, frozenset(streamed), drawn)
 
 
 def _limited(split: Split, labels: NDArray[np.int64], samples: int | None) -> tuple[Split, NDArray[np.int64]]:

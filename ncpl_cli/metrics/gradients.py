@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from ncpl_cli.data.dataset import Dataset
+from ncpl_cli.data.sparse import padded, sparse, transposed_rows_times_matrix
+from ncpl_cli.metrics.forward import View
 from ncpl_cli.metrics.inputs import Batch
+from ncpl_cli.networks import ACTIVATIONS, MLP
+from ncpl_cli.objectives import Objective
 
 BLOCK = 256
 """Samples whose activations are kept for a backward pass: bounds the memory of large networks."""
@@ -38,3 +45,38 @@ def loss_gradient(network: nn.Module, batch: Batch, block: int = BLOCK) -> list[
 def gradient_norm(network: nn.Module, batch: Batch, block: int = BLOCK) -> float:
     """L2 norm of the gradient of the mean loss over a batch; low = flat, saturated or dead."""
     return math.sqrt(sum(float(g.square().sum()) for g in loss_gradient(network, batch, block)))
+
+
+def by_hand(network: nn.Module, device: str) -> TypeGuard[MLP]:
+    """Whether the gradient follows from what a look inside has kept: of plain layers, on the CPU."""
+    return isinstance(network, MLP) and network.norm == "none" and device == "cpu"
+
+
+def gradient_norm_inside(network: MLP, data: Dataset, objective: Objective, seen: View) -> float:
+    """The same of a view's drawn samples, from the activations that were kept: no pass of its own forward.
+
+    The first layer's gradient is summed over pixels that are not zero; in which order they were shown is all the same.
+    """
+    linears: list[Any] = [*network.hidden, network.classifier]
+    logits = seen.logits[torch.from_numpy(seen.drawn)]
+    asked = torch.from_numpy((seen.labels if seen.targets is None else seen.targets)[seen.drawn])
+    asked = asked.to(logits.dtype) if asked.is_floating_point() else asked
+    d = objective.residual(logits, asked) / len(logits)  # loss by what a layer gives, (m, width)
+    total = 0.0
+    for layer, (z, h) in zip(linears[:0:-1], reversed(seen.inside.values()), strict=True):
+        total += _square(d.T @ h) + _square(d.sum(0))
+        before = z.detach().requires_grad_()
+        with torch.enable_grad():
+            given = ACTIVATIONS[network.activation](before)
+        (d,) = torch.autograd.grad(given, before, d @ layer.weight.detach())
+    first = d.new_zeros(data.pixels, padded(d.shape[1]))
+    images = sparse(seen.split, data.scale, first.numpy().dtype)
+    transposed_rows_times_matrix(first.shape[1])(
+        images.starts, images.pixels, images.values, seen.drawn,
+        F.pad(d, (0, first.shape[1] - d.shape[1])).numpy(), first.numpy(),
+    )  # fmt: skip
+    return math.sqrt(total + _square(first) + _square(d.sum(0)))
+
+
+def _square(x: Tensor) -> float:
+    return float(x.double().square().sum())

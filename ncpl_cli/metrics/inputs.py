@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -57,8 +58,16 @@ def training_samples(
     )
 
 
+_BEGUN: weakref.WeakKeyDictionary[Network, tuple[Mapping[str, Tensor], Network]] = weakref.WeakKeyDictionary()
+
+
 def at_initialisation(network: Network, initial: Mapping[str, Tensor]) -> Network:
-    """A copy of a network with the parameters it began with; the statistics of batch norms begin anew too."""
+    """A copy of a network with the parameters it began with; the statistics of batch norms begin anew too.
+
+    Made once for a network and its initialisation, and to be left as it is: each epoch asks for it.
+    """
+    if (known := _BEGUN.get(network)) is not None and known[0] is initial:
+        return known[1]
     found = copy.deepcopy(network)
     with torch.no_grad():
         for name, parameter in found.named_parameters():
@@ -66,4 +75,5 @@ def at_initialisation(network: Network, initial: Mapping[str, Tensor]) -> Networ
     for module in found.modules():
         if isinstance(module, nn.modules.batchnorm._NormBase):
             module.reset_running_stats()
+    _BEGUN[network] = initial, found
     return found

@@ -19,7 +19,7 @@ from ncpl_cli.metrics.catalogue import METRICS, chosen
 from ncpl_cli.metrics.dear import dear_metrics
 from ncpl_cli.metrics.few_shot import few_shot_metrics
 from ncpl_cli.metrics.forward import FEW_ROWS, View, accumulate, evaluating, view
-from ncpl_cli.metrics.gradients import gradient_norm
+from ncpl_cli.metrics.gradients import by_hand, gradient_norm, gradient_norm_inside
 from ncpl_cli.metrics.inputs import at_initialisation, training_samples
 from ncpl_cli.metrics.neural_collapse import CLASSIFIER_METRICS, TEST_METRICS, CollapseResult, collapse, means_of
 from ncpl_cli.networks import ACTIVATIONS, EXACT_ZEROS, Network
@@ -31,6 +31,9 @@ DIAGNOSTIC_SAMPLES = FEW_ROWS
 """Samples that units and ranks are measured on; dead-unit counts depend on it, so it is fixed."""
 
 TOO_LARGE = "the layer is too large"
+
+INSIDE = {"preactivations", "gradients"}
+"""Families that look inside a network: at what every layer gives on a few samples."""
 
 CONTEXT = ("null_nc1", "rank_between")
 """What is stored with nc1 at every epoch, since it changes with the features; `counts` does not."""
@@ -116,6 +119,11 @@ class Measured:
 def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: str = "last") -> Measured:
     """Every chosen metric of the last layer, or of all, on the training and the test split."""
     wanted = chosen(metrics)
+    with evaluating(snapshot.network):
+        return _measure(snapshot, wanted, layers)
+
+
+def _measure(snapshot: Snapshot, wanted: set[str], layers: str) -> Measured:
     families = {METRICS[name].family for name in wanted}
     names = snapshot.network.layer_names if layers == "all" else ["last"]
     found = Measured()
@@ -126,7 +134,7 @@ def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: s
     views: dict[str, View] = {}
     if families & {"collapse", "performance", "units", "few_shot"}:
         with found.timed("features"):
-            views = _views(snapshot, names)
+            views = _views(snapshot, names, inside=bool(families & INSIDE))
     if "collapse" in families:
         with found.timed("collapse"):
             _collapse(found, snapshot, views, names)
@@ -139,10 +147,10 @@ def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: s
         _performance(found, snapshot, views)
     if "preactivations" in families:
         with found.timed("preactivations"):
-            _preactivations(found, snapshot, names)
+            _preactivations(found, snapshot, views, names)
     if "gradients" in families:
         with found.timed("gradients"):
-            _gradients(found, snapshot)
+            _gradients(found, snapshot, views)
     if "weights" in families:
         with found.timed("weights"):
             _weights(found, snapshot)
@@ -158,13 +166,13 @@ def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: s
     return found.only(wanted)
 
 
-def _views(snapshot: Snapshot, layers: Sequence[str]) -> dict[str, View]:
+def _views(snapshot: Snapshot, layers: Sequence[str], inside: bool) -> dict[str, View]:
     """Every split that is measured, seen by the network, by name."""
     found = {}
     for name, shown in snapshot.task.measured(snapshot.data).items():
         found[name] = view(
             snapshot.network, snapshot.data, shown.split, shown.labels, snapshot.task.pixel_order,
-            device=snapshot.device, samples=snapshot.samples, layers=layers,
+            device=snapshot.device, samples=snapshot.samples, layers=layers, inside=inside and name == "train",
         )  # fmt: skip
         if shown.targets is not None:
             found[name].targets = shown.targets[_rows(snapshot, shown.split)]
@@ -200,6 +208,26 @@ def _performance(found: Measured, snapshot: Snapshot, views: Mapping[str, View])
             found.put({}, {f"{split}_loss": "no targets"})
         else:
             found.put({f"{split}_loss": seen.loss(task.objective)}, {})
+
+
+def _few(snapshot: Snapshot, views: Mapping[str, View]) -> View:
+    """A look inside at the training samples that stand for all: of the pass over all where there was one."""
+    seen = views.get("train")
+    shown = snapshot.task.measured(snapshot.data)["train"]
+    if seen is not None and seen.inside and len(seen.drawn) == min(DIAGNOSTIC_SAMPLES, len(shown.split)):
+        return seen
+    seen = _inside(snapshot.network, snapshot)
+    if shown.targets is not None:
+        seen.targets = shown.targets[shown.split.draw(DIAGNOSTIC_SAMPLES)]
+    return seen
+
+
+def _inside(network: Network, snapshot: Snapshot) -> View:
+    shown = snapshot.task.measured(snapshot.data)["train"]
+    return view(
+        network, snapshot.data, shown.split, shown.labels, snapshot.task.pixel_order, device=snapshot.device,
+        samples=DIAGNOSTIC_SAMPLES, layers=(), inside=True,
+    )  # fmt: skip
 
 
 def _streams(snapshot: Snapshot, views: Mapping[str, View]) -> dict[tuple[str, str], CollapseAccumulator]:
@@ -290,24 +318,19 @@ def _units(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer
     found.put(*units.unit_metrics(features, zeros), layer=layer)
 
 
-def _preactivations(found: Measured, snapshot: Snapshot, layers: Sequence[str]) -> None:
+def _preactivations(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layers: Sequence[str]) -> None:
     network, activation = snapshot.network, snapshot.network.activation
-    batch = training_samples(network, snapshot.data, snapshot.task, DIAGNOSTIC_SAMPLES, snapshot.device)
-
-    def seen(of: Network) -> dict[str, tuple[Tensor, Tensor]]:
-        with evaluating(of):
-            _, activations, preactivations = of.classify(batch.images)
-        return dict(zip(of.layer_names, zip(preactivations, activations, strict=True), strict=True))
-
-    with evaluating(network):
-        shown = network.classify(batch.images[:1])[2]
-    if not shown:
+    few = _few(snapshot, views)
+    now = few.inside
+    if not now:
         lost = [name for name, metric in METRICS.items() if metric.family == "preactivations"]
         why = "this network shows no preactivations"
         found.undefined |= {Address(name, "train", layer): why for name in lost for layer in layers}
         return
-    now = seen(network)
-    before = {} if snapshot.initial is None else seen(at_initialisation(network, snapshot.initial))
+    before: Mapping[str, tuple[Tensor, Tensor]] = {}
+    if snapshot.initial is not None:
+        fresh = at_initialisation(network, snapshot.initial)
+        before = _inside(fresh, snapshot).inside
     for layer in layers:
 
         def put(name: str, value: float | None, why: str, layer: str = layer) -> None:
@@ -337,24 +360,21 @@ def _few_shot(found: Measured, snapshot: Snapshot, views: Mapping[str, View], la
         found.put(*few_shot_metrics(*rows), "unseen", layer)
 
 
-def _gradients(found: Measured, snapshot: Snapshot) -> None:
-    network = snapshot.network
-    batch = training_samples(network, snapshot.data, snapshot.task, DIAGNOSTIC_SAMPLES, snapshot.device)
+def _gradients(found: Measured, snapshot: Snapshot, views: Mapping[str, View]) -> None:
+    network, data = snapshot.network, snapshot.data
+    if by_hand(network, snapshot.device):
+        found.values[Address("gradient_norm")] = gradient_norm_inside(
+            network, data, snapshot.task.objective, _few(snapshot, views)
+        )
+        return
+    batch = training_samples(network, data, snapshot.task, DIAGNOSTIC_SAMPLES, snapshot.device)
     with evaluating(network):
         found.values[Address("gradient_norm")] = gradient_norm(network, batch)
 
 
 def _weights(found: Measured, snapshot: Snapshot) -> None:
     network = snapshot.network
-    found.values[Address("weight_norm")] = weights.weight_norm(network)
-    found.values[Address("weight_mean_abs")] = weights.weight_mean_abs(network)
-    found.values[Address("spectral_norm")] = weights.spectral_norm(network.classifier.weight)
-    largest = max(weights.spectral_norm(matrix) for matrix in weights.matrices(network).values())
-    found.values[Address("spectral_norm_max")] = largest
-    if snapshot.initial is None:
-        found.undefined[Address("distance_from_init")] = "the initialisation is not known"
-    else:
-        found.values[Address("distance_from_init")] = weights.distance_from_init(network, snapshot.initial)
+    found.put(*weights.weight_metrics(network, network.classifier.weight, snapshot.initial))
 
 
 __all__ = ["Measured", "Snapshot", "measure"]

@@ -1,9 +1,9 @@
-"""Norms of a network's weights."""
+"""Norms of a network's weights: computed where the weights are, fetched at once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,27 +14,50 @@ def matrices(network: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in network.named_parameters() if p.dim() >= 2}
 
 
-def weight_norm(network: nn.Module) -> float:
-    """L2 norm of all weight matrices together."""
-    return math.sqrt(sum(float(w.double().square().sum()) for w in matrices(network).values()))
+def weight_metrics(
+    network: nn.Module, classifier: Tensor, initial: Mapping[str, Tensor] | None
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Every metric of a network's weights, and why one is undefined.
+
+    weight_norm         L2 norm of all weight matrices together
+    weight_mean_abs     mean absolute weight over all weight matrices (D24)
+    spectral_norm       largest singular value of the classifier, spectral_norm_max of any matrix
+    distance_from_init  L2 distance of all parameters from the run's own initialisation
+    """
+    found = matrices(network)
+    squares = torch.stack([w.double().square().sum() for w in found.values()]).sum()
+    absolute = torch.stack([w.double().abs().sum() for w in found.values()]).sum()
+    moved = torch.zeros_like(squares)
+    if initial is not None:
+        steps = [(p.detach().double() - initial[n].detach().double()) for n, p in network.named_parameters()]
+        moved = torch.stack([step.square().sum() for step in steps]).sum()
+    norms = spectral_norms([classifier.detach(), *(w for w in found.values() if w.data_ptr() != classifier.data_ptr())])
+    sums = torch.stack([squares, absolute, moved, norms[0], norms.max()])
+    total, size, distance, own, largest = sums.tolist()
+    values = {
+        "weight_norm": math.sqrt(total),
+        "weight_mean_abs": size / sum(w.numel() for w in found.values()),
+        "spectral_norm": own,
+        "spectral_norm_max": largest,
+    }
+    if initial is None:
+        return values, {"distance_from_init": "the initialisation is not known"}
+    return values | {"distance_from_init": math.sqrt(distance)}, {}
 
 
-def weight_mean_abs(network: nn.Module) -> float:
-    """Mean absolute weight over all weight matrices (D24)."""
-    found = matrices(network).values()
-    return sum(float(w.double().abs().sum()) for w in found) / sum(w.numel() for w in found)
+def spectral_norms(weights: Sequence[Tensor]) -> Tensor:
+    """Largest singular value of each matrix, (matrices,); of a convolution, of its (out, in x height x width) form.
 
-
-def distance_from_init(network: nn.Module, initial: Mapping[str, Tensor]) -> float:
-    """L2 distance of all parameters from the run's own initialisation."""
-    total = 0.0
-    for name, parameter in network.named_parameters():
-        total += float((parameter.detach().double() - initial[name].detach().double()).square().sum())
-    return math.sqrt(total)
-
-
-def spectral_norm(weight: Tensor) -> float:
-    """Largest singular value of a matrix; of a convolution, of its (out, in x height x width) form."""
-    matrix = weight.detach().flatten(1).double()
-    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
-    return math.sqrt(float(torch.linalg.eigvalsh(gram)[-1].clamp_min(0)))
+    By the smaller Gram matrix in float64; those of one size are solved together.
+    """
+    grams: dict[int, list[tuple[int, Tensor]]] = {}
+    for place, weight in enumerate(weights):
+        w = weight.flatten(1).double()
+        gram = w @ w.T if w.shape[0] <= w.shape[1] else w.T @ w
+        grams.setdefault(len(gram), []).append((place, gram))
+    found = torch.empty(len(weights), dtype=torch.float64, device=weights[0].device)
+    for alike in grams.values():
+        top = torch.linalg.eigvalsh(torch.stack([gram for _, gram in alike]))[:, -1]
+        for (place, _), value in zip(alike, top, strict=True):
+            found[place] = value
+    return found.clamp_min(0).sqrt()
