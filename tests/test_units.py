@@ -21,6 +21,7 @@ from ncpl_cli.metrics.few_shot import few_shot_error, few_shot_metrics
 from ncpl_cli.metrics.gradients import gradient_norm, loss_gradient
 from ncpl_cli.metrics.inputs import Batch, at_initialisation, training_samples
 from ncpl_cli.networks import ACTIVATIONS
+from ncpl_cli.objectives import CROSS_ENTROPY, MSE, Objective
 from ncpl_cli.records import Address
 from tests.test_collapse import sample
 from tests.test_online_engine import a_network, a_task
@@ -178,13 +179,16 @@ def test_a_gradient_needs_no_more_than_a_batch() -> None:
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh", "crelu"])
-@pytest.mark.parametrize("permuted", [True, False])
-def test_the_gradient_by_hand_is_autograds(digits: Dataset, activation: str, permuted: bool) -> None:
+@pytest.mark.parametrize(("permuted", "objective"), [(True, CROSS_ENTROPY), (False, MSE())])
+def test_the_gradient_by_hand_is_autograds(
+    digits: Dataset, activation: str, permuted: bool, objective: Objective
+) -> None:
     """From the pass that measured the features, on drawn samples of a split that begins with empty images."""
     images = digits.train.images.copy()
     images[:300] = 0
     data = replace(digits, train=replace(digits.train, images=images))
     net, task = a_network(data, activation=activation, width=21), a_task(data, permuted=permuted)
+    task = replace(task, objective=objective)
     for samples in (None, 700):
         found = measure(Snapshot(net, data, task, None, samples=samples), ("nc1", "gradient_norm"))
         batch = training_samples(net, data, task, 2000)
