@@ -6,7 +6,9 @@ from ncpl_cli.errors import InputError
 
 
 def resolve(name: str) -> str:
-    """`auto|cpu|cuda|cuda:N|mps` -> the device's name; raises InputError when it is not there."""
+    """`auto|cpu|cuda|cuda:N|mps` -> the device's name; raises InputError when it is not there. `cpu` loads no torch."""
+    if name == "cpu":
+        return name
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -41,11 +42,13 @@ class Commands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """A command's `app`, or its function of the same name; raises InputError that lists the known ones."""
+        from ncpl_cli.commands._app import App
+
         if cmd_name not in COMMANDS:
             raise unknown("command", cmd_name, COMMANDS)
         attribute = "import_" if cmd_name == "import" else cmd_name
         module = importlib.import_module(f"ncpl_cli.commands.{attribute}")
-        around = typer.Typer(callback=lambda: None)
+        around = App(callback=lambda: None)
         if hasattr(module, "app"):
             around.add_typer(module.app, name=cmd_name)
         else:
@@ -65,7 +68,6 @@ app = typer.Typer(
     cls=Commands,
     name="ncpl",
     help="Study how neural collapse and plasticity loss belong together.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -106,7 +108,7 @@ def run() -> None:
 def call(arguments: list[str], *, debug: bool = False) -> int:
     """Run one command line and return its exit code."""
     try:
-        result = app(arguments, standalone_mode=False)
+        result = app(arguments, standalone_mode=False, prog_name="ncpl")
         sys.stdout.flush()
         return int(result or 0)
     except typer.Exit as leaving:
@@ -124,9 +126,7 @@ def call(arguments: list[str], *, debug: bool = False) -> int:
         if debug:
             raise
         if (message := getattr(error, "format_message", None)) and hasattr(error, "exit_code"):  # Typer's usage errors
-            context = getattr(error, "ctx", None)
-            path = context.command_path if context else "ncpl"
-            return _say(message().rstrip(".") + ".", f"{path} --help shows what is allowed", 2)
+            return _misused(message(), getattr(error, "ctx", None))
         from ncpl_cli.callables import said, where
 
         if where(error):
@@ -136,6 +136,16 @@ def call(arguments: list[str], *, debug: bool = False) -> int:
             "run the command again with --debug to see where, and report it",
             1,
         )
+
+
+def _misused(message: str, context: Any) -> int:
+    """Say what Typer found wrong; where a command is missing, after the help that shows them."""
+    path = context.command_path if context else "ncpl"
+    if isinstance(getattr(context, "command", None), TyperGroup) and message.startswith("Missing command"):
+        with contextlib.redirect_stdout(sys.stderr):
+            print(context.get_help())
+        return _say(f"{path} needs a command; the list above shows them.", None, 2)
+    return _say(" ".join(message.split()).rstrip(".") + ".", f"{path} --help shows what is allowed", 2)
 
 
 def _say(message: str, hint: str | None, code: int) -> int:

@@ -13,15 +13,19 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
-
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from ncpl_cli import parts
 from ncpl_cli.errors import InputError
+from ncpl_cli.later import later
 from ncpl_cli.parts import option
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.nn import functional as F
+else:
+    torch, F = later("torch"), later("torch.nn.functional")
 
 REGRESSION = "regression"
 """Why what needs classes is undefined where a task asks for numbers."""
@@ -168,8 +172,8 @@ class TwoHot(_Objective):
     of_labels: ClassVar[bool] = False
     of_numbers: ClassVar[bool] = True
 
-    low: float = option(-10.0, "the first centre")
-    high: float = option(10.0, "the last centre")
+    low: float = option(-10.0, "the first centre", least=-1e9)
+    high: float = option(10.0, "the last centre", least=-1e9)
     bins: int = option(51, "centres, evenly spaced", least=2, most=100_000)
 
     def __post_init__(self) -> None:

@@ -2,77 +2,152 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ncpl_cli import objectives
-from ncpl_cli.data import Dataset
+from ncpl_cli import objectives, values
+from ncpl_cli.callables import load_object
 from ncpl_cli.errors import InputError, unknown
 from ncpl_cli.interventions import Intervention, parse, parse_all
 from ncpl_cli.interventions.decay import L2
 from ncpl_cli.metrics.catalogue import check_names, chosen
-from ncpl_cli.networks import ACTIVATIONS, DEFAULT_WIDTH, NETWORKS, NORMS
 from ncpl_cli.objectives import Objective
 from ncpl_cli.scenarios import SCENARIOS, Scenario, WarmStartProbe, objective_of, objectives_of
-from ncpl_cli.spec import DatasetSpec, MeasureSpec, NetworkSpec, OptimizerSpec, RunSpec
+from ncpl_cli.spec import (
+    ALLOWED,
+    DEFAULT_WIDTH,
+    OPTIMIZER_LR,
+    DatasetSpec,
+    MeasureSpec,
+    NetworkSpec,
+    OptimizerSpec,
+    RunSpec,
+)
+from ncpl_cli.values import Allowed
 
-OPTIMIZER_LR = {"sgd": 0.01, "adam": 1e-3, "adamw": 1e-3}
-"""Optimisers and their usual learning rates, used where neither the user nor the scenario's preset gives one."""
+if TYPE_CHECKING:
+    from ncpl_cli.data import Dataset
 
-PRECISIONS = ("float32", "float64", "tf32", "bf16")
+MOST_PARAMETERS = 10**9
+"""Above this an MLP is a slip of the hand: its weights alone would be gigabytes."""
+
+_PLAIN: dict[str, Any] = {
+    f.name: typing.get_type_hints(part)[f.name]
+    for part in (DatasetSpec, NetworkSpec, OptimizerSpec) for f in fields(part) if f.name != "name"
+}  # fmt: skip
 
 
-DATASET_OPTIONS = ("train_samples", "validation_fraction", "image_size", "normalisation")
+def allowed(scenario: type[Scenario] | None, option: str, hint: Any = None) -> Allowed:
+    """What an option may be: as its scenario says, as spec.ALLOWED says, or as its type says (`hint`, or known)."""
+    for own in fields(scenario) if scenario is not None else ():
+        if own.name == option:
+            return Allowed.of(typing.get_type_hints(scenario)[option], own.metadata)
+    if option in ALLOWED:
+        return ALLOWED[option]
+    return Allowed(values.kind_of(_PLAIN.get(option, str) if hint is None else hint))
 
 
 def dataset_spec(scenario: type[Scenario], given: Mapping[str, Any]) -> DatasetSpec:
-    """Which data the options ask for; the scenario's preset names the default."""
-    return DatasetSpec(
-        name=str(given.get("dataset") or scenario.presets("")["dataset"]),
-        **{key: given[key] for key in DATASET_OPTIONS if given.get(key)},
-    )
+    """Which data the options ask for; the scenario's preset names the default. Raises InputError on unknown names."""
+    from ncpl_cli.data import DATASETS
+
+    given = _read(scenario, given, ("dataset", *(f.name for f in fields(DatasetSpec)[1:])))
+    name = str(given.get("dataset", scenario.presets("")["dataset"]))
+    if ":" not in name and name not in DATASETS:
+        raise unknown("data set", name, [*DATASETS, "folder:PATH", "module:callable"])
+    if "image_size" in given and not name.startswith("folder:"):
+        raise InputError(f"--image-size belongs to --dataset folder:PATH; {name} has images of one size.")
+    return DatasetSpec(name, **{k: given[k] for k in given if k != "dataset"})
 
 
-def specs(
-    scenario: type[Scenario], given: Mapping[str, Any], data: Dataset, dataset: DatasetSpec, seeds: Sequence[int]
-) -> list[RunSpec]:
-    """One spec a seed. `given` holds only what was said: everything else takes its default.
+def _read(scenario: type[Scenario] | None, given: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """What was given of these options, each read as what it may be."""
+    return {
+        key: values.read(given[key], allowed(scenario, key), _dashed(key)) for key in keys if given.get(key) is not None
+    }
 
+
+def asked(scenario: type[Scenario], given: Mapping[str, Any]) -> RunSpec:
+    """The spec that options ask for, with seed 0 and before any data: everything that can be checked without them.
+
+    `given` holds what was said, None where nothing was: that takes its default. Loads neither data nor torch.
     Raises InputError, with what is allowed, on an unknown name, an impossible value or an impossible combination.
     """
+    dataset = dataset_spec(scenario, given)
     presets = scenario.presets(dataset.name)
     own: dict[str, Any] = {f.name: presets[f.name] for f in fields(scenario) if f.name in presets}
-    own |= {f.name: given[f.name] for f in fields(scenario) if given.get(f.name) is not None}
-    for option in fields(scenario):
-        choices = option.metadata.get("choices")
-        if choices and own.get(option.name, option.default) not in choices:
-            raise unknown(_dashed(option.name), own[option.name], choices)
+    own |= _read(scenario, given, [f.name for f in fields(scenario)])
     interventions, decay = _interventions(given)
     if decay is not None:
         given = {**given, "weight_decay": decay}
+    rest = _read(None, given, ("precision", "engine"))
     made = scenario.of(own)
     spec = RunSpec(
-        scenario=made,
-        dataset=dataset,
-        dataset_digest=data.digest,
-        network=network_spec(given, str(presets["network"])),
-        optimizer=_optimizer(presets, given, len(data.train)),
-        interventions=interventions,
-        objective=_objective(made, given),
-        precision=_one_of("precision", given.get("precision") or "float32", PRECISIONS),
-        measure=_measure(given),
-        engine=given.get("engine") or "auto",
-    )
+        scenario=made, dataset=dataset, dataset_digest="", network=network_spec(given, str(presets["network"])),
+        optimizer=_optimizer(presets, given), interventions=interventions, objective=_objective(made, given),
+        measure=_measure(given), **rest,
+    )  # fmt: skip
     if dataset.normalisation != "own" and spec.network.name == "mlp":
         raise InputError(
             f"--normalisation {dataset.normalisation} is not for --network mlp, which takes pixels as they are.",
             "--network resnet18 or module:callable",
         )
-    spec.scenario.check_data(data)
     for one in interventions:
-        _check_intervention(one, spec, data)
+        if one.needs_classes and not one.idle and "cross_entropy" not in objectives_of(spec.scenario):
+            raise InputError(f"--intervention {one.id} compares classes: {spec.scenario.id} asks for numbers.")
+        if one.networks is not None and spec.network.name != one.networks:
+            raise InputError(
+                f"--intervention {one.id} knows the units of an {one.networks}, not of {spec.network.name}."
+            )
+    return spec
+
+
+def find(spec: RunSpec) -> None:
+    """Raise InputError where a network of the user's own cannot be found; imports the user's module."""
+    if ":" in spec.network.name:
+        load_object(spec.network.name)
+
+
+def specs(
+    scenario: type[Scenario], given: Mapping[str, Any], data: Dataset, dataset: DatasetSpec, seeds: Sequence[int]
+) -> list[RunSpec]:
+    """One spec a seed: what the options ask for, on these data; raises InputError where the two do not go together."""
+    return on(asked(scenario, given), data, seeds)
+
+
+def on(spec: RunSpec, data: Dataset, seeds: Sequence[int]) -> list[RunSpec]:
+    """A spec that was asked for, on its data, once a seed; raises InputError where the two do not go together."""
+    spec = replace(spec, dataset_digest=data.digest)
+    if spec.optimizer.batch_size > len(data.train):
+        raise InputError(
+            f"--batch-size {spec.optimizer.batch_size} is impossible: allowed are 1 to {len(data.train)} samples."
+        )
+    if spec.network.name == "mlp":
+        width, depth = spec.network.width, spec.network.depth
+        if (count := (data.pixels + data.classes + (depth - 1) * width) * width) > MOST_PARAMETERS:
+            raise InputError(
+                f"--width {width} --depth {depth} would be {count:.2g} parameters: allowed are {MOST_PARAMETERS:.0g}."
+            )
+    spec.scenario.check_data(data)
+    for one in spec.interventions:
+        _check_classes(one, spec, data)
     return [replace(spec, seed=seed) for seed in seeds]
+
+
+def ready(specs: Sequence[RunSpec], data: Dataset, device: str) -> None:
+    """Raise InputError where no engine carries a spec on this device, or a network of the user's own cannot be built.
+
+    The last that can be known before a store is made.
+    """
+    from ncpl_cli.plan import choose_engine
+    from ncpl_cli.trainer import build
+
+    for spec in {replace(spec, seed=0): spec for spec in specs}.values():
+        choose_engine(spec, device)
+        if ":" in spec.network.name:
+            build(spec, data)
 
 
 def dataset_of(row: Any) -> DatasetSpec:
@@ -117,7 +192,7 @@ def from_row(row: Any, data: Dataset) -> RunSpec:
 
 def _interventions(given: Mapping[str, Any]) -> tuple[tuple[Intervention, ...], float | None]:
     """The interventions, and the weight decay where it was written as one: the optimiser carries that."""
-    texts = list(given.get("intervention") or ())
+    texts = [] if given.get("intervention") is None else list(given["intervention"])
     decays = [text for text in texts if text.partition(":")[0] == "weight_decay"]
     if not decays:
         return parse_all(texts), None
@@ -132,22 +207,18 @@ def _interventions(given: Mapping[str, Any]) -> tuple[tuple[Intervention, ...], 
 
 def _objective(scenario: Scenario, given: Mapping[str, Any]) -> Objective | None:
     """What the run asks in place of the scenario's own objective."""
-    if not given.get("objective"):
+    if given.get("objective") is None:
         return None
-    found, allowed = objectives.parse(given["objective"]), objectives_of(scenario)
-    if found.id not in allowed:
+    found, known = objectives.parse(given["objective"]), objectives_of(scenario)
+    if found.id not in known:
         raise InputError(
-            f"--objective {found.id} cannot be asked in {scenario.id}.", f"allowed there: {', '.join(allowed)}"
+            f"--objective {found.id} cannot be asked in {scenario.id}.", f"allowed there: {', '.join(known)}"
         )
     return None if found == objective_of(scenario) else found
 
 
-def _check_intervention(one: Intervention, spec: RunSpec, data: Dataset) -> None:
-    """Raise InputError where an intervention could do nothing or nothing sensible."""
-    if one.networks is not None and spec.network.name != one.networks:
-        raise InputError(f"--intervention {one.id} knows the units of an {one.networks}, not of {spec.network.name}.")
-    if one.needs_classes and not one.idle and "cross_entropy" not in objectives_of(spec.scenario):
-        raise InputError(f"--intervention {one.id} compares classes: {spec.scenario.id} asks for numbers.")
+def _check_classes(one: Intervention, spec: RunSpec, data: Dataset) -> None:
+    """Raise InputError where an intervention could do nothing, since a batch holds too few of a class."""
     classes = data.classes - len(getattr(spec.scenario, "hold_out_classes", ()))
     if one.needs_classes and not one.idle and spec.optimizer.batch_size < 2 * classes:
         raise InputError(
@@ -159,10 +230,8 @@ def _check_intervention(one: Intervention, spec: RunSpec, data: Dataset) -> None
 
 def network_spec(given: Mapping[str, Any], preset: str = "mlp") -> NetworkSpec:
     """The network that options ask for; raises InputError on an unknown name or an option it does not take."""
-    chosen = {key: given[key] for key in ("width", "depth", "activation", "norm") if given.get(key) is not None}
-    name = given.get("network") or preset
-    if ":" not in name:
-        _one_of("network", name, [*NETWORKS, "module:callable"])
+    chosen = _read(None, given, ("network", "width", "depth", "activation", "norm"))
+    name = chosen.pop("network", preset)
     fixed = {"mlp": (), "resnet18": ("depth", "activation")}.get(name, ("width", "depth", "activation", "norm"))
     if given_in_vain := [f"--{key}" for key in fixed if key in chosen]:
         raise InputError(f"{' and '.join(given_in_vain)} cannot be chosen for --network {name}.")
@@ -170,67 +239,30 @@ def network_spec(given: Mapping[str, Any], preset: str = "mlp") -> NetworkSpec:
         chosen.setdefault("width", DEFAULT_WIDTH[name])
     if name == "resnet18":
         chosen.setdefault("norm", "batch")
-    _one_of("activation", chosen.get("activation", "relu"), ACTIVATIONS)
-    _one_of("norm", chosen.get("norm", "none"), NORMS)
-    for key in ("width", "depth"):
-        if chosen.get(key, 1) < 1:
-            raise InputError(f"--{key} must be at least 1.")
     return NetworkSpec(name=name, **chosen)
 
 
-def _optimizer(presets: Mapping[str, Any], given: Mapping[str, Any], samples: int) -> OptimizerSpec:
-    name = _one_of("optimizer", given.get("optimizer") or "sgd", OPTIMIZER_LR)
-    preset: dict[str, Any] = {"lr": OPTIMIZER_LR[name], "batch_size": presets["batch_size"]}
-    if name == "sgd":
-        preset["lr"] = presets["lr"]
-    keys = ("lr", "momentum", "weight_decay", "batch_size", "lr_schedule")
-    settings = OptimizerSpec(name=name, **preset | {key: given[key] for key in keys if given.get(key) is not None})
-    if settings.lr <= 0 or settings.weight_decay < 0 or not 0 <= settings.momentum < 1:
-        raise InputError("--lr must be positive, --weight-decay not negative, --momentum in [0, 1).")
+def _optimizer(presets: Mapping[str, Any], given: Mapping[str, Any]) -> OptimizerSpec:
+    keys = [f.name for f in fields(OptimizerSpec)[1:]]
+    chosen = _read(None, given, ("optimizer", *keys))
+    name = chosen.pop("optimizer", "sgd")
+    preset = {"lr": presets["lr"] if name == "sgd" else OPTIMIZER_LR[name], "batch_size": presets["batch_size"]}
+    settings = OptimizerSpec(name=name, **preset | chosen)
     if settings.momentum and name != "sgd":
         raise InputError(f"--momentum belongs to sgd; {name} has moments of its own.")
-    if not 1 <= settings.batch_size <= samples:
-        raise InputError(f"--batch-size {settings.batch_size} is impossible: allowed are 1 to {samples} samples.")
-    _check_schedule(settings.lr_schedule)
     return settings
 
 
-def _check_schedule(text: str) -> None:
-    kind, *parts = text.split(":")
-    if kind in ("constant", "cosine") and not parts:
-        return
-    try:
-        if kind == "step" and len(parts) == 2 and int(parts[0]) > 0 and float(parts[1]) > 0:
-            return
-    except ValueError:
-        pass
-    raise InputError(
-        f"--lr-schedule {text!r} is unknown.",
-        "allowed: constant, cosine, step:EVERY:FACTOR (e.g. step:10:0.5), over the epochs of a task",
-    )
-
-
 def _measure(given: Mapping[str, Any]) -> MeasureSpec:
-    metrics = tuple(given.get("metrics") or ("default",))
+    metrics = ("default",) if given.get("metrics") is None else given["metrics"]
+    metrics = tuple(values.names(metrics, "--metrics") if isinstance(metrics, str) else metrics)
     check_names(metrics)
     if given.get("fresh_baseline") and "fresh_gap" not in chosen(metrics):
         metrics = (*metrics, "fresh_gap")
-    every, samples = given.get("measure_every") or 1, given.get("measure_samples")
-    if every < 1 or (samples is not None and samples < 1):
-        raise InputError("--measure-every and --measure-samples must be at least 1.")
-    return MeasureSpec(
-        metrics=metrics,
-        layers=_one_of("layers", given.get("layers") or "last", ("last", "all")),
-        every=every,
-        samples=samples,
-        task_accuracy=_one_of("task-accuracy", given.get("task_accuracy") or "end", ("current", "end", "all", "every")),
-    )
-
-
-def _one_of(kind: str, name: str, known: Any) -> str:
-    if name not in known:
-        raise unknown(kind, name, known)
-    return name
+    named = {"measure_every": "every", "measure_samples": "samples"}
+    found = {named[key]: values.read(given[key], Allowed(int), _dashed(key))
+             for key in named if given.get(key) is not None}  # fmt: skip
+    return MeasureSpec(metrics=metrics, **found, **_read(None, given, ("layers", "task_accuracy")))
 
 
 def _dashed(name: str) -> str:

@@ -11,6 +11,60 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ncpl_cli import values
+from ncpl_cli.values import Allowed
+
+NETWORKS = ("mlp", "resnet18")
+ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid", "gelu", "elu", "silu", "crelu")
+NORMS = ("none", "layer", "batch")
+OPTIMIZER_LR = {"sgd": 0.01, "adam": 1e-3, "adamw": 1e-3}
+PRECISIONS = ("float32", "float64", "tf32", "bf16")
+ENGINES = ("online", "stacked")
+"""Names that the registries of torch modules give, known without loading torch; a test holds them together.
+
+OPTIMIZER_LR: the usual learning rates, used where neither the user nor the scenario's preset gives one.
+"""
+
+DEFAULT_WIDTH = {"mlp": 100, "resnet18": 64}
+
+
+def _network(text: str, said: str) -> str:
+    return text if ":" in text else str(values.read(text, Allowed(choices=(*NETWORKS, "module:callable")), said))
+
+
+ALLOWED: dict[str, Allowed] = {
+    "seed": Allowed(int, least=0, most=values.SEEDS),
+    "seeds": Allowed(tuple, form=values.ranges),
+    "image_size": Allowed(int, most=4096),
+    "normalisation": Allowed(choices=("own", "published")),
+    "validation_fraction": Allowed(float, least=0, below=1),
+    "network": Allowed(form=_network),
+    "width": Allowed(int, most=65536),
+    "depth": Allowed(int, most=1000),
+    "activation": Allowed(choices=ACTIVATIONS),
+    "norm": Allowed(choices=NORMS),
+    "optimizer": Allowed(choices=tuple(OPTIMIZER_LR)),
+    "lr": Allowed(float, above=0),
+    "momentum": Allowed(float, least=0, below=1),
+    "lr_schedule": Allowed(form=values.schedule),
+    "precision": Allowed(choices=PRECISIONS),
+    "engine": Allowed(choices=("auto", *ENGINES)),
+    "layers": Allowed(choices=("last", "all")),
+    "task_accuracy": Allowed(choices=("current", "end", "all", "every")),
+    "keep_checkpoints": Allowed(form=values.keep),
+    "probes": Allowed(choices=("now", "later")),
+    "device": Allowed(form=values.device),
+    "runs": Allowed(form=values.several),
+    "x": Allowed(form=values.addresses),
+    "y": Allowed(form=values.addresses),
+    "control": Allowed(form=values.addresses),
+    "method": Allowed(choices=("pearson", "spearman")),
+    "across": Allowed(choices=("epochs", "tasks", "runs")),
+    "pairs": Allowed(choices=("all",)),
+    "resampling_seed": Allowed(int, least=0, most=values.SEEDS),
+}
+"""Options that say more of themselves than their type does, by their name in a sweep file; the others: values.py."""
+
 
 @dataclass(frozen=True)
 class NetworkSpec:

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from ncpl_cli.commands._common import epoch_list, int_list
 from ncpl_cli.commands._progress import duration
 from ncpl_cli.errors import InputError
 from ncpl_cli.main import COMMANDS
+from ncpl_cli.values import Allowed, ranges, read
 
 
 def test_help_loads_no_numerical_library() -> None:
@@ -50,15 +50,17 @@ def test_every_command_explains_itself(command: list[str]) -> None:
 
 
 def test_lists() -> None:
-    assert int_list("0-4", "--seeds") == [0, 1, 2, 3, 4]
-    assert int_list("1,3,7-8,3", "--seeds") == [1, 3, 7, 8]
-    assert epoch_list("50,1x3,10", "--epochs") == (50, 1, 1, 1, 10)
-    for wrong in ("", "a", "3-1", "1,,2"):
+    assert ranges("0-4", "--seeds") == (0, 1, 2, 3, 4) == ranges([0, "1-4"], "seeds")
+    assert ranges("1,3,7-8,3", "--seeds") == (1, 3, 7, 8)
+    times = Allowed(tuple)
+    assert read("50,1x3,10", times, "--epochs") == (50, 1, 1, 1, 10) == read([50, "1x3", 10], times, "epochs")
+    assert read(2, times, "epochs") == (2,)
+    for wrong in ("", "a", "3-1", "1,,2", "-1", "0-", "²", "١", "1_0", "0-99999999999", "1-2-3", True, 1.0, [[1]]):
         with pytest.raises(InputError):
-            int_list(wrong, "--seeds")
-    for wrong in ("", "0", "1x", "x3", "1x0"):
+            ranges(wrong, "--seeds")
+    for wrong in ("", "0", "1x", "x3", "1x0", "1x²", "-1", "1x99999999999", True, 1.5, [0], [[1]]):
         with pytest.raises(InputError):
-            epoch_list(wrong, "--epochs")
+            read(wrong, times, "--epochs")
 
 
 def test_durations() -> None:

@@ -464,9 +464,9 @@ def test_an_intervention_is_read_as_it_is_labelled() -> None:
     ("text", "words"),
     [
         ("nc9", "unknown intervention 'nc9'"), ("nc1:strenght=1", "Did you mean 'strength'"),
-        ("nc1:strength", "strength=VALUE"), ("nc1:strength=x", "not a number"), ("nc1:strength=-1", "at least 0"),
-        ("nc1:strength=nan", "impossible"), ("redo:steps=1.5", "not a whole number"),
-        ("nc1:phase=later", "allowed: warm-up"),
+        ("nc1:strength", "strength=VALUE"), ("nc1:strength=x", "it is a number"), ("nc1:strength=-1", "at least 0"),
+        ("nc1:strength=nan", "it is a number"), ("redo:steps=1.5", "it is a whole number"),
+        ("nc1:phase=later", "known: all, probe, warm-up"),
         ("shrink_perturb:shrink=2", "at most 1"), ("l2:strength=1,strength=2", "once"),
     ],
 )  # fmt: skip

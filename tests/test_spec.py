@@ -87,15 +87,26 @@ def test_settings_are_flat_and_whole(digits: Dataset) -> None:
     ("given", "words"),
     [
         ({"network": "mpl"}, "Did you mean 'mlp'"), ({"activation": "rel"}, "Did you mean 'relu'"),
-        ({"optimizer": "sdg"}, "Did you mean 'sgd'"), ({"norm": "group"}, "unknown norm"),
-        ({"lr": 0.0}, "positive"), ({"batch_size": 0}, "impossible"), ({"batch_size": 2000}, "1 to 1437"),
-        ({"lr_schedule": "step:0:1"}, "unknown"), ({"lr_schedule": "linear"}, "unknown"), ({"width": 0}, "at least 1"),
+        ({"optimizer": "sdg"}, "Did you mean 'sgd'"), ({"norm": "group"}, "unknown --norm"),
+        ({"lr": 0.0}, "above 0"), ({"batch_size": 0}, "at least 1"), ({"batch_size": 2000}, "1 to 1437"),
+        ({"lr_schedule": "step:0:1"}, "at least 1"), ({"lr_schedule": "linear"}, "unknown"),
+        ({"width": 0}, "at least 1"),
         ({"optimizer": "adam", "momentum": 0.5}, "moments of its own"), ({"metrics": ("nc9",)}, "unknown metric"),
-        ({"layers": "first"}, "unknown layers"), ({"measure_every": -1}, "at least 1"),
-        ({"first_task_order": "odd"}, "unknown --first-task-order"), ({"precision": "half"}, "unknown precision"),
+        ({"layers": "first"}, "unknown --layers"), ({"measure_every": -1}, "at least 1"),
+        ({"first_task_order": "odd"}, "unknown --first-task-order"), ({"precision": "half"}, "unknown --precision"),
     ],
     ids=str,
 )  # fmt: skip
 def test_wrong_settings_are_refused_in_words(digits: Dataset, given: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         spec(digits, **given)
+
+
+def test_names_known_without_torch_are_those_of_the_registries() -> None:
+    from ncpl_cli import spec as names
+    from ncpl_cli.engines import ENGINES
+    from ncpl_cli.networks import ACTIVATIONS, NETWORKS
+    from ncpl_cli.networks.resnet import RESNET_NORMS
+
+    assert tuple(NETWORKS) == names.NETWORKS and tuple(ENGINES) == names.ENGINES
+    assert set(names.ACTIVATIONS) == set(ACTIVATIONS) and set(RESNET_NORMS) <= set(names.NORMS)

@@ -85,7 +85,7 @@ def test_a_grid_is_every_combination_for_every_arm() -> None:
     [
         (["widht=1,2"], [], {}, "Did you mean 'width'"),
         (["tasks=1,2"], [], {}, "how far a run goes"),
-        (["lr=0.1,fast"], [], {}, "'fast' is not a number"),
+        (["lr=0.1,fast"], [], {}, "'fast' is impossible: it is a number"),
         (["lr=0.1,0.1"], [], {}, "names a value twice"),
         (["lr=0.1"], [], {"lr": 0.2}, "given twice"),
         (["lr=0.1", "lr=0.2"], [], {}, "each option once"),

@@ -176,7 +176,7 @@ def test_signals_stop_after_a_checkpoint(tmp_path: Path, number: int, code: int)
         (["train", "permuted-digits", "--network", "mpl"], 2, "Did you mean 'mlp'"),
         (["train", "permuted-digits", "--widht", "3"], 2, "--widht"),
         (["train", "permuted-digits", "--seed", "0", "--seeds", "0-3"], 2, "give one"),
-        (["train", "permuted-digits", "--seeds", "4-1"], 2, "not a list of numbers"),
+        (["train", "permuted-digits", "--seeds", "4-1"], 2, "not a list of whole numbers"),
         (["train", "permuted-digits", "--device", "cuda:9"], 2, "no device"),
         (["train", "permuted-digits", "--engine", "online", "--momentum", "0.9"], 2, "cannot carry"),
         (["train", "permuted-digits", "--dataset", "folder:nowhere"], 1, "there is no folder"),

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ncpl_cli.errors import InputError
-
 if TYPE_CHECKING:
     from ncpl_cli.data import Dataset
     from ncpl_cli.spec import DatasetSpec
@@ -32,9 +30,13 @@ Device = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
+STATUSES = ("finished", "failed", "diverged", "running", "interrupted", "pending")
+"""What a run can be."""
+
+
 def store_url(db: str | None) -> str:
     """Where results go: --db, else NCPL_DB, else ncpl.db in the current directory."""
-    return db or os.environ.get("NCPL_DB") or "ncpl.db"
+    return db if db is not None else os.environ.get("NCPL_DB") or "ncpl.db"
 
 
 def load_data(dataset: DatasetSpec, data_dir: Path | None) -> Dataset:
@@ -71,32 +73,6 @@ def say(text: str, mark: str = "") -> None:
         print(text)
     else:
         print(f"{mark}{text}")
-
-
-def int_list(text: str, option: str) -> list[int]:
-    """Read `0-4`, `1,3,7` or a mixture; keeps the order, drops repetitions."""
-    numbers: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
-            raise InputError(
-                f"{option} {text!r} is not a list of numbers.", f"write it as {option} 0-4 or {option} 1,3,7"
-            )
-        numbers += range(int(first), int(last or first) + 1)
-    return list(dict.fromkeys(numbers))
-
-
-def epoch_list(text: str, option: str) -> tuple[int, ...]:
-    """Read `10` or `50,1x20,10`: a per-task list with repetitions."""
-    epochs: list[int] = []
-    for part in text.split(","):
-        value, times, count = part.strip().partition("x")
-        if not value.isdigit() or (times and not count.isdigit()) or int(value) < 1 or (times and int(count) < 1):
-            raise InputError(
-                f"{option} {text!r} is not a per-task list.", f"write it as {option} 1 or {option} 50,1x20,10"
-            )
-        epochs += [int(value)] * int(count or 1)
-    return tuple(epochs)
 
 
 def print_json(document: Any) -> None:

@@ -5,24 +5,29 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import tomllib
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ncpl_cli import values
 from ncpl_cli.commands import _common
-from ncpl_cli.commands.train import read_lists
 from ncpl_cli.errors import InputError, unknown
 from ncpl_cli.spec import DatasetSpec, NetworkSpec, OptimizerSpec
+from ncpl_cli.values import Allowed
 
-MEASURING = {
-    "metrics": str, "layers": str, "measure_every": int, "measure_samples": int, "task_accuracy": str,
-    "fresh_baseline": bool, "engine": str, "probes": str,
-}  # fmt: skip
+MEASURING = (
+    "metrics", "layers", "measure_every", "measure_samples", "task_accuracy", "fresh_baseline", "engine", "probes",
+)  # fmt: skip
 """Settings that are no part of a run's identity: one value for the whole sweep."""
+
+HINTS = {"measure_every": int, "measure_samples": int, "fresh_baseline": bool}
+"""Their types, where they are no texts."""
+
+MOST_RUNS = 20_000
+"""Runs of one sweep: more is a slip of the hand, and more than a table can show."""
 
 EXAMPLE = "scenario = 'permuted-digits', seeds = '0-4', [settings], [grid], [[zip]], [arms]"
 
@@ -61,19 +66,17 @@ class Study:
         return found
 
 
-def keys(scenario: Any) -> dict[str, Any]:
-    """The options that a grid may vary, with their types: those that are part of a run's identity."""
-    hints = typing.get_type_hints(scenario)
-    found = {f.name: hints[f.name] for f in fields(scenario) if f.metadata["identity"]}
+def keys(scenario: Any) -> list[str]:
+    """The options that a grid may vary: those that are part of a run's identity."""
+    found = [f.name for f in fields(scenario) if f.metadata["identity"]]
     for kind, option in ((NetworkSpec, "network"), (OptimizerSpec, "optimizer"), (DatasetSpec, "dataset")):
-        hints = typing.get_type_hints(kind)
-        found |= {option if f.name == "name" else f.name: hints[f.name] for f in fields(kind)}
-    return found | {"objective": str, "precision": str}
+        found += [option if f.name == "name" else f.name for f in fields(kind)]
+    return [*found, "objective", "precision"]
 
 
 def from_options(
-    scenario: Any, settings: Mapping[str, Any], seeds: str | None, grid: Sequence[str], arms: Sequence[str],
-    name: str | None,
+    scenario: Any, settings: Mapping[str, Any], seeds: Sequence[int] | str | None, grid: Sequence[str],
+    arms: Sequence[str], name: str | None,
 ) -> Study:  # fmt: skip
     """A study from the command line: `--grid KEY=V1,V2`, `--arm NAME=SPEC+SPEC`."""
     axes: dict[str, list[Any]] = {}
@@ -90,7 +93,9 @@ def from_options(
             raise InputError(f"--arm {text!r}: write each arm once, as --arm NAME=SPEC+SPEC (--arm plain= has none).")
         named[label] = [part.strip() for part in written.split("+") if part.strip()]
     given = {key: value for key, value in settings.items() if value is not None and value is not False and value != []}
-    study = Study(scenario, name or _name(scenario, given), _seeds(seeds or "0"), given, axes, [], named)
+    study = Study(
+        scenario, name or _name(scenario, given), _seeds("0" if seeds is None else seeds), given, axes, [], named
+    )
     return _checked(study)
 
 
@@ -102,7 +107,7 @@ def from_file(path: Path, name: str | None) -> Study:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"there is no file {path}.", f"it would hold: {EXAMPLE}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}.", f"a sweep file holds: {EXAMPLE}") from None
     for key in document:
         if key not in ("scenario", "name", "seeds", "settings", "grid", "zip", "arms"):
@@ -111,82 +116,86 @@ def from_file(path: Path, name: str | None) -> Study:
         raise InputError(f"{path} names no scenario.", "write scenario = 'permuted-digits'")
     scenario = scenario_named(document["scenario"])
     zipped = document.get("zip", [])
-    zipped = [zipped] if isinstance(zipped, dict) else zipped
+    zipped = zipped if isinstance(zipped, list) else [zipped]
     tables = [document.get("settings", {}), document.get("grid", {}), document.get("arms", {}), *zipped]
     if not all(isinstance(table, dict) for table in tables):
         raise InputError(f"{path}: settings, grid, zip and arms are tables.", f"a sweep file holds: {EXAMPLE}")
     settings, grid, arms = tables[:3]
-    for key, values in [*grid.items(), *(item for of in zipped for item in of.items()), *arms.items()]:
-        if not isinstance(values, list):
+    for key, listed in [*grid.items(), *(item for of in zipped for item in of.items()), *arms.items()]:
+        if not isinstance(listed, list):
             raise InputError(f"{path}: {key} is a list of values.", f"write {key} = [...]")
     settings = {key: ",".join(map(str, v)) if isinstance(v, list) and key != "intervention" else v
                 for key, v in settings.items()}  # fmt: skip
     for of in zipped:
-        if len({len(values) for values in of.values()}) > 1:
+        if len({len(listed) for listed in of.values()}) > 1:
             raise InputError(f"{path}: the lists of a zip go together, {', '.join(of)} differ in length.")
+        if not of:
+            raise InputError(f"{path}: a zip is empty.", "write [[zip]] with a list for each of its options")
+    own = values.read(document["name"], Allowed(), f"{path}: name") if "name" in document else path.stem
     study = Study(
-        scenario, name or document.get("name") or path.stem, _seeds(document.get("seeds", "0")), settings, grid, zipped,
-        {label: [str(text) for text in texts] for label, texts in arms.items()},
+        scenario, name if name is not None else own, _seeds(document.get("seeds", "0")), settings, grid, zipped,
+        {label: _specs(texts, f"arm {label}") for label, texts in arms.items()},
     )  # fmt: skip
     return _checked(study)
 
 
 def _checked(study: Study) -> Study:
-    """The study with its values read as what their options take; raises InputError for unknown and double ones."""
-    allowed = keys(study.scenario)
-    horizon = {f.name: typing.get_type_hints(study.scenario)[f.name] for f in fields(study.scenario)}
-    fixed = allowed | horizon | MEASURING | {"intervention": list}
+    """The study with its values read as what their options take; raises InputError for whatever no run could have."""
+    from ncpl_cli import settings
+
+    may = keys(study.scenario)
+    horizon = [f.name for f in fields(study.scenario)]
     for key in study.settings:
-        if key not in fixed:
-            raise unknown("setting", key, fixed)
+        if key not in (known := [*may, *horizon, *MEASURING, "intervention"]):
+            raise unknown("setting", key, known)
     tables = [study.grid, *study.zipped]
     seen = [key for table in tables for key in table]
     for key in seen:
         if key in ("intervention", "interventions"):
             raise InputError("a grid does not vary interventions: arms do.", "--arm plain= --arm nc1=nc1:strength=0.05")
-        if key not in allowed and key in horizon:
+        if key not in may and key in horizon:
             raise InputError(
                 f"{key} says how far a run goes, not which run it is: give it once for all.",
                 f"--{key.replace('_', '-')} VALUE",
             )
-        if key not in allowed:
-            raise unknown("grid key", key, allowed)
+        if key not in may:
+            raise unknown("grid key", key, may)
         if seen.count(key) > 1 or key in study.settings:
             raise InputError(f"{key} is given twice: as a grid and as a setting, or in two grids.")
+
+    def read(key: str, value: Any) -> Any:
+        if key == "intervention":
+            return _specs(value, key)
+        return values.read(value, settings.allowed(study.scenario, key, HINTS.get(key)), key)
+
     for table in tables:
-        for key, values in table.items():
-            table[key] = [_value(key, value, allowed[key]) for value in values]
-            if not values or (len(set(table[key])) < len(values) and table is study.grid):
+        for key, listed in table.items():
+            table[key] = [read(key, value) for value in listed]
+            if not listed or (len(set(table[key])) < len(listed) and table is study.grid):
                 raise InputError(f"the grid of {key} is empty or names a value twice.")
-    study.settings = {key: _value(key, v, fixed[key]) for key, v in study.settings.items()}
+    study.settings = {key: read(key, value) for key, value in study.settings.items()}
+    points = math.prod(len(listed) for listed in study.grid.values()) * max(1, len(study.arms))
+    points *= math.prod(len(next(iter(of.values()))) for of in study.zipped)
+    if (runs := points * len(study.seeds)) > MOST_RUNS:
+        raise InputError(
+            f"{points} points with {len(study.seeds)} seeds are {runs} runs: a sweep has up to {MOST_RUNS}."
+        )
+    for _, given in study.points():
+        settings.asked(study.scenario, given)
     return study
 
 
-def _value(key: str, value: Any, kind: Any) -> Any:
-    """A value as its option takes it; lists stay text, which the scenario's own reader reads."""
-    if isinstance(kind, types.UnionType):
-        kind = next(one for one in typing.get_args(kind) if one is not types.NoneType)
-    if kind is list:
-        return list(value)
-    if typing.get_origin(kind) is tuple:
-        return str(value)
-    if kind is str:
-        return str(value)
-    if isinstance(value, kind) or (kind is float and isinstance(value, int) and not isinstance(value, bool)):
-        return value
-    try:
-        if isinstance(value, str) and kind is not bool:
-            return kind(value)
-    except ValueError:
-        pass
-    what = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
-    raise InputError(f"{key}: {value!r} is not {what}.")
+def _specs(written: Any, said: str) -> list[str]:
+    """A list of interventions, as a file writes it."""
+    if not isinstance(written, list) or not all(isinstance(one, str) and one.strip() for one in written):
+        raise InputError(
+            f"{said} {values.shown(written)} is not a list of interventions.", "write ['nc1:strength=0.05']"
+        )
+    return list(written)
 
 
 def _seeds(written: Any) -> list[int]:
-    if isinstance(written, list) and all(isinstance(seed, int) and seed >= 0 for seed in written) and written:
-        return list(dict.fromkeys(written))
-    return _common.int_list(str(written), "--seeds")
+    return list(values.ranges(written, "--seeds"))
 
 
 def _name(scenario: Any, given: Mapping[str, Any]) -> str:
@@ -202,11 +211,10 @@ def arms_of(study: Study, data_dir: Path | None) -> tuple[list[Any], dict[Any, A
 
     loaded: dict[Any, Any] = {}
     arms = []
-    for label, options in study.points():
-        given = read_lists(study.scenario, options)
-        dataset = settings.dataset_spec(study.scenario, given)
-        if dataset not in loaded:
-            loaded[dataset] = _common.load_data(dataset, data_dir)
-        specs = settings.specs(study.scenario, given, loaded[dataset], dataset, study.seeds)
-        arms.append(Arm(tuple(specs), label))
+    for label, given in study.points():
+        spec = settings.asked(study.scenario, given)
+        if spec.dataset not in loaded:
+            settings.find(spec)
+            loaded[spec.dataset] = _common.load_data(spec.dataset, data_dir)
+        arms.append(Arm(tuple(settings.on(spec, loaded[spec.dataset], study.seeds)), label))
     return arms, loaded

@@ -22,7 +22,9 @@ def correlate(
         str | None,
         typer.Option("--y", help="Likewise; default plasticity_loss with several tasks, else probe_test_accuracy."),
     ] = None,
-    window: Annotated[int, typer.Option(help="Length of the sliding window, in epochs or tasks.")] = 100,
+    window: Annotated[
+        int, typer.Option(min=2, max=10**6, help="Length of the sliding window, in epochs or tasks.")
+    ] = 100,
     scenario: Annotated[str | None, typer.Option(help="Only this scenario.")] = None,
     runs: Annotated[str | None, typer.Option(help="Only these runs: ids or labels with commas.")] = None,
     name: Annotated[list[str] | None, typer.Option(help="Only runs with this label; repeatable.")] = None,
@@ -53,8 +55,6 @@ def correlate(
     from ncpl_cli.report.correlation_figure import check_figure, save_windows
     from ncpl_cli.store import open_store
 
-    if pairs not in (None, "all"):
-        raise unknown("choice of --pairs", pairs, ("all",))
     if pairs and (y is not None or x != "nc1"):
         raise InputError("--pairs all takes every pair: leave out --x and --y.")
     xs = [_address(part, split, layer) for part in x.split(",")]
@@ -117,7 +117,7 @@ def _address(text: str, split: str, layer: str) -> str:
 def _lags(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
-    found = re.fullmatch(r"\s*([+-]?\d+)\s*:\s*([+-]?\d+)\s*", text)
+    found = re.fullmatch(r"\s*([+-]?[0-9]{1,6})\s*:\s*([+-]?[0-9]{1,6})\s*", text)
     if not found:
         raise InputError(f"--lags {text!r} is not a range.", "write it as --lags -20:20")
     return int(found[1]), int(found[2])

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from ncpl_cli.commands import _common
+from ncpl_cli.commands._app import App
 from ncpl_cli.commands._common import Db, Json
 from ncpl_cli.errors import StoreError
 
-app = typer.Typer(help="Look after the store.", no_args_is_help=True)
+app = App(help="Look after the store.")
 
 
 @app.command("info")

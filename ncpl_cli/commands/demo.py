@@ -18,7 +18,7 @@ SEEDS = range(5)
 
 
 def demo(
-    tasks: Annotated[int, typer.Option(help="Permuted tasks a run.")] = 140,
+    tasks: Annotated[int, typer.Option(min=2, max=100_000, help="Permuted tasks a run.")] = 140,
     db: Db = None,
 ) -> None:
     """Two first-task lengths, five seeds, 140 permuted tasks on scikit-learn's digits; then what was found.

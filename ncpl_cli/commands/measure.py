@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ncpl_cli import values
 from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import DataDir, Db, Device, Json
 
@@ -27,7 +28,7 @@ NETWORK_OPTIONS = ("network", "dataset", "width", "depth", "activation", "norm")
 def measure(
     target: Annotated[str | None, typer.Argument(help="FILE.npz of features, or FILE.safetensors of weights.")] = None,
     run: Annotated[str | None, typer.Option("--run", help="A stored run, instead of a file.")] = None,
-    epoch: Annotated[int | None, typer.Option(help="Of the run; default its newest checkpoint.")] = None,
+    epoch: Annotated[int | None, typer.Option(min=0, help="Of the run; default its newest checkpoint.")] = None,
     split: Annotated[str | None, typer.Option(help="train, test or both; default what there is.")] = None,
     layers: Annotated[str, typer.Option(help="last or all.", show_default=True)] = "last",
     metrics: Annotated[str, typer.Option(help="default, all, or ids with commas (ncpl catalog).")] = "default",
@@ -64,7 +65,7 @@ def measure(
 
     if (target is None) == (run is None):
         raise InputError("measure takes either a file or --run ID.", "ncpl measure features.npz, ncpl measure --run ID")
-    names = tuple(part.strip() for part in metrics.split(","))
+    names = tuple(values.names(metrics, "--metrics"))
     check_names(names)
     for kind, value, known in (
         ("split", split or "both", ("train", "test", "both")), ("layers", layers, ("last", "all")),
@@ -72,8 +73,6 @@ def measure(
     ):  # fmt: skip
         if value not in known:
             raise unknown(kind, value, known)
-    if measure_samples is not None and measure_samples < 1:
-        raise InputError("--measure-samples must be at least 1.")
     asked: dict[str, Any] = dict(zip(NETWORK_OPTIONS, (network, dataset, width, depth, activation, norm), strict=True))
     weights = target is not None and target.endswith(".safetensors")
     vain = [f"--{name}" for name, value in asked.items() if value is not None and not weights]

@@ -14,7 +14,7 @@ from ncpl_cli.commands._common import DataDir, Db, Device, Json
 def probe(
     runs: Annotated[list[str] | None, typer.Argument(help="Warm-start runs; default all that are finished.")] = None,
     name: Annotated[str | None, typer.Option(help="Only runs with this label.")] = None,
-    jobs: Annotated[int | None, typer.Option(help="Threads; default the number of cores.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, max=4096, help="Threads; default the number of cores.")] = None,
     db: Db = None,
     data_dir: DataDir = None,
     device: Device = "auto",

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ncpl_cli import values
 from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import DataDir, Db, Device, Json
+from ncpl_cli.studies import SCALES
+from ncpl_cli.values import Allowed
 
 if TYPE_CHECKING:
     from ncpl_cli.analysis.claims import Judged
@@ -21,10 +24,12 @@ if TYPE_CHECKING:
 
 def reproduce(
     study: Annotated[str, typer.Argument(help="bonifazi2024; `list` says what each holds.")],
-    scale: Annotated[str, typer.Option(help="smoke, laptop or full.")] = "smoke",
+    scale: Annotated[str, typer.Option(help="smoke, laptop or full.", parser=Allowed(choices=SCALES))] = "smoke",
     part: Annotated[str | None, typer.Option(help="One part only; default all of them.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Other seeds than the study's: 0-9.")] = None,
-    jobs: Annotated[str, typer.Option(help="Workers: auto (one a core) or a number.")] = "auto",
+    jobs: Annotated[
+        str, typer.Option(help="Workers: auto (one a core) or a number.", parser=Allowed(form=values.count_or_auto))
+    ] = "auto",
     db: Db = None,
     data_dir: DataDir = None,
     device: Device = "auto",
@@ -34,22 +39,20 @@ def reproduce(
 
     Example: ncpl reproduce bonifazi2024 --scale smoke
     """
-    from ncpl_cli import device as device_of
-    from ncpl_cli.commands._workers import Workers
-    from ncpl_cli.errors import InputError, SweepFailed, unknown
-    from ncpl_cli.store import open_store
-    from ncpl_cli.studies import SCALES, study_named
-    from ncpl_cli.sweep import Options
+    from ncpl_cli.studies import study_named
 
     if study == "list":
         _list(json_)
         return
     found = study_named(study)
-    if scale not in SCALES:
-        raise unknown("scale", scale, SCALES)
-    if jobs != "auto" and not (jobs.isdigit() and int(jobs) > 0):
-        raise InputError(f"--jobs {jobs!r} is neither auto nor a number of workers.")
-    parts = [found.part(part)] if part else list(found.parts)
+    parts = [found.part(part)] if part is not None else list(found.parts)
+
+    from ncpl_cli import device as device_of
+    from ncpl_cli.commands._workers import Workers
+    from ncpl_cli.errors import SweepFailed
+    from ncpl_cli.store import open_store
+    from ncpl_cli.sweep import Options
+
     url, path = _common.store_url(db), _common.data_path(data_dir)
     kind, _, gpu = device_of.resolve(device).partition(":")
     options = Options(device=kind)
@@ -83,7 +86,7 @@ def _run(
     from ncpl_cli.sweep import run_sweep
 
     plan = part.plans[scale]
-    arms = arms_of(study.id, part.id, scale, plan, seeds or plan.seeds, data_dir)
+    arms = arms_of(study.id, part.id, scale, plan, plan.seeds if seeds is None else seeds, data_dir)
     return run_sweep(
         arms, store, name=label(study.id, part.id, scale), options=options,
         jobs=None if jobs == "auto" else int(jobs), gpus=gpus, data_dir=data_dir, watcher=watcher,
@@ -98,7 +101,7 @@ def arms_of(study: str, part: str, scale: str, plan: Plan, seeds: str, data_dir:
     from ncpl_cli.sweep import Arm
 
     scenario = scenario_named(plan.scenario)
-    numbers = _common.int_list(seeds, "--seeds")
+    numbers = values.ranges(seeds, "--seeds")
     arms = []
     for name, own in plan.arms.items():
         given = {**plan.settings, **own}
@@ -156,7 +159,7 @@ def _list(json_: bool) -> None:
         study = study_named(name)
         for part in study.parts:
             for scale, plan in part.plans.items():
-                runs = len(plan.arms) * len(_common.int_list(plan.seeds, "seeds"))
+                runs = len(plan.arms) * len(values.ranges(plan.seeds, "seeds"))
                 rows.append((study.id, part.id, scale, plan.scenario, runs, len(part.claims), part.title))
     columns = ("study", "part", "scale", "scenario", "runs", "claims", "what")
     if json_:

@@ -9,16 +9,20 @@ from typing import Annotated, Any
 import typer
 
 from ncpl_cli.commands import _common
-from ncpl_cli.commands._common import Db, Json
+from ncpl_cli.commands._app import App
+from ncpl_cli.commands._common import STATUSES, Db, Json
+from ncpl_cli.values import Allowed
 
-app = typer.Typer(help="List, show and delete runs.", no_args_is_help=True)
+app = App(help="List, show and delete runs.")
 
 
 @app.command("list")
 def list_runs(
     scenario: Annotated[str | None, typer.Option(help="Only this scenario.")] = None,
     name: Annotated[str | None, typer.Option(help="Only runs with this label.")] = None,
-    status: Annotated[str | None, typer.Option(help="Only runs with this status.")] = None,
+    status: Annotated[
+        str | None, typer.Option(help="Only runs with this status.", parser=Allowed(choices=STATUSES))
+    ] = None,
     probes: Annotated[bool, typer.Option("--probes", help="Also the probes of warm-start runs.")] = False,
     db: Db = None,
     json_: Json = False,

@@ -14,9 +14,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ncpl_cli import values
 from ncpl_cli.commands import _common
-from ncpl_cli.commands._common import DataDir, Db, Device, Json
+from ncpl_cli.commands._app import App
+from ncpl_cli.commands._common import STATUSES, DataDir, Db, Device, Json
 from ncpl_cli.commands.train import Scenarios, command, common_options, parameters_of, scenario_parameters
+from ncpl_cli.values import Allowed
 
 
 class Sweeps(Scenarios):
@@ -44,9 +47,9 @@ class Sweeps(Scenarios):
         return command(cmd_name, text, parameters, lambda given: _options_given(scenario, given))
 
 
-app = typer.Typer(
-    cls=Sweeps, help="Train many runs with many workers; the same again does what is missing.", no_args_is_help=True
-)
+app = App(cls=Sweeps, help="Train many runs with many workers; the same again does what is missing.")
+
+WORKERS = Allowed(form=values.count_or_auto)
 
 OF_ONE_COMMAND = ("seed", "seeds", "jobs", "name", "resume", "dry_run", "db", "data_dir", "device", "json_",
                   "keep_checkpoints")  # fmt: skip
@@ -65,13 +68,15 @@ def _options(
         list[str] | None, typer.Option(help="NAME=SPEC+SPEC: an arm with these interventions (NAME= none); repeatable.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="The sweep's name and label; default follows its settings.")] = None,
-    jobs: Annotated[str, typer.Option(help="Workers: auto (one a core, or as --per-gpu says) or a number.")] = "auto",
+    jobs: Annotated[
+        str, typer.Option(parser=WORKERS, help="Workers: auto (one a core, or as --per-gpu says) or a number.")
+    ] = "auto",
     threads: Annotated[
-        int | None, typer.Option(help="Threads of each worker; default the cores divided among them.")
+        int | None, typer.Option(max=4096, help="Threads of each worker; default the cores divided among them.")
     ] = None,
     executor: Annotated[str, typer.Option(help="Where workers run: local, ray or slurm.")] = "local",
     gpus: Annotated[str | None, typer.Option(help="GPUs to share: 0,1; default those that are visible.")] = None,
-    per_gpu: Annotated[int, typer.Option(help="Workers on each GPU.")] = 1,
+    per_gpu: Annotated[int, typer.Option(max=64, help="Workers on each GPU.")] = 1,
     address: Annotated[str | None, typer.Option(help="ray: the cluster; default one on this machine.")] = None,
     partition: Annotated[str | None, typer.Option(help="slurm: the partition.")] = None,
     gres: Annotated[str | None, typer.Option(help="slurm: generic resources of a task, e.g. gpu:1.")] = None,
@@ -84,7 +89,9 @@ def _options(
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="slurm: stay until all is done.")] = False,
     max_attempts: Annotated[int, typer.Option(help="Attempts in a row that get no further before a run fails.")] = 5,
-    lease: Annotated[float, typer.Option(help="Seconds after which a silent worker is replaced.")] = 30.0,
+    lease: Annotated[
+        float, typer.Option(min=1, max=86400, help="Seconds after which a silent worker is replaced.")
+    ] = 30.0,
     keep_checkpoints: Annotated[
         str | None, typer.Option(help="last, probes, every:K or all; default last, warm-start: probes.")
     ] = None,
@@ -109,7 +116,7 @@ def _options_given(scenario: Any, given: dict[str, Any]) -> None:
     settings = {key: given[key] for key in names}
     _sweep(
         _grid.from_options(
-            scenario, settings, given["seeds"], given["grid"] or [], given["arm"] or [], given["name"]
+            scenario, settings, given["seeds"], given["grid"] or (), given["arm"] or (), given["name"]
         ),
         given,
     )  # fmt: skip
@@ -118,23 +125,22 @@ def _options_given(scenario: Any, given: dict[str, Any]) -> None:
 def _sweep(study: Any, given: dict[str, Any]) -> None:
     """Run a sweep with the options of its command line."""
     from ncpl_cli import device as device_of
+    from ncpl_cli import settings
     from ncpl_cli.analysis.casualties import together
     from ncpl_cli.commands import _grid
     from ncpl_cli.commands._workers import Workers
-    from ncpl_cli.errors import InputError, Stopped, SweepFailed, unknown
+    from ncpl_cli.errors import InputError, Stopped, SweepFailed
     from ncpl_cli.store import open_store, shown
-    from ncpl_cli.sweep import Options, run_sweep, visible_gpus
 
     jobs = given["jobs"]
-    if jobs != "auto" and not (jobs.isdigit() and int(jobs) > 0):
-        raise InputError(f"--jobs {jobs!r} is neither auto nor a number of workers.")
-    if given["max_attempts"] < 1 or given["per_gpu"] < 1 or given["lease"] <= 0 or (given["threads"] or 1) < 1:
-        raise InputError("--max-attempts, --per-gpu and --threads must be at least 1, --lease positive.")
     probes = study.settings.pop("probes", None)
-    if probes not in (None, "now", "later"):
-        raise unknown("--probes", probes, ("now", "later"))
     executor = _executor(given)
-    gpus = tuple(part.strip() for part in (given["gpus"] or "").split(",") if part.strip())
+    gpus = () if given["gpus"] is None else tuple(values.names(given["gpus"], "--gpus"))
+    if gpus and given["device"] not in ("auto", "cuda"):
+        raise InputError(f"--gpus {given['gpus']} does not go with --device {given['device']}.")
+
+    from ncpl_cli.sweep import Options, run_sweep, visible_gpus
+
     device = given["device"]
     if device == "auto" and (gpus or "gpu" in (given["gres"] or "")):
         device = "cuda"
@@ -143,10 +149,10 @@ def _sweep(study: Any, given: dict[str, Any]) -> None:
     device, _, number = device.replace("auto", "cpu").partition(":")
     if device == "cuda" and not gpus:
         gpus = (number,) if given["device"] not in ("auto", "cuda") else visible_gpus()
-    if gpus and device != "cuda":
-        raise InputError(f"--gpus {given['gpus']} does not go with --device {device}.")
     data_dir = _common.data_path(given["data_dir"])
     arms, loaded = _grid.arms_of(study, data_dir)
+    for data in loaded:
+        settings.ready([spec for arm in arms for spec in arm.specs if spec.dataset == data], loaded[data], device)
     if given["dry_run"]:
         return _show_plan(study, arms, loaded, device, given, executor, gpus)
     options = Options(
@@ -186,7 +192,7 @@ def _executor(given: dict[str, Any]) -> Any:
 
     kind = executor_named(given["executor"])
     known = {option: one.id for one in EXECUTORS.values() for option in one.options}
-    wanted = {option: given[option] for option in known if given[option]}
+    wanted = {option: given[option] for option in known if given[option] not in (None, False, [], ())}
     if alien := [option for option in wanted if option not in kind.options]:
         named = " and ".join("--" + option.replace("_", "-") for option in alien)
         raise InputError(f"{named} belongs to --executor {known[alien[0]]}, not to {kind.id}.")
@@ -306,9 +312,6 @@ def _show_casualties(found: list[Any]) -> None:
     if found:
         rows = [(c.run, c.seed, c.status, in_words(c.settings), c.attempts, c.error) for c in found]
         _common.print_table(("run", "seed", "status", "settings", "attempts", "last error"), rows)
-
-
-STATUSES = ("finished", "failed", "diverged", "running", "interrupted", "pending")
 
 
 def _time(seconds: float | None) -> str | None:

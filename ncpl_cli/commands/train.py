@@ -11,8 +11,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ncpl_cli import values
 from ncpl_cli.commands import _common
+from ncpl_cli.commands._app import App
 from ncpl_cli.commands._common import DataDir, Db, Device, Json
+from ncpl_cli.values import Allowed
 
 
 class Scenarios(TyperGroup):
@@ -34,7 +37,7 @@ class Scenarios(TyperGroup):
         return command(cmd_name, text, parameters, lambda given: train(scenario, given))
 
 
-app = typer.Typer(cls=Scenarios, help="Train runs of a scenario, measured every epoch.", no_args_is_help=True)
+app = App(cls=Scenarios, help="Train runs of a scenario, measured every epoch.")
 
 
 @app.callback()
@@ -96,7 +99,9 @@ def common_options(
     keep_checkpoints: Annotated[
         str | None, typer.Option(help="last, probes, every:K or all; default last, warm-start: probes.")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(help="Runs trained side by side; default the number of cores.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Runs trained side by side; default the number of cores.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="A label for these runs.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on where an identical run stopped, or begin anew.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, how long, how large.")] = False,
@@ -107,12 +112,10 @@ def common_options(
 ) -> None: ...
 
 
-_SHOWN: dict[Any, Any] = {tuple[int, ...]: str}
-"""Per-task lists are written as text, `50,1x20,10`."""
-
-
 def scenario_parameters(scenario: Any) -> list[inspect.Parameter]:
     """A scenario's options, as a function that Typer reads would have them."""
+    from ncpl_cli.spec import ALLOWED
+
     own_types = typing.get_type_hints(scenario)
     parameters = []
     for f in fields(scenario):
@@ -121,14 +124,19 @@ def scenario_parameters(scenario: Any) -> list[inspect.Parameter]:
         shown = ",".join(map(str, f.default)) if isinstance(f.default, tuple) else f.default
         if f.default is not None:
             text += f"; default {shown}"
-        parameters.append(_parameter(f.name, _SHOWN.get(kind, kind), text))
+        parameters.append(_parameter(f.name, text, Allowed.of(kind, f.metadata)))
     if hasattr(scenario, "branch_epochs"):
-        parameters.append(_parameter("probes", str, "now, or later: ncpl probe runs what is missing; default now"))
+        text = "now, or later: ncpl probe runs what is missing; default now"
+        parameters.append(_parameter("probes", text, ALLOWED["probes"]))
     return parameters
 
 
-def _parameter(name: str, kind: Any, text: str) -> inspect.Parameter:
-    annotation = Annotated[kind | None, typer.Option(help=text)]
+def _parameter(name: str, text: str, allowed: Allowed) -> inspect.Parameter:
+    shown: Any = allowed.kind
+    if allowed.kind is tuple:  # a list is checked here and kept as it was written: a sweep's name follows from that
+        shown, written = str, allowed
+        allowed = Allowed(form=lambda text, said: (values.read(text, written, said), text)[1])
+    annotation = Annotated[shown | None, typer.Option(help=text, parser=allowed)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
@@ -150,7 +158,7 @@ def command(name: str, text: str, parameters: list[inspect.Parameter], body: Cal
 
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in parameters}
-    one = typer.Typer(add_completion=False)
+    one = App()
     one.command(name=name, help=text)(call)
     return typer.main.get_command(one)
 
@@ -161,23 +169,26 @@ SHOWN = ("online_accuracy", "test_accuracy", "nc1", "plasticity_loss")
 
 def train(scenario: Any, given: dict[str, Any]) -> None:
     """Train the runs that the options describe, and print what became of them."""
-    from ncpl_cli import device as device_of
-    from ncpl_cli import experiment, settings
-    from ncpl_cli.analysis.warm_start import warm_start_gap
-    from ncpl_cli.commands._progress import Progress
-    from ncpl_cli.errors import InputError, RunFailed, unknown
-    from ncpl_cli.store import open_store, shown
+    from ncpl_cli import settings
+    from ncpl_cli.errors import InputError
 
     if given["seed"] is not None and given["seeds"] is not None:
         raise InputError("--seed and --seeds say the same thing: give one.")
-    if given.get("probes") not in (None, "now", "later"):
-        raise unknown("--probes", given["probes"], ("now", "later"))
-    seeds = _common.int_list(given["seeds"], "--seeds") if given["seeds"] else [given["seed"] or 0]
-    given = read_lists(scenario, given)
+    seeds = given["seeds"] if given["seeds"] is not None else (given["seed"] if given["seed"] is not None else 0,)
+    asked = settings.asked(scenario, given)
+    settings.find(asked)  # from here on the line is right, as far as it can be known without data and torch
+
+    from ncpl_cli import device as device_of
+    from ncpl_cli import experiment
+    from ncpl_cli.analysis.warm_start import warm_start_gap
+    from ncpl_cli.commands._progress import Progress
+    from ncpl_cli.errors import RunFailed
+    from ncpl_cli.store import open_store, shown
+
     device = device_of.resolve(given["device"])
-    dataset = settings.dataset_spec(scenario, given)
-    data = _common.load_data(dataset, _common.data_path(given["data_dir"]))
-    specs = settings.specs(scenario, given, data, dataset, seeds)
+    data = _common.load_data(asked.dataset, _common.data_path(given["data_dir"]))
+    specs = settings.on(asked, data, seeds)
+    settings.ready(specs, data, device)
     if given["dry_run"]:
         return _show_plan(specs, data, device, given.get("probes") != "later", given["json_"])
     url = _common.store_url(given["db"])
@@ -206,18 +217,6 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
             f"{', '.join(f'{r} {statuses[r]}' for r in bad[:5])}{' ...' if len(bad) > 5 else ''}; {bad[0]}: {why}.",
             f"ncpl runs show {bad[0]} tells more; a smaller --lr often helps a run that diverged",
         )
-
-
-def read_lists(scenario: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """The options with those that are written as lists read."""
-    read = dict(given)
-    for f in fields(scenario):
-        if isinstance(f.default, tuple) and isinstance(text := given.get(f.name), str):
-            numbers = _common.int_list if f.name == "hold_out_classes" else _common.epoch_list
-            read[f.name] = tuple(numbers(text, "--" + f.name.replace("_", "-")))
-    if isinstance(text := given.get("metrics"), str):
-        read["metrics"] = tuple(part.strip() for part in text.split(","))
-    return read
 
 
 def _result(store: Any, run: str) -> dict[str, Any]:

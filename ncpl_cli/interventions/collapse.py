@@ -8,13 +8,18 @@ skipped, and the share of steps where that happened is stored as `regulariser_sk
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from ncpl_cli.interventions.intervention import PHASES, TASKS, Batch, Intervention, option
-from ncpl_cli.metrics import differentiable
+from ncpl_cli.later import later
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ncpl_cli.metrics import differentiable
+else:
+    torch, differentiable = later("torch"), later("ncpl_cli.metrics.differentiable")
 
 
 @dataclass(frozen=True)

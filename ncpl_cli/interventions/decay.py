@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from ncpl_cli.interventions.intervention import PHASES, TASKS, Batch, Intervention, option
-from ncpl_cli.metrics.differentiable import eigh
+from ncpl_cli.later import later
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ncpl_cli.metrics import differentiable
+else:
+    torch, differentiable = later("torch"), later("ncpl_cli.metrics.differentiable")
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def spectral_norms(matrices: Tensor) -> Tensor:
     with torch.no_grad():
         wide = matrices.shape[1] <= matrices.shape[2]
         square = matrices if wide else matrices.mT
-        vectors = eigh(square @ square.mT)[1][..., -1:]  # R x min x 1
+        vectors = differentiable.eigh(square @ square.mT)[1][..., -1:]  # R x min x 1
         other = square.mT @ vectors
         other = other / torch.linalg.vector_norm(other, dim=1, keepdim=True).clamp_min(torch.finfo(other.dtype).tiny)
         left, right = (vectors, other) if wide else (other, vectors)

@@ -11,22 +11,41 @@ the penalties it lists itself (`pull`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from ncpl_cli import parts
-from ncpl_cli.metrics import differentiable
+from ncpl_cli.later import later
 from ncpl_cli.parts import option
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from ncpl_cli.metrics import differentiable
+else:  # options are read, and refused, before torch is there
+    torch, differentiable = later("torch"), later("ncpl_cli.metrics.differentiable")
+
+_Hook = TypeVar("_Hook", bound=Callable[..., Any])
 
 PHASES = ("warm-up", "probe", "all")
 TASKS = ("0", "all")
 
-__all__ = ["PHASES", "TASKS", "Batch", "Intervention", "Run", "Treatment", "option"]
+__all__ = ["PHASES", "TASKS", "Batch", "Intervention", "Run", "Treatment", "option", "without_gradients"]
+
+
+def without_gradients(function: _Hook) -> _Hook:
+    """torch.no_grad as a decorator that loads torch when the function is called."""
+
+    @functools.wraps(function)
+    def call(*given: Any, **named: Any) -> Any:
+        with torch.no_grad():
+            return function(*given, **named)
+
+    return call  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -179,11 +198,11 @@ class Treatment:
 
     def change(
         self, networks: Sequence[Any], moments: Callable[[int], Mapping[str, Tensor]], purpose: str,
-        which: Collection[int] | None = None, memory: Callable[[int], Mapping[str, Tensor]] = lambda run: {},
+        memory: Callable[[int], Mapping[str, Tensor]] = lambda run: {},
     ) -> None:  # fmt: skip
-        """Do what is to be done at a change of task or phase, to some runs (default: all)."""
+        """Do what is to be done at a change of task or phase, to every run."""
         for one in self.interventions:
             if not one.idle:
-                for number in range(len(networks)) if which is None else which:
+                for number, network in enumerate(networks):
                     own = f"{one.id} {purpose}"
-                    one.change(self.run(number, networks[number], moments(number), own, memory=memory(number)))
+                    one.change(self.run(number, network, moments(number), own, memory=memory(number)))

@@ -5,13 +5,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor
+from ncpl_cli.interventions.intervention import PHASES, TASKS, Intervention, Run, option, without_gradients
+from ncpl_cli.later import later
 
-from ncpl_cli.interventions.intervention import PHASES, TASKS, Intervention, Run, option
-from ncpl_cli.metrics.units import activity, dormant
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ncpl_cli.metrics import units as unit_metrics
+else:
+    torch, unit_metrics = later("torch"), later("ncpl_cli.metrics.units")
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class ReDo(Intervention):
         """The last `samples` trained on, of earlier epochs and tasks too; fewer only where there were fewer."""
         return self.samples
 
-    @torch.no_grad()
+    @without_gradients
     def recycle(self, run: Run) -> int:
         """Re-initialise the dormant units of every hidden layer; all layers are judged before any is changed."""
         assert run.images is not None
@@ -54,7 +59,9 @@ class ReDo(Intervention):
         activations = network.classify(run.images[-self.samples :])[1]
         network.train(was_training)
         width = network.hidden[0].out_features
-        found = [torch.nonzero(dormant(activity(h, width), self.tau))[:, 0] for h in activations]
+        found = [
+            torch.nonzero(unit_metrics.dormant(unit_metrics.activity(h, width), self.tau))[:, 0] for h in activations
+        ]
         fresh = run.fresh() if any(len(units) for units in found) else None
         for layer, units in enumerate(found):
             if len(units):
@@ -133,7 +140,7 @@ class ContinualBackprop(Intervention):
             state[f"due.{layer}"] = weight.new_zeros(runs, 1)
         return state
 
-    @torch.no_grad()
+    @without_gradients
     def step(
         self, state: Mapping[str, Tensor], activations: Sequence[Tensor], outgoing: Sequence[Tensor],
         run_of: Any,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import nn
+from ncpl_cli.interventions.intervention import Intervention, Run, option, without_gradients
+from ncpl_cli.later import later
 
-from ncpl_cli.interventions.intervention import Intervention, Run, option
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+else:
+    torch, nn = later("torch"), later("torch.nn")
 
 EVERYWHERE = ("online", "stacked")
 
@@ -50,7 +54,7 @@ class ShrinkPerturb(Intervention):
         self._mix(run)
         return 0
 
-    @torch.no_grad()
+    @without_gradients
     def _mix(self, run: Run) -> None:
         fresh = dict(run.fresh().named_parameters()) if self.perturb else {}
         for name, parameter in run.network.named_parameters():

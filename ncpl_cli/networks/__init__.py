@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 
 from ncpl_cli import rng
 from ncpl_cli.networks.classifier import find_classifier
-from ncpl_cli.networks.mlp import ACTIVATIONS, EXACT_ZEROS, MLP, NORMS
+from ncpl_cli.networks.mlp import ACTIVATIONS, EXACT_ZEROS, MLP
 from ncpl_cli.networks.own import OwnNetwork
 from ncpl_cli.networks.resnet import RESNET_NORMS, ResNet18
 
 Network = MLP | ResNet18 | OwnNetwork
 
 NETWORKS: dict[str, type[Network]] = {"mlp": MLP, "resnet18": ResNet18}
-
-DEFAULT_WIDTH = {"mlp": 100, "resnet18": 64}
 
 
 def build(
@@ -59,6 +57,6 @@ def build(
 
 
 __all__ = [
-    "ACTIVATIONS", "DEFAULT_WIDTH", "EXACT_ZEROS", "MLP", "NETWORKS", "NORMS", "RESNET_NORMS", "Network", "OwnNetwork",
+    "ACTIVATIONS", "EXACT_ZEROS", "MLP", "NETWORKS", "RESNET_NORMS", "Network", "OwnNetwork",
     "ResNet18", "build", "find_classifier",
 ]  # fmt: skip

@@ -33,8 +33,6 @@ GAIN = {
 }
 """Kaiming gains; activations not listed use 1."""
 
-NORMS = ("none", "layer", "batch")
-
 
 class MLP(nn.Module):
     """Linear -> norm -> activation, `depth` times, then the classifier.

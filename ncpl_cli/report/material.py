@@ -150,7 +150,6 @@ class Material:
     gaps        what warm starting cost, by scenario and label of the group
     selection   the options that chose the runs, as written
     claims      (study, part, scale, judged claims) of every published study that runs are labelled with
-    faults      which of these runs carry numbers that a fault of an earlier ncpl spoiled, in sentences
     """
 
     rows: tuple[RunRow, ...]
@@ -164,7 +163,6 @@ class Material:
     gaps: Mapping[tuple[str, str], WarmStartGap]
     selection: str = ""
     claims: tuple[Claims, ...] = ()
-    faults: tuple[str, ...] = ()
 
     def trained_here(self, group: Group) -> bool:
         """Whether ncpl trained these runs, so that a command can do it again; else imported or recorded elsewhere."""
@@ -214,7 +212,6 @@ def gather(
         gaps=gaps,
         selection=selection,
         claims=tuple(_claims(study)),
-        faults=tuple(store.spoiled(chosen)),
     )
 
 

@@ -24,11 +24,11 @@ class PermutedMNIST:
 
     tasks: int = option(140, "number of tasks", identity=False)
     first_task_epochs: int = option(1, "epochs on the first task")
-    first_task_nc1: float | None = option(None, "train the first task until nc1 is below this")
+    first_task_nc1: float | None = option(None, "train the first task until nc1 is below this", above=0)
     first_task_max_epochs: int = option(50, "with --first-task-nc1: give up after so many epochs")
     first_task_order: str = option("new", "sample order of repeated first-task epochs", choices=("new", "same"))
     epochs: tuple[int, ...] = option((1,), "epochs of each task, e.g. 2 or 50,1x20,10 (the last one repeats)")
-    permuted_fraction: float = option(1.0, "share of the pixels that each task permutes")
+    permuted_fraction: float = option(1.0, "share of the pixels that each task permutes", above=0, most=1)
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> PermutedMNIST:
@@ -38,7 +38,7 @@ class PermutedMNIST:
         one protocol has one identity however it was written.
         """
         given = dict(given)
-        if epochs := given.pop("epochs", None):
+        if (epochs := given.pop("epochs", None)) is not None:
             if len(epochs) > 1 and ("first_task_epochs" in given or given.get("first_task_nc1") is not None):
                 raise InputError(
                     "a list of --epochs already says how long the first task lasts: "
@@ -56,13 +56,7 @@ class PermutedMNIST:
         return scenario
 
     def check(self) -> None:
-        """Raise InputError on an impossible value."""
-        if self.tasks < 1 or self.first_task_epochs < 1 or self.first_task_max_epochs < 1:
-            raise InputError("--tasks, --first-task-epochs and --first-task-max-epochs must be at least 1.")
-        if not 0 < self.permuted_fraction <= 1:
-            raise InputError(f"--permuted-fraction {self.permuted_fraction} is impossible: it lies in (0, 1].")
-        if self.first_task_nc1 is not None and self.first_task_nc1 <= 0:
-            raise InputError("--first-task-nc1 must be positive.")
+        """Raise InputError on an impossible combination."""
         if self.first_task_nc1 is None and self.first_task_max_epochs != 50:
             raise InputError("--first-task-max-epochs needs --first-task-nc1.")
 
@@ -91,8 +85,8 @@ class PermutedMNIST:
         return self.fixed_length
 
     @property
-    def lockstep_key(self) -> PermutedMNIST:
-        """What runs that can advance together have in common."""
+    def kin(self) -> PermutedMNIST:
+        """What runs have in common that can advance together."""
         return self
 
     def task(self, index: int, data: Dataset, seed: int) -> Task:

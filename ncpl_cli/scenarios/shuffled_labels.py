@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from ncpl_cli import rng
 from ncpl_cli.data.dataset import Dataset
-from ncpl_cli.errors import InputError
 from ncpl_cli.scenarios.task import Task, epochs_of, option, sample_order, shortest
 
 
@@ -28,10 +27,8 @@ class ShuffledLabels:
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> ShuffledLabels:
-        """The scenario with the options that were given; raises InputError on an impossible value."""
+        """The scenario with the options that were given; raises InputError on an impossible combination."""
         scenario = cls(**given)
-        if scenario.tasks < 1:
-            raise InputError("--tasks must be at least 1.")
         return replace(scenario, epochs=shortest(scenario.epochs))
 
     def check_data(self, data: Dataset) -> None:
@@ -57,8 +54,8 @@ class ShuffledLabels:
         return self.fixed_length
 
     @property
-    def lockstep_key(self) -> ShuffledLabels:
-        """What runs that can advance together have in common."""
+    def kin(self) -> ShuffledLabels:
+        """What runs have in common that can advance together."""
         return self
 
     def task(self, index: int, data: Dataset, seed: int) -> Task:

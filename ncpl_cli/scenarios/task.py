@@ -99,9 +99,17 @@ class Task:
         return np.unique(self.train_labels if part is None else part.labels)
 
 
-def option(default: Any, help: str, *, identity: bool = True, choices: tuple[str, ...] | None = None) -> Any:
-    """A scenario's option: a dataclass field that the command line and sweeps show by themselves."""
-    return field(default=default, metadata={"help": help, "identity": identity, "choices": choices})
+MOST = 10**6
+"""Tasks or epochs; above it a number is a slip of the hand."""
+
+
+def option(default: Any, help: str, *, identity: bool = True, **allowed: Any) -> Any:
+    """A scenario's option: a dataclass field that the command line and sweeps show and check by themselves.
+
+    allowed  least, most, above, below, choices, form (values.Allowed); by default what its type says, up to MOST
+    """
+    allowed = {"most": None if isinstance(default, float) or "below" in allowed else MOST, **allowed}
+    return field(default=default, metadata={"help": help, "identity": identity, "choices": None, **allowed})
 
 
 def epochs_of(epochs: tuple[int, ...], task: int) -> int:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ncpl_cli import rng
+from ncpl_cli import rng, values
 from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.errors import InputError
 from ncpl_cli.scenarios.task import Task, option, sample_order
@@ -39,11 +39,13 @@ class WarmStart:
     tasks: ClassVar[int] = 1
 
     warm_up_epochs: int = option(350, "epochs on the half (digits, mnist: 100)", identity=False)
-    warm_up_fraction: float = option(0.5, "share of the training samples to warm up on")
+    warm_up_fraction: float = option(0.5, "share of the training samples to warm up on", above=0, most=1)
     probe_every: int = option(5, "epochs between two probes (digits, mnist: 10)", identity=False)
     probe_max_epochs: int = option(100, "a probe gives up after so many epochs")
-    probe_accuracy: float = option(0.99, "a probe ends when its running train accuracy is above this")
-    hold_out_classes: tuple[int, ...] = option((), "classes never trained on, measured as split `unseen`: 8,9")
+    probe_accuracy: float = option(0.99, "a probe ends when its running train accuracy is above this", above=0, most=1)
+    hold_out_classes: tuple[int, ...] = option(
+        (), "classes never trained on, measured as split `unseen`: 8,9", form=values.ranges
+    )
 
     @classmethod
     def presets(cls, dataset: str) -> dict[str, object]:
@@ -52,13 +54,9 @@ class WarmStart:
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> WarmStart:
-        """The scenario with the options that were given; raises InputError on an impossible value."""
+        """The scenario with the options that were given; raises InputError on an impossible combination."""
         scenario = cls(**given)
         scenario = replace(scenario, hold_out_classes=tuple(sorted(set(scenario.hold_out_classes))))
-        if scenario.warm_up_epochs < 1 or scenario.probe_every < 1 or scenario.probe_max_epochs < 1:
-            raise InputError("--warm-up-epochs, --probe-every and --probe-max-epochs must be at least 1.")
-        if not 0 < scenario.warm_up_fraction <= 1 or not 0 < scenario.probe_accuracy <= 1:
-            raise InputError("--warm-up-fraction and --probe-accuracy lie in (0, 1].")
         return scenario
 
     def check_data(self, data: Dataset) -> None:
@@ -81,8 +79,8 @@ class WarmStart:
         return True
 
     @property
-    def lockstep_key(self) -> WarmStart:
-        """What runs that can advance together have in common."""
+    def kin(self) -> WarmStart:
+        """What runs have in common that can advance together."""
         return self
 
     def task_epochs(self, index: int) -> int:
@@ -132,8 +130,8 @@ class WarmStartProbe:
     lockstep: ClassVar[bool] = True
 
     @property
-    def lockstep_key(self) -> WarmStartProbe:
-        """What runs that can advance together have in common: probes of any run, after any epoch."""
+    def kin(self) -> WarmStartProbe:
+        """What runs have in common that can advance together: probes of any run, after any epoch."""
         return replace(self, parent="", branch_epoch=0)
 
     def task_epochs(self, index: int) -> int:
