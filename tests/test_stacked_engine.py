@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -12,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ncpl_cli import networks
 from ncpl_cli.data import Dataset
 from ncpl_cli.engines.stacked import BY_HAND, StackedEngine
 from ncpl_cli.errors import InputError
@@ -36,9 +39,27 @@ def compare(
     for net, task, order, own in zip(solo, tasks, orders, progress, strict=True):
         correct, loss = plain_loop(net, data, task, order, optimizer)
         assert own.correct == correct and own.loss == pytest.approx(loss, abs=tolerance) and own.finite
+    x = torch.from_numpy(data.test.images[:50]).flatten(1).double() / data.scale
+    for ours, theirs in zip(stacked, solo, strict=True):  # normalised by the samples at hand: no running mean
+        assert torch.allclose(ours.train()(x), theirs.train()(x), rtol=0, atol=100 * tolerance)
+        ours.eval(), theirs.eval()
     for ours, theirs in zip(stacked, solo, strict=True):
         for name, value in theirs.state_dict().items():
-            assert torch.allclose(ours.state_dict()[name], value, rtol=0, atol=tolerance), name
+            if of_rounding(optimizer, theirs, name):
+                assert float((ours.state_dict()[name] - value).abs().max()) <= noise(optimizer, len(orders[0])), name
+            else:
+                assert torch.allclose(ours.state_dict()[name], value, rtol=0, atol=tolerance), name
+
+
+def of_rounding(optimizer: OptimizerSpec, network: networks.MLP, name: str) -> bool:
+    """Whether rounding decides a tensor: a bias before batch normalisation has no gradient but noise, which Adam
+    divides by its own size (torch does so too), and the running mean follows it."""
+    return optimizer.name != "sgd" and network.norm == "batch" and bool(re.match(r"hidden.*bias|.*running_mean", name))
+
+
+def noise(optimizer: OptimizerSpec, samples: int) -> float:
+    """How far Adam walks on gradients of rounding, 1e-14 at most here, beside its eps of 1e-8."""
+    return optimizer.lr * math.ceil(samples / optimizer.batch_size) * 1e-14 / 1e-8
 
 
 @pytest.mark.parametrize(
