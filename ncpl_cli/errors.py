@@ -67,9 +67,10 @@ class Stopped(NcplError):
         self.exit_code = exit_code
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """The error for a name that is not in a list: names the nearest match and all that are known."""
+def unknown(kind: str, name: str, known: Iterable[str], shown: int | None = None) -> InputError:
+    """The error for a name that is not in a list: names the nearest match and all (or some) that are known."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     meant = f" Did you mean {near[0]!r}?" if near else ""
-    return InputError(f"unknown {kind} {name!r}.{meant}", f"known: {', '.join(names) or 'none'}")
+    listed = ", ".join(names[:shown]) + (", ..." if len(names) > len(names[:shown]) else "")
+    return InputError(f"unknown {kind} {name!r}.{meant}", f"known: {listed or 'none'}")

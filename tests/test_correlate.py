@@ -773,7 +773,7 @@ def test_addresses_follow_split_and_layer(store_path: str, capsys: pytest.Captur
             ],
             "do not fit into one figure",
         ),
-        (["--scenario", "none"], "no run fits this selection"),
+        (["--scenario", "none"], "unknown scenario of this store"),
         (["--window", "0"], "impossible"),
         (["--control", "nc1"], "one of the correlated metrics"),
     ],

@@ -354,7 +354,7 @@ def test_the_ending_of_the_file_names_the_format(store: str, tmp_path: Path) -> 
     ("given", "code", "says"),
     [
         (["--format", "pdf"], 2, "unknown report format 'pdf'"),
-        (["--name", "nobody"], 2, "no run fits this selection."),
+        (["--name", "nobody"], 2, "unknown label 'nobody'."),
         (["--format", "md", "-o", "no/such/place.md"], 4, "cannot be written"),
     ],
 )

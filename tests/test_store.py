@@ -154,7 +154,7 @@ def test_runs_are_found_by_prefix_label_and_filter(store: Store) -> None:
     run = store.register(info("abc"), "mine").id
     store.register(info("abd", 1))
     assert store.run("abc").id == run and store.run("mine").id == run
-    with pytest.raises(InputError, match="means 2 runs"):
+    with pytest.raises(InputError, match="begins the ids of 2 runs"):
         store.run("ab")
     with pytest.raises(InputError, match="unknown run"):
         store.run("zzz")

@@ -252,9 +252,7 @@ def load(
     Probes (runs with a parent) are read on their parent's rows. The online accuracy is read along where plasticity
     losses are wanted: those not recorded follow from it.
     """
-    rows = [row for row in store.runs(ids, scenario=scenario) if row.parent is None]
-    if names:
-        rows = [row for row in rows if set(row.names) & set(names)]
+    rows = [row for row in store.select(ids, scenario=scenario, names=names) if row.parent is None]
     if addresses is None:
         addresses = map(str, store.recorded([row.id for row in rows]))
     wanted = list(dict.fromkeys(addresses))

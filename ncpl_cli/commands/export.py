@@ -32,7 +32,7 @@ def export(
         raise unknown("format", kind, ("csv", "parquet"))
     if kind == "parquet" and output is None:
         raise InputError("parquet goes into a file.", "name one with -o epochs.parquet")
-    ids = [part.strip() for part in runs.split(",")] if runs else None
+    ids = [part.strip() for part in runs.split(",")] if runs is not None else None
     with open_store(_common.store_url(db), readonly=True) as store:
         frame = store.frame(ids, scenario=scenario, name=name)
     if output is None:

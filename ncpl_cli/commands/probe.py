@@ -35,7 +35,7 @@ def probe(
     where = device_of.resolve(device)
     statuses: dict[str, str] = {}
     with open_store(_common.store_url(db), create=False) as store:
-        rows = store.runs(runs or None, scenario="warm-start", name=name)
+        rows = store.select(runs or None, names=[name] if name is not None else ())
         if not rows:
             raise InputError("there is no warm-start run of that description.", "ncpl train warm-start makes some")
         ready = [row for row in rows if row.status == "finished"]

@@ -35,7 +35,7 @@ def list_runs(
     from ncpl_cli.store import open_store
 
     with open_store(_common.store_url(db), readonly=True) as store:
-        among = store.runs(scenario=scenario, name=name)
+        among = store.select(scenario=scenario, names=[name] if name is not None else ())
     about = varying(among)  # of all statuses: what tells the diverged ones is what the others have otherwise
     found = [row for row in among if status in (None, row.status)]
     rows = [
@@ -113,22 +113,31 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     db: Db = None,
 ) -> None:
-    """Delete runs with their epochs and checkpoints.
+    """Delete runs with their probes, epochs and checkpoints.
 
     Example: ncpl runs delete 3fa9 --yes
     """
+    from ncpl_cli.analysis.words import count
     from ncpl_cli.store import open_store
+    from ncpl_cli.store.run_row import is_id
 
     with open_store(_common.store_url(db), create=False) as store:
-        rows = [store.run(run) for run in runs]
+        found = store.belongings(runs)
+        folders = [store.checkpoints / run for run in (*found.runs, *found.probes) if is_id(run)]
+        said = (
+            f"{count(len(found.runs), 'run')} ({', '.join(found.runs)}), "
+            f"{count(len(found.probes), 'probe')}, {count(found.epochs, 'epoch')} and "
+            f"{count(sum(len(list(folder.glob('*.safetensors'))) for folder in folders), 'checkpoint')}"
+        )
         if not yes:
-            typer.confirm(
-                f"delete {len(rows)} runs ({', '.join(r.id for r in rows)}) and their checkpoints?", abort=True
-            )
-        for row in rows:
-            store.delete(row.id)
-            shutil.rmtree(store.checkpoints / row.id, ignore_errors=True)
-            _common.note(f"deleted {row.id}.")
+            typer.confirm(f"delete {said}?", abort=True, err=True)
+        store.delete(*found.runs)
+        for folder in folders:
+            if folder.is_symlink():  # what it leads to is not the store's
+                folder.unlink()
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+        _common.note(f"deleted {said}.")
 
 
 def _summary(row: Any) -> dict[str, Any]:

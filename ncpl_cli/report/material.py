@@ -183,8 +183,7 @@ def gather(
     scenario: str | None = None, names: Sequence[str] = (), selection: str = "",
 ) -> Material:  # fmt: skip
     """Read what was chosen. Raises InputError when that is no run."""
-    rows = [row for row in store.runs(ids, scenario=scenario) if row.parent is None]
-    rows = [row for row in rows if not names or set(row.names) & set(names)]
+    rows = [row for row in store.select(ids, scenario=scenario, names=names) if row.parent is None]
     if not rows and (ids or scenario or names):
         raise InputError("no run fits this selection.", "ncpl runs list shows all runs and their names")
     chosen = [row.id for row in rows]

@@ -110,7 +110,14 @@ class Frames(Reading):
         with self.reading() as connection:
             return [(str(m), str(why), int(n), int(k)) for m, why, n, k in connection.execute(query)]
 
-    def frame(self, ids: Sequence[str] | None = None, **filters: str | None) -> pd.DataFrame:
+    def frame(
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        scenario: str | None = None,
+        name: str | None = None,
+        status: str | None = None,
+    ) -> pd.DataFrame:
         """Every recorded epoch as a row, a column per metric; further rows for other splits and layers.
 
         Columns: run, seed, scenario, name, task, task_epoch, epoch, samples_seen, seconds, split, layer, where there
@@ -118,7 +125,7 @@ class Frames(Reading):
         """
         import pandas as pd
 
-        chosen = self.runs(ids, **filters)
+        chosen = self.select(ids, scenario=scenario, names=[name] if name is not None else (), status=status)
         by_pk = {row.pk: row for row in chosen}
         head: tuple[str, ...] = (
             "run", "seed", "scenario", "name", "task", "task_epoch", "epoch", "samples_seen", "seconds", "split",

@@ -8,11 +8,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ncpl_cli.errors import InputError, unknown
+from ncpl_cli.errors import InputError
 from ncpl_cli.records import Address
 from ncpl_cli.store.database import Database
+from ncpl_cli.store.keys import all_meant, check_filters, meant
 from ncpl_cli.store.recorded import recorded_addresses
-from ncpl_cli.store.run_row import RunRow, by_id, from_json, names_of, run_row, runs_query
+from ncpl_cli.store.run_row import RunRow, by_id, from_json, names_of, one_run, run_row, runs_query
 from ncpl_cli.store.schema import WIDE, attempts, epochs, labels, measurements, runs, task_accuracy, terms, undefined
 
 
@@ -20,18 +21,10 @@ class Reading(Database):
     """What is stored of runs."""
 
     def run(self, key: str) -> RunRow:
-        """A stored run by id, by the beginning of its id, or by a label that only it has."""
+        """A stored run by its id, by a label that only it has, or by the beginning of its id, in that order."""
         with self.reading() as connection:
-            exact = connection.execute(runs_query().where(runs.c.id == key)).mappings().all()
-            found = exact or connection.execute(runs_query().where(runs.c.id.startswith(key))).mappings().all()
-            if not found:
-                named = sa.select(labels.c.run).where(labels.c.name == key)
-                found = connection.execute(runs_query().where(runs.c.pk.in_(named))).mappings().all()
-            if len(found) == 1 and key:
-                return run_row(found[0], names_of(connection, [found[0]["pk"]]))
-            if not found:
-                raise unknown("run", key, connection.execute(sa.select(runs.c.id)).scalars().all()[:20])
-        raise InputError(f"{key!r} means {len(found)} runs.", f"one of: {', '.join(r['id'] for r in found[:8])}")
+            pk, _ = meant(connection, key)
+            return run_row(one_run(connection, runs.c.pk == pk, key), names_of(connection, [pk]))
 
     def runs(
         self,
@@ -42,10 +35,8 @@ class Reading(Database):
         status: str | None = None,
         parent: str | None = None,
     ) -> list[RunRow]:
-        """All runs that fit, in the order they were made; `parent`: probes of that run."""
+        """All runs that fit, in the order they were made; `ids` are keys as `run` takes them, `parent`: its probes."""
         query = runs_query().order_by(runs.c.pk)
-        if ids is not None:
-            query = query.where(runs.c.id.in_([self.run(key).id for key in ids]))
         if scenario is not None:
             query = query.where(runs.c.scenario == scenario)
         if status is not None:
@@ -55,9 +46,34 @@ class Reading(Database):
         if name is not None:
             query = query.where(runs.c.pk.in_(sa.select(labels.c.run).where(labels.c.name == name)))
         with self.reading() as connection:
-            found = connection.execute(query).mappings().all()
+            if ids is None:
+                found = list(connection.execute(query).mappings())
+            else:
+                pks = sorted(all_meant(connection, ids))
+                found = [
+                    row
+                    for start in range(0, len(pks), 500)
+                    for row in connection.execute(query.where(runs.c.pk.in_(pks[start : start + 500]))).mappings()
+                ]
             names = names_of(connection, None)
         return [run_row(row, names) for row in found]
+
+    def select(
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        scenario: str | None = None,
+        names: Sequence[str] = (),
+        status: str | None = None,
+    ) -> list[RunRow]:
+        """What a person has chosen: as `runs`, of any of some labels; raises InputError for what matches nothing."""
+        with self.reading() as connection:
+            check_filters(connection, scenario, names, status)
+        found = self.runs(ids, scenario=scenario, status=status)
+        found = [row for row in found if not names or set(row.names) & set(names)]
+        if not found and (ids or scenario is not None or names):
+            raise InputError("no run fits this selection.", "ncpl runs list shows all runs and their names")
+        return found
 
     def standing(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Status, begun cohort, horizon and what is recorded of many runs by id; unknown ones are left out."""

@@ -125,12 +125,17 @@ def run_row(row: Any, names: Mapping[int, tuple[str, ...]] | None = None) -> Run
 
 def checked_id(text: Any) -> str:
     """A run's id out of a store, which names a folder of checkpoints: never a path to somewhere else."""
-    if not isinstance(text, str) or not _ID.fullmatch(text):
+    if not is_id(text):
         raise StoreError(
             f"the store has a run with the id {text!r}, which no run can have.",
             "it did not come from ncpl: do not trust its other contents either",
         )
-    return text
+    return str(text)
+
+
+def is_id(text: Any) -> bool:
+    """Whether a run can be called so: letters, digits, `._-`."""
+    return isinstance(text, str) and _ID.fullmatch(text) is not None
 
 
 def owner_of(row: Any) -> Owner | None:

@@ -5,20 +5,32 @@ One transaction each; whatever belongs to a run states its attempt and is refuse
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from ncpl_cli.errors import InputError, StoreError
 from ncpl_cli.records import Address, EpochRecord, RunInfo
 from ncpl_cli.store.connection import insert_new
+from ncpl_cli.store.keys import meant
 from ncpl_cli.store.leases import claim, end_attempt, hold
 from ncpl_cli.store.owner import Owner
 from ncpl_cli.store.reading import Reading
-from ncpl_cli.store.run_row import RunRow, by_id, one_run
+from ncpl_cli.store.run_row import RunRow, by_id, one_run, run_row
 from ncpl_cli.store.schema import WIDE, as_json, epochs, labels, measurements, runs, task_accuracy, undefined
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """Runs, the probes that branch off them, and how many epochs all of them have."""
+
+    runs: tuple[str, ...]
+    probes: tuple[str, ...]
+    epochs: int
 
 
 class Writing(Reading):
@@ -182,17 +194,32 @@ class Writing(Reading):
             )  # fmt: skip
             end_attempt(connection, pk, attempt, "interrupted", now)
 
-    def delete(self, run: str) -> None:
-        """Delete a run and all that belongs to it; raises InputError while a living process trains it."""
-        row = self.run(run)
-        if row.held:
-            assert row.owner is not None
-            raise InputError(
-                f"run {row.id} is being trained by process {row.owner.pid} on {row.owner.host}: stop that first.",
-                "ncpl runs list shows who trains what",
-            )
+    def belongings(self, keys: Sequence[str]) -> Belongings:
+        """What `delete` would take away with these runs."""
+        with self.reading() as connection:
+            mine, probes = _with_probes(connection, keys)
+            count = sa.select(sa.func.count()).select_from(epochs)
+            rows = sum(connection.execute(count.where(epochs.c.run == pk)).scalar_one() for pk in {**mine, **probes})
+        return Belongings(tuple(mine.values()), tuple(probes.values()), int(rows))
+
+    def delete(self, *keys: str) -> tuple[str, ...]:
+        """Delete runs with all that belongs to them, their probes too: all or none; returns the ids.
+
+        Raises InputError while a living process trains one. A run that cannot be read any more can be deleted.
+        """
         with self.writing() as connection:
-            connection.execute(runs.delete().where(runs.c.pk == row.pk))
+            mine, probes = _with_probes(connection, keys)
+            for pk, run in {**mine, **probes}.items():
+                with contextlib.suppress(StoreError):  # what cannot be read holds nothing
+                    row = run_row(one_run(connection, runs.c.pk == pk, run))
+                    if row.held and row.owner is not None:
+                        raise InputError(
+                            f"run {run} is being trained by process {row.owner.pid} on {row.owner.host}: "
+                            "stop that first.",
+                            "ncpl runs list shows who trains what",
+                        )
+                connection.execute(runs.delete().where(runs.c.pk == pk))
+        return (*mine.values(), *probes.values())
 
 
 def not_repeated(run: str, epoch: int) -> StoreError:
@@ -202,6 +229,16 @@ def not_repeated(run: str, epoch: int) -> StoreError:
         "measure it on the device and with the versions it was trained with (ncpl runs show), "
         "or train it anew with --no-resume",
     )
+
+
+def _with_probes(connection: sa.Connection, keys: Sequence[str]) -> tuple[dict[int, str], dict[int, str]]:
+    """The runs that keys mean and their probes, ids by pk."""
+    mine = dict(meant(connection, key) for key in keys)
+    probes: dict[int, str] = {}
+    for run in mine.values():
+        of = connection.execute(sa.select(runs.c.pk, runs.c.id).where(runs.c.parent == run))
+        probes |= {int(pk): str(probe) for pk, probe in of if int(pk) not in mine}
+    return mine, probes
 
 
 def _register(connection: sa.Connection, infos: Sequence[tuple[RunInfo, Sequence[str]]]) -> None:
