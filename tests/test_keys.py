@@ -88,11 +88,9 @@ def test_delete_says_what_goes_and_keeps_to_the_checkpoints(
     [
         ("runs list --name bsae", "unknown label 'bsae'. Did you mean 'base'?"),
         ("runs list --scenario warmstart", "unknown scenario of this store 'warmstart'. Did you mean 'warm-start'?"),
-        ("runs list --status finishd", "unknown status 'finishd'. Did you mean 'finished'?"),
         ("export --name bsae", "unknown label"),
         ("export --scenario none", "unknown scenario"),
         ("export --runs aa,zz", "unknown run 'zz'"),
-        ("export --runs=", "unknown run ''"),
         ("export --runs aa --name other", "no run fits this selection"),
         ("correlate --name bsae", "unknown label"),
         ("correlate --name base --name bsae", "unknown label"),
