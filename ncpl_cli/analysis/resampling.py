@@ -64,7 +64,7 @@ def sign_flips(z: Array, *, flips: int = FLIPS, seed: int = 0) -> SignFlips:
     exact = runs <= math.log2(EXACT)
     if not len(tested):
         return SignFlips(p, p_family, 0, exact)
-    signs = _signs(runs, None if exact else flips, seed)  # flips x runs
+    flipped = signs(runs, None if exact else flips, seed)  # flips x runs
     table = np.where(present, z, 0.0)[:, tested]
     size = np.sqrt((table**2).sum(0))
     table = table / np.where(size > 0, size, 1.0)
@@ -73,7 +73,7 @@ def sign_flips(z: Array, *, flips: int = FLIPS, seed: int = 0) -> SignFlips:
     equal = bool((n == n[0]).all())  # then |sum| / sqrt(sum of squares) orders as |t| does
     top = observed if equal else _t(observed, n)
     larger = np.zeros(len(tested), dtype=np.int64)
-    largest = np.zeros(len(signs))
+    largest = np.zeros(len(flipped))
     width = min(len(tested), max(16, _PRODUCT // (64 * runs)))
     step = max(1, _PRODUCT // (width * runs))
     if len(tested) > width:
@@ -82,20 +82,20 @@ def sign_flips(z: Array, *, flips: int = FLIPS, seed: int = 0) -> SignFlips:
     for left in range(0, len(tested), width):
         columns_here = slice(left, left + width)
         part, bound = np.ascontiguousarray(table[:, columns_here]), observed[columns_here] * _TIE
-        for first in range(0, len(signs), step):
+        for first in range(0, len(flipped), step):
             flips_here = slice(first, first + step)
-            sums = signs[flips_here] @ part  # flips x columns
+            sums = flipped[flips_here] @ part  # flips x columns
             np.abs(sums, out=sums)
             larger[columns_here] += np.add.reduce(sums >= bound, axis=0, dtype=counter)
             if not equal:
                 sums = _t(sums, n[columns_here])
             np.maximum(largest[flips_here], sums.max(1), out=largest[flips_here])
     largest.sort()
-    beaten = len(signs) - np.searchsorted(largest, top * _TIE)
+    beaten = len(flipped) - np.searchsorted(largest, top * _TIE)
     extra = 0 if exact else 1  # the observed one is among all flips, not among drawn ones
-    p[tested] = (larger + extra) / (len(signs) + extra)
-    p_family[tested] = (beaten + extra) / (len(signs) + extra)
-    return SignFlips(p, p_family, len(signs) * 2 if exact else len(signs), exact)
+    p[tested] = (larger + extra) / (len(flipped) + extra)
+    p_family[tested] = (beaten + extra) / (len(flipped) + extra)
+    return SignFlips(p, p_family, len(flipped) * 2 if exact else len(flipped), exact)
 
 
 def _t(q: Array, n: Array) -> Array:
@@ -105,7 +105,7 @@ def _t(q: Array, n: Array) -> Array:
 
 
 @lru_cache(maxsize=8)
-def _signs(runs: int, flips: int | None, seed: int) -> Array:
+def signs(runs: int, flips: int | None, seed: int) -> Array:
     """Rows of +1 and -1: all that differ (the last run's sign is held, since a mirror image has the same |sum|)."""
     if flips is None:
         bits = np.arange(1 << (runs - 1))[:, None] >> np.arange(runs)[None, :] & 1

@@ -16,11 +16,46 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
+class Place:
+    """Where points lie: on the axis, and in which task."""
+
+    axis: Array
+    task: Array
+
+    @cached_property
+    def several(self) -> bool:
+        """Whether some task has several points: then differences and lags do not cross from one task to the next."""
+        return len(np.unique(self.task)) < len(self.task)
+
+    @property
+    def key(self) -> bytes:
+        """The same for points at the same places."""
+        return self.axis.tobytes() + self.task.tobytes()
+
+    def differences(self, x: Array) -> Array:
+        """First differences; none from one task to the next, unless each task has one point."""
+        found = statistics.differences(x)
+        return found[..., np.diff(self.task) == 0] if self.several else found
+
+    def around_tasks(self, x: Array) -> Array:
+        """Levels within a task: values minus the mean of their task, 0 where that is only rounding."""
+        _, number = np.unique(self.task, return_inverse=True)
+        member = number[:, None] == np.arange(number.max(initial=-1) + 1)  # n x tasks
+        left = x - (x @ (member / member.sum(0))) @ member.T
+        return statistics.without_rounding(left, 8 * np.abs(x).max(-1, keepdims=True))
+
+    def cut(self, rows: NDArray[np.intp]) -> Place:
+        """Some of the points."""
+        return Place(self.axis[rows], self.task[rows])
+
+
+@dataclass(frozen=True, eq=False)
 class Track:
-    """A run's recorded rows on the chosen axis; `points`: those with both values."""
+    """A run's recorded rows on the chosen axis, with the task of each; `points`: those with both values."""
 
     series: Series
     axis: Array
+    task: Array
     x: Array
     y: Array
     controls: Mapping[str, Array]
@@ -29,6 +64,13 @@ class Track:
     def both(self) -> NDArray[np.bool_]:
         """Rows where x and y are both defined."""
         return np.isfinite(self.x) & np.isfinite(self.y)
+
+    def place(self, control: Sequence[str] = ()) -> Place:
+        """Where those points lie."""
+        rows = self.both
+        for name in control:
+            rows = rows & np.isfinite(self.controls[name])
+        return Place(self.axis[rows], self.task[rows])
 
     @cached_property
     def _all_points(self) -> tuple[Array, Array, Array, Array]:
@@ -47,17 +89,17 @@ def track(series: Series, x: str, y: str, across: str, controls: Iterable[str]) 
     """A run on its epochs, or on its tasks with one point each."""
     if across == "epochs":
         read: Callable[[str], Array] = series.column
-        axis, rows = series.epoch, slice(None)
+        axis, task, rows = series.epoch, series.task, slice(None)
     else:
         read = series.per_task
         rows = slice(None, -1) if series.unfinished_task() else slice(None)
-        axis = series.task[series.task_ends()][rows]
+        axis = task = series.task[series.task_ends()][rows]
     held = {c: read(c)[rows] for c in controls}
-    return Track(series, axis, read(x)[rows], read(y)[rows], held)
+    return Track(series, axis, task, read(x)[rows], read(y)[rows], held)
 
 
-Correlation = Callable[[Array, Array, Array, Array], Array]
-"""(x, y: rows x n; controls: rows x k x n; axis: n) -> r per row."""
+Correlation = Callable[[Array, Array, Array, Place], Array]
+"""(x, y: rows x n; controls: rows x k x n; place: n) -> r per row."""
 
 
 def per_run(tracks: Sequence[Track], f: Correlation, control: Sequence[str] = ()) -> Array:
@@ -65,14 +107,14 @@ def per_run(tracks: Sequence[Track], f: Correlation, control: Sequence[str] = ()
     found = np.full(len(tracks), np.nan)
     points = [t.points(control) for t in tracks]
     together: dict[bytes, list[int]] = {}
-    for i, (axis, *_) in enumerate(points):
-        together.setdefault(axis.tobytes(), []).append(i)
+    for i, t in enumerate(tracks):
+        together.setdefault(t.place(control).key, []).append(i)
     for members in together.values():
-        axis = points[members[0]][0]
-        if len(axis) < statistics.FEWEST_POINTS:
+        place = tracks[members[0]].place(control)
+        if len(place.axis) < statistics.FEWEST_POINTS:
             continue
         x, y, held = (np.array([points[i][part] for i in members]) for part in (1, 2, 3))
-        found[members] = f(x, y, held, axis)
+        found[members] = f(x, y, held, place)
     return found
 
 
@@ -120,9 +162,12 @@ def lagged(tracks: Sequence[Track], lags: tuple[int, int], method: str) -> tuple
         spacing = float(np.median(np.diff(axis)))
         has_x, has_y = np.isfinite(t.x), np.isfinite(t.y)
         at_x, x, at_y, y = t.axis[has_x], t.x[has_x], t.axis[has_y], t.y[has_y]
+        of_x, of_y, several = t.task[has_x], t.task[has_y], t.place().several
         for j, lag in enumerate(shifts):
             target = at_x + lag * spacing
             place = np.searchsorted(at_y, target - spacing * 1e-6)
             hit = (place < len(at_y)) & (np.abs(at_y[np.minimum(place, len(at_y) - 1)] - target) < spacing * 1e-3)
+            if several:  # what was a task ago is no lag within one
+                hit &= of_x == of_y[np.minimum(place, len(of_y) - 1)]
             found[i, j] = statistics.METHODS[method](x[hit], y[place[hit]])
     return shifts, found

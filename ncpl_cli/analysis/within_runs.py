@@ -14,8 +14,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ncpl_cli.analysis import resampling, sentences, statistics
+from ncpl_cli.analysis import held_fixed, resampling, sentences, statistics
 from ncpl_cli.analysis.directions import direction
+from ncpl_cli.analysis.held_fixed import TASK
 from ncpl_cli.analysis.results import (
     DEFAULT_CONTROL,
     Control,
@@ -29,7 +30,7 @@ from ncpl_cli.analysis.results import (
     number,
 )
 from ncpl_cli.analysis.study import Group
-from ncpl_cli.analysis.tracks import Correlation, Track, lagged, per_run, sliding, track
+from ncpl_cli.analysis.tracks import Track, lagged, per_run, sliding, track
 from ncpl_cli.errors import InputError
 
 Array = NDArray[np.float64]
@@ -39,13 +40,14 @@ def correlate_within_runs(
     group: Group, x: str, y: str, options: Options, notes: Sequence[str] = ()
 ) -> GroupCorrelation | None:
     """One pair of metrics in one group; None where no run has a row with both."""
+    by_task = TASK in options.controls
     several = any(s.tasks > 1 for s in group.series)
-    across = options.across or ("tasks" if several else "epochs")
+    across = options.across or ("tasks" if several and not by_task else "epochs")
     unit = "task" if across == "tasks" else "epoch"
-    asked = tuple(dict.fromkeys(options.controls))
+    asked = tuple(c for c in dict.fromkeys(options.controls) if c != TASK)
     if {x, y} & set(asked):
         raise InputError(f"--control {next(c for c in asked if c in (x, y))} is one of the correlated metrics.")
-    candidates = asked or (() if DEFAULT_CONTROL in (x, y) else (DEFAULT_CONTROL,))
+    candidates = asked or (() if by_task or DEFAULT_CONTROL in (x, y) else (DEFAULT_CONTROL,))
     tracks = [track(s, x, y, across, candidates) for s in group.series]
     excluded = [Excluded(s.run.id, s.run.seed, s.run.status) for s in group.left_out]
     excluded += [
@@ -60,7 +62,7 @@ def correlate_within_runs(
 
     # the published statistic
     correlation = statistics.METHODS[options.method]
-    r = per_run(tracks, lambda x, y, held, axis: correlation(x, y))
+    r = per_run(tracks, lambda x, y, held, place: correlation(x, y))
     ends, r_windows, counts = sliding(tracks, options.window, options.method)
     shifts, r_lags = lagged(tracks, options.lags, options.method) if options.lags else ([], np.empty((len(tracks), 0)))
 
@@ -84,19 +86,23 @@ def correlate_within_runs(
 
     # what is left of it under each control
     left: dict[str, Array] = {  # label -> r per run
-        "spearman": per_run(tracks, lambda x, y, held, axis: statistics.spearman(x, y)),
+        "spearman": per_run(tracks, lambda x, y, held, place: statistics.spearman(x, y)),
         "first_difference": per_run(
-            tracks, lambda x, y, held, axis: correlation(statistics.differences(x), statistics.differences(y))
+            tracks, lambda x, y, held, place: correlation(place.differences(x), place.differences(y))
         ),
         "detrended": per_run(
             tracks,
-            lambda x, y, held, axis: correlation(statistics.detrended(x, axis), statistics.detrended(y, axis)),
+            lambda x, y, held, place: correlation(
+                statistics.detrended(x, place.axis), statistics.detrended(y, place.axis)
+            ),
         ),
     }
-    held = _usable_controls(tracks, asked, candidates, unit, group)
-    for label, with_axis, chosen in _control_sets(unit, held):
-        left[f"partial:{label}"] = per_run(tracks, _partial("pearson", with_axis), chosen)
-        left[f"partial_ranks:{label}"] = per_run(tracks, _partial("spearman", with_axis), chosen)
+    held = held_fixed.usable(tracks, asked, candidates, unit, group)
+    if by_task:
+        held_fixed.check_task(tracks, across)
+    for one in held_fixed.sets(unit, held, by_task=by_task):
+        left[f"partial:{one.label}"] = per_run(tracks, one.correlation("pearson"), one.controls)
+        left[f"partial_ranks:{one.label}"] = per_run(tracks, one.correlation("spearman"), one.controls)
     no_control = next((c for c in candidates if c not in held), None)  # the default one: others raised an error
     if no_control:
         left |= {f"{kind}:{no_control}": np.full(len(tracks), np.nan) for kind in ("partial", "partial_ranks")}
@@ -121,7 +127,7 @@ def correlate_within_runs(
         seed_swap=_seed_swap(x_common, y_common, options),
         best_lag=_best_lag(lags),
         points=max(int(t.both.sum()) for t in tracks),
-        effective_n=_median(per_run(tracks, lambda x, y, held, axis: statistics.effective_n(x, y))),
+        effective_n=_median(per_run(tracks, lambda x, y, held, place: statistics.effective_n(x, y))),
         direction=sentences.with_doubt(
             None if total.mean_r is None else direction(x, y, total.mean_r, options.directions), total
         ),
@@ -172,47 +178,6 @@ def _moments(r: Array) -> tuple[Array, Array]:
 
 def _labelled(controls: Mapping[str, Control], prefix: str) -> dict[str, Control]:
     return {name.removeprefix(prefix): c for name, c in controls.items() if name.startswith(prefix)}
-
-
-def _usable_controls(
-    tracks: Sequence[Track], asked: Sequence[str], names: Sequence[str], unit: str, group: Group
-) -> list[str]:
-    """Controls that vary within runs; one that was asked for and does not is the user's error."""
-    usable = []
-    for name in names:
-        values = [t.points([name])[3][0] for t in tracks]
-        varies = any(len(v) > statistics.FEWEST_POINTS and not statistics.constant(v) for v in values)
-        if varies:
-            usable.append(name)
-        elif name in asked:
-            if not any(len(v) for v in values) and not any(name in s.run.settings for s in group.series):
-                raise InputError(
-                    f"--control {name} has no value in any {unit} of group {group.name or group.scenario!r}.",
-                    "ncpl export shows what is recorded",
-                )
-            raise InputError(
-                f"--control {name} is constant within runs, so it cannot explain what varies within them.",
-                "compare runs with each other instead: add --across runs",
-            )
-    return usable
-
-
-def _control_sets(unit: str, held: Sequence[str]) -> list[tuple[str, bool, tuple[str, ...]]]:
-    """(label, with the axis, controls): the training amount, each control, and all of them."""
-    sets: list[tuple[str, bool, tuple[str, ...]]] = [(unit, True, ())]
-    sets += [(name, False, (name,)) for name in held]
-    if held:
-        sets.append(("+".join((unit, *held)), True, tuple(held)))
-    return sets
-
-
-def _partial(method: str, with_axis: bool) -> Correlation:
-    def f(x: Array, y: Array, held: Array, axis: Array) -> Array:
-        if with_axis:
-            held = np.concatenate([held, np.broadcast_to(axis, (len(x), 1, len(axis)))], axis=1)
-        return statistics.partial(x, y, held, method=method)
-
-    return f
 
 
 def _common(tracks: Sequence[Track]) -> tuple[Array, Array, Array]:
