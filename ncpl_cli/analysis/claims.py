@@ -14,6 +14,8 @@ from ncpl_cli.analysis.correlation import correlate
 from ncpl_cli.analysis.plasticity import estimate, first_task_epochs
 from ncpl_cli.analysis.results import GroupCorrelation, Options, number
 from ncpl_cli.analysis.study import LEFT_OUT, Series, Study
+from ncpl_cli.analysis.survival import survival
+from ncpl_cli.analysis.words import signed
 from ncpl_cli.errors import InputError
 from ncpl_cli.studies import Claim, Part, arm_label
 
@@ -28,12 +30,16 @@ Arms = Mapping[str, Sequence[Series]]
 
 @dataclass(frozen=True)
 class Finding:
-    """Our value of a claim: with its 95 % interval over runs, the number of runs, and what should stand beside it."""
+    """Our value of a claim: with its 95 % interval over runs, the number of runs, and what should stand beside it.
+
+    survives  in the same breath: what is left of a correlation or a gain under its controls
+    """
 
     value: float
     ci95: tuple[float, float] | None
     runs: int
     beside: Mapping[str, float] = field(default_factory=dict)
+    survives: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,8 @@ class Judged:
         return {
             "claim": c.id, "says": c.says, "published": c.published, "source": c.source,
             "value": f and f.value, "ci95": f and f.ci95 and list(f.ci95), "runs": f and f.runs,
-            "beside": dict(f.beside) if f else {}, "verdict": self.verdict, "why": self.why,
+            "beside": dict(f.beside) if f else {}, "survives": (f and f.survives) or None,
+            "verdict": self.verdict, "why": self.why,
             "accepted": list(c.accept), "reason": c.reason, "caveat": c.caveat,
         }  # fmt: skip
 
@@ -153,7 +160,9 @@ def r_of_means(arms: Arms, options: Mapping[str, Any]) -> Finding | None:
               "highest": max(single, default=None)}  # fmt: skip
     names = {"detrended": "detrended", "first_difference": "first differences"}
     beside |= {words: result.overall.controls[name].summary.mean_r for name, words in names.items()}
-    return Finding(whole, interval, len(runs), {k: v for k, v in beside.items() if v is not None})
+    known = {k: v for k, v in beside.items() if v is not None}
+    survives = f"of single runs' mean r {signed(result.overall.summary.mean_r)}: {survival(result).sentence}"
+    return Finding(whole, interval, len(runs), known, survives)
 
 
 def task_value(arms: Arms, options: Mapping[str, Any]) -> Finding | None:
@@ -189,7 +198,7 @@ def threshold_r(arms: Arms, options: Mapping[str, Any]) -> Finding | None:
     x = 0 if options["x"] == "first_task_epochs" else 1
     held = "given" in options
 
-    def r(kept: Any) -> float | None:
+    def r(kept: Any, held: bool = held) -> float | None:
         part = rows[kept]
         if len(part) < statistics.FEWEST_POINTS + held:
             return None
@@ -200,10 +209,12 @@ def threshold_r(arms: Arms, options: Mapping[str, Any]) -> Finding | None:
     whole = r(np.full(len(rows), True))
     if whole is None:
         return None
-    left = [r(seeds != seed) for seed in dict.fromkeys(seeds)]
-    values = [v for v in left if v is not None]
-    interval = statistics.jackknife_interval(whole, values, corrected=False) if len(values) == len(left) else None
-    return Finding(whole, interval, len(rows))
+    without = [r(seeds != seed) for seed in dict.fromkeys(seeds)]
+    values = [v for v in without if v is not None]
+    interval = statistics.jackknife_interval(whole, values, corrected=False) if len(values) == len(without) else None
+    left = None if held else r(np.full(len(rows), True), True)
+    survives = "" if left is None else f"with the accuracy on task 0 held fixed {signed(left)} is left"
+    return Finding(whole, interval, len(rows), survives=survives)
 
 
 def _threshold_row(series: Series) -> tuple[float, float, float, float]:
@@ -237,7 +248,7 @@ def window_r(arms: Arms, options: Mapping[str, Any]) -> Finding | None:
         return None
     left = result.overall.controls["first_difference"].summary.mean_r
     beside = {} if left is None else {"first differences, whole series": left}
-    return Finding(found.mean_r, found.ci95, found.same_sign[1], beside)
+    return Finding(found.mean_r, found.ci95, found.same_sign[1], beside, f"whole series: {survival(result).sentence}")
 
 
 def gain(arms: Arms, options: Mapping[str, Any]) -> Finding | None:
@@ -247,7 +258,10 @@ def gain(arms: Arms, options: Mapping[str, Any]) -> Finding | None:
         return None
     learned = zip(("arm", "plain"), arm.phase_1["train_accuracy"], strict=True)
     phase_1 = {f"phase-1 train accuracy, {who}": value for who, value in learned if value is not None}
-    return Finding(arm.gain.mean, arm.gain.ci95, len(arm.gain.per_seed), phase_1)
+    matched = arm.matched.gain if arm.matched else None
+    survives = "" if matched is None or matched.mean is None else (
+        f"against networks that had learned equally much {matched.mean:+.4f} is left")  # fmt: skip
+    return Finding(arm.gain.mean, arm.gain.ci95, len(arm.gain.per_seed), phase_1, survives)
 
 
 def matched_gain(arms: Arms, options: Mapping[str, Any]) -> Finding | None:

@@ -27,6 +27,11 @@ AMOUNTS = frozenset({"more collapse", "more plasticity loss"})
 _OPPOSITE = {"more": "less", "higher": "lower"}
 
 
+def is_collapse(metric: str) -> bool:
+    """Whether a metric says how collapsed features are."""
+    return "collapse" in DIRECTIONS.get(metric, "")
+
+
 def direction(x: str, y: str, r: float, more: Mapping[str, str] | None = None) -> str:
     """A correlation in words: `more collapse goes with more plasticity loss`. `more`: the catalogue's directions."""
     sign_x, words_x = _words(x, more)

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from ncpl_cli.analysis.results import GroupCorrelation
-from ncpl_cli.analysis.words import count, signed
+from ncpl_cli.analysis.survival import survival
+from ncpl_cli.analysis.words import count, p_text, signed
 
 
 def headline(result: GroupCorrelation) -> str:
-    """Direction in words, with the number, its interval and its p."""
+    """Direction in words, the published number with its interval and p, and in the same breath whether it survives."""
     overall, s = result.overall, result.overall.summary
+    found = survival(result)
     words = f"{overall.direction[0].upper()}{overall.direction[1:]}"
     runs = count(result.n_runs, "run")
     if result.across == "runs":
-        r, p = overall.r_of_means, result.more.get("p_permutation")
+        r, p, tested_by = overall.r_of_means, result.more.get("p_permutation"), "permutation"
         about = f"r = {signed(r)} over {runs}, y averaged over tasks"
     else:
-        r, p = s.mean_r, overall.p_sign_flip
+        r, p, tested_by = s.mean_r, overall.p_sign_flip, "sign flips"
         about = f"mean r = {signed(r)} over {runs}, same sign in {s.same_sign[0]} of {s.same_sign[1]}"
     if r is None:
         return f"{words}: see below."
     interval = f"; 95 % interval {signed(s.ci95[0])} to {signed(s.ci95[1])}" if s.ci95 else ""
-    tested = f"; p = {p:.2g}" if p is not None else ""
-    return f"{words}: {about}{interval}{tested} (associated, not caused)."
+    tested = f"; p = {p_text(p)} ({tested_by})" if p is not None else ""
+    start = "Undecided: " if found.kind == "undecided" else ""
+    words = f"{overall.direction}" if start else words
+    return f"{start}{words}: {about}{interval}{tested}; {found.sentence} (associated, not caused)."
 
 
 Row = tuple[str, float | None, float | None, float | None, float | None, str]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncpl_cli.analysis import resampling, statistics
-from ncpl_cli.analysis.directions import DIRECTIONS, direction
+from ncpl_cli.analysis.directions import DIRECTIONS, direction, is_collapse
 from ncpl_cli.analysis.results import DEFAULT_CONTROL, Options
 from ncpl_cli.analysis.specifications import Specification, r_of_runs
 from ncpl_cli.analysis.study import Group
@@ -114,28 +114,29 @@ class Multiverse:
 
 def collapse_addresses(group: Group, x: str) -> list[str]:
     """What may stand for x: every recorded collapse metric, split and layer; x alone where it is no such metric."""
-
-    def is_collapse(address: str) -> bool:
-        return "collapse" in DIRECTIONS.get(Address.parse(address).metric, "")
-
-    if not is_collapse(x):
+    if not is_collapse(Address.parse(x).metric):
         return [x]
-    recorded = {a for s in group.series for a, column in s.columns.items() if is_collapse(a) and _varies(column)}
+    columns = [(a, column) for s in group.series for a, column in s.columns.items()]
+    recorded = {a for a, column in columns if is_collapse(Address.parse(a).metric) and _varies(column)}
     return [x, *sorted(recorded - {x})]
 
 
 def multiverse(
-    group: Group, x: str, y: str, options: Options, *, progress: Callable[[str], None] = lambda _: None
-) -> Multiverse | None:
-    """Every specification of x with y in one group; None where not one is defined."""
+    group: Group, x: str, y: str, options: Options, *, metrics: Sequence[str] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Multiverse | None:  # fmt: skip
+    """Every specification of x with y in one group; None where not one is defined.
+
+    metrics  what may stand for x; default every recorded collapse metric, split and layer
+    """
     several = any(s.tasks > 1 for s in group.series)
     across = options.across or ("tasks" if several else "epochs")
     control = DEFAULT_CONTROL if any(_varies(s.column(DEFAULT_CONTROL)) for s in group.series) else None
     control = None if DEFAULT_CONTROL in (x, y) else control
     specifications: dict[Specification, Array] = {}
-    metrics = [a for a in collapse_addresses(group, x) if a != y]
+    metrics = [a for a in metrics or collapse_addresses(group, x) if a != y]
     for i, metric in enumerate(metrics):
-        progress(f"multiverse: {metric} ({i + 1} of {len(metrics)} collapse metrics)")
+        progress(f"{metric} ({i + 1} of {len(metrics)} collapse metrics)")
         tracks = [track(s, metric, y, across, [control] if control else []) for s in group.series]
         sign = _sign(metric) * _sign(x)
         for key, r in r_of_runs(tracks, metric, options.window, control=control).items():

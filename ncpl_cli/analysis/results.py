@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from ncpl_cli.analysis import resampling, statistics
 from ncpl_cli.analysis.statistics import Summary
 from ncpl_cli.analysis.study import titled
 from ncpl_cli.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from ncpl_cli.analysis.multiverse import Multiverse
 
 Array = NDArray[np.float64]
 
@@ -204,6 +207,7 @@ class GroupCorrelation:
     estimand: str
     notes: tuple[str, ...]
     more: Mapping[str, Any] = field(default_factory=dict)
+    multiverse: Multiverse | None = None
 
     @property
     def title(self) -> str:
@@ -222,6 +226,8 @@ class GroupCorrelation:
 
     def to_json(self) -> dict[str, Any]:
         """An entry of INTERFACE's `groups`."""
+        from ncpl_cli.analysis.survival import survival  # it reads this result
+
         return {
             "scenario": self.scenario,
             "name": self.name,
@@ -236,9 +242,10 @@ class GroupCorrelation:
             "seeds": dict(self.seeds),
             "estimand": self.estimand,
             "windows": self.windows.to_json(),
-            "overall": self.overall.to_json(),
+            "overall": {**self.overall.to_json(), "survives": survival(self).to_json()},
             "lags": [{"lag": g.lag, "mean_r": g.mean_r, "p": g.p, "p_family": g.p_family} for g in self.lags],
             **self.more,
+            **({} if self.multiverse is None else {"multiverse": self.multiverse.to_json()}),
             "resampling": self.resampling.to_json(),
             "notes": list(self.notes),
         }

@@ -11,13 +11,8 @@ import numpy as np
 from ncpl_cli.analysis.resampling import FEWEST_RUNS
 from ncpl_cli.analysis.results import GroupCorrelation
 from ncpl_cli.analysis.statistics import Summary
+from ncpl_cli.analysis.survival import HALF, SMALL
 from ncpl_cli.analysis.words import count, p_text
-
-SMALL = 0.1
-"""An |r| below this is not worth a sentence about where it comes from."""
-
-HALF = 0.5
-"""A control that leaves less than this share of r is said to take most of it away."""
 
 CLEAR = 0.3
 """An |r| from here on is said to appear where there was none (below SMALL) without a control."""

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +33,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 STATUSES = ("finished", "failed", "diverged", "running", "interrupted", "pending")
 """What a run can be."""
+
+PROGRESS_SECONDS = 2.0
 
 
 def store_url(db: str | None) -> str:
@@ -63,6 +66,19 @@ def note(text: str) -> None:
     """One line for the person at the terminal, on stderr."""
     if not quiet():
         print(text, file=sys.stderr)
+
+
+class NowAndThen:
+    """A line on stderr every few seconds, so that long work shows that it goes on; none of work that is short."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._last = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        if time.monotonic() - self._last >= PROGRESS_SECONDS:
+            self._last = time.monotonic()
+            note(f"{self._what}: {text}")
 
 
 def say(text: str, mark: str = "") -> None:

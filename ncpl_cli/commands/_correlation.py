@@ -5,6 +5,7 @@ On a terminal tables are cut to what can be read at a glance; in a pipe they are
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from ncpl_cli.commands import _common
 
 if TYPE_CHECKING:
     from ncpl_cli.analysis import GroupCorrelation
+    from ncpl_cli.analysis.multiverse import Multiverse
 
 FEW_PAIRS = 3
 """From more pairs in a group on, they are one table, strongest first, instead of a page each."""
@@ -21,7 +23,9 @@ SHOWN_PAIRS = 20
 SHOWN_WINDOWS = 8
 """On a terminal; all of them in a pipe, and in --json."""
 
-SIGNED = frozenset({"r", "low", "high", "mean", "detrended"})
+CURVE_ROWS = 10
+
+SIGNED = frozenset({"r", "low", "high", "mean", "detrended", "r with it", "r without"})
 """Columns that hold correlations."""
 
 PROBABILITIES = frozenset({"p", "p_family", "p over pairs"})
@@ -50,9 +54,45 @@ def _show_one(title: str, result: GroupCorrelation) -> None:
     _table(columns, headline.statistics(result), title="What is left of it under each control")
     _show_lags(result)
     _show_windows(result)
+    if result.multiverse is not None:
+        show_multiverse(result.multiverse)
     for line in result.notes:
         _common.say(line, "- ")
     print()
+
+
+def show_multiverse(found: Multiverse) -> None:
+    """The verdict, the specification curve (a table of all specifications in a pipe), and the decisive choices."""
+    _common.say(found.verdict)
+    if sys.stdout.isatty():
+        for line in curve_lines(found, shutil.get_terminal_size().columns):
+            print(line)
+    else:
+        names = list(found.curve[0].choices)
+        rows = [(*one.choices.values(), one.r, *(one.ci95 or (None, None)), one.runs) for one in found.curve]
+        _table((*names, "r", "low", "high", "runs"), rows, title="Every specification, weakest first")
+    rows = [(d.choice, d.r_with, d.r_without) for d in found.decisive[:SHOWN_WINDOWS]]
+    _table(("choice", "r with it", "r without"), rows, title="What the choices change: median r with and without")
+
+
+def curve_lines(found: Multiverse, width: int) -> list[str]:
+    """The specification curve in characters: r of all specifications in order, from low to high, with the line of 0.
+
+    A column is one specification, or the median of neighbours where there are more than fit.
+    """
+    import numpy as np
+
+    room = max(20, min(width - 9, 100, len(found.curve)))
+    values = [float(np.median(part)) for part in np.array_split([one.r for one in found.curve], room)]
+    low, high = min(0.0, values[0]), max(0.0, values[-1])
+    step = max((high - low) / CURVE_ROWS, 1e-9)
+    lines = []
+    for level in range(CURVE_ROWS, -1, -1):
+        at = low + level * step
+        zero = abs(at) <= step / 2
+        marks = "".join("•" if abs(v - at) <= step / 2 else "─" if zero else " " for v in values)
+        lines.append(f"{at:+6.2f} ┤{marks.rstrip() if not zero else marks}")
+    return lines
 
 
 def _estimand(result: GroupCorrelation) -> str:

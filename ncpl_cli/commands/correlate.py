@@ -12,7 +12,9 @@ from ncpl_cli.commands._common import Db, Json
 from ncpl_cli.errors import InputError, unknown
 
 if TYPE_CHECKING:
-    from ncpl_cli.analysis import Study
+    from collections.abc import Sequence
+
+    from ncpl_cli.analysis import GroupCorrelation, Options, Study
     from ncpl_cli.store import Store
 
 
@@ -40,6 +42,9 @@ def correlate(
     pool: Annotated[bool, typer.Option("--pool", help="Merge groups; runs of one seed then count as one.")] = False,
     split: Annotated[str, typer.Option(help="Split of metrics that name none.")] = "train",
     layer: Annotated[str, typer.Option(help="Layer of metrics that name none.")] = "last",
+    multiverse: Annotated[
+        bool, typer.Option("--multiverse", help="Every defensible analysis: how many agree, and what decides the sign.")
+    ] = False,
     resampling_seed: Annotated[int, typer.Option(help="Seed of all resampling.")] = 0,
     plot: Annotated[str | None, typer.Option(help="Draw the windows into this file: .svg, .png or .pdf.")] = None,
     db: Db = None,
@@ -55,6 +60,11 @@ def correlate(
     from ncpl_cli.report.correlation_figure import check_figure, save_windows
     from ncpl_cli.store import open_store
 
+    if multiverse and (pairs or across == "runs"):
+        raise InputError(
+            "--multiverse takes one pair within runs: leave out --pairs and --across runs.",
+            "ncpl correlate --multiverse; over runs, --across runs holds each control fixed by itself",
+        )
     if pairs and (y is not None or x != "nc1"):
         raise InputError("--pairs all takes every pair: leave out --x and --y.")
     xs = [_address(part, split, layer) for part in x.split(",")]
@@ -65,13 +75,18 @@ def correlate(
         seed=resampling_seed, directions={m.id: m.direction for m in METRICS.values()},
     )  # fmt: skip
     with open_store(_common.store_url(db), readonly=True) as store:
-        study = _study(store, [*xs, *ys], controls, runs, scenario, name or (), everything=bool(pairs), choose_y=not ys)
+        study = _study(
+            store, [*xs, *ys], controls, runs, scenario, name or (), everything=bool(pairs), choose_y=not ys,
+            collapse=multiverse,
+        )  # fmt: skip
     chosen = all_pairs(study) if pairs else [(a, b) for a in xs for b in ys if a != b]
     if pairs and not chosen:
         raise InputError("no two metrics that vary are recorded.", "ncpl export shows what is recorded")
     if plot:
         check_figure(plot, len(chosen))
     results = correlation_of(study, chosen, options, xs=xs)
+    if multiverse:
+        results = _with_multiverse(study, results, options)
     if plot:
         save_windows(results, plot)
         _common.note(f"drawn into {plot}.")
@@ -81,12 +96,31 @@ def correlate(
     _correlation.show(results)
 
 
+def _with_multiverse(
+    study: Study, results: Sequence[GroupCorrelation], options: Options
+) -> tuple[GroupCorrelation, ...]:
+    """The results, each with the verdict over every defensible analysis of its pair."""
+    from dataclasses import replace
+
+    from ncpl_cli.analysis import groups
+    from ncpl_cli.analysis.multiverse import multiverse
+
+    found = []
+    progress = _common.NowAndThen("multiverse")
+    by_title = {group.title: group for group in groups(study, pool=options.pool)}
+    for result in results:
+        whole = multiverse(by_title[result.title], result.x, result.y, options, progress=progress)
+        found.append(result if whole is None else replace(result, multiverse=whole))
+    return tuple(found)
+
+
 def _study(
     store: Store, addresses: list[str], controls: tuple[str, ...], runs: str | None, scenario: str | None,
-    names: list[str] | tuple[()], *, everything: bool, choose_y: bool,
+    names: list[str] | tuple[()], *, everything: bool, choose_y: bool, collapse: bool = False,
 ) -> Study:  # fmt: skip
     from ncpl_cli.analysis import load
     from ncpl_cli.analysis.correlation import DEFAULT_ADDRESSES
+    from ncpl_cli.analysis.directions import is_collapse
     from ncpl_cli.analysis.results import DEFAULT_CONTROL
 
     # a default y is chosen by what is there; both plasticity losses stand side by side over runs
@@ -94,6 +128,9 @@ def _study(
     if choose_y or any(a.startswith("plasticity_loss") for a in addresses):
         wanted += DEFAULT_ADDRESSES
     ids = [part.strip() for part in runs.split(",")] if runs else None
+    if collapse and not everything:  # every recorded collapse metric may stand for x
+        wanted += [str(a) for a in store.recorded([row.id for row in store.runs(ids, scenario=scenario)])
+                   if is_collapse(a.metric)]  # fmt: skip
     study = load(store, None if everything else wanted, ids=ids, scenario=scenario, names=names)
     known = set(study.addresses())
     settings = {key for s in study.series for key in s.run.settings}  # a control may be one of these

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +10,6 @@ import typer
 
 from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import Db
-
-PROGRESS_SECONDS = 2.0
 
 
 def report(
@@ -48,7 +45,7 @@ def report(
     chosen = [("--scenario", scenario), ("--runs", runs), *(("--name", one) for one in name or ())]
     selection = shlex.join([word for key, value in chosen if value is not None for word in (key, value)])
     url = _common.store_url(db)
-    progress = _Progress()
+    progress = _common.NowAndThen("report")
     progress("reading the store")
     with open_store(url, readonly=True) as store:
         material = gather(
@@ -58,15 +55,3 @@ def report(
     made = build(material, store=shown(url), progress=progress)
     write(made, target, kind, figures=Path(figures) if figures else None, progress=progress)
     _common.note(f"{len(material.rows)} runs in {target} ({target.stat().st_size / 1e6:.1f} MB).")
-
-
-class _Progress:
-    """A line on stderr every few seconds, so that a long report shows that it goes on."""
-
-    def __init__(self) -> None:
-        self._last = 0.0
-
-    def __call__(self, text: str) -> None:
-        if time.monotonic() - self._last >= PROGRESS_SECONDS:
-            self._last = time.monotonic()
-            _common.note(f"report: {text}")

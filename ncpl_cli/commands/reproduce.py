@@ -135,6 +135,9 @@ def _show(part: Part, judged: Sequence[Judged]) -> None:
         low, high = f.ci95 if f and f.ci95 else (None, None)
         rows.append((one.claim.says, one.claim.published, f and f.value, low, high, f and f.runs, one.verdict))
     _common.print_table(columns, rows, title=f"{part.title} ({part.id})")
+    for one in judged:
+        if one.finding and one.finding.survives:
+            _common.say(f"{one.claim.id}: {one.finding.value:+.4g}; {one.finding.survives}", "- ")
     # a reason that several claims share is said once
     for why in dict.fromkeys(one.why for one in judged):
         ids = ", ".join(one.claim.id for one in judged if one.why == why)

@@ -14,7 +14,11 @@ Cell = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Text:
-    """Sentences. `kind`: plain (a list), prose (a paragraph), finding (what was found), caveat (what weakens it)."""
+    """Sentences.
+
+    kind  plain (a list), prose (a paragraph), finding (what was found), undecided (what does not stand), caveat (what
+          weakens it)
+    """
 
     sentences: tuple[str, ...]
     kind: str = "plain"

@@ -59,6 +59,13 @@ def window_frames(results: Sequence[GroupCorrelation]) -> tuple[pd.DataFrame, pd
     return pd.concat(over, ignore_index=True), pd.concat(single, ignore_index=True) if single else empty
 
 
+def kind_of(result: GroupCorrelation) -> str:
+    """The kind of text that says it: a finding (green) only where it survives, else undecided (grey)."""
+    from ncpl_cli.analysis.survival import survival
+
+    return "finding" if survival(result).stands else "undecided"
+
+
 def with_windows(results: Sequence[GroupCorrelation]) -> list[GroupCorrelation]:
     """Those that have a full window in which r is defined."""
     return [result for result in results if np.isfinite(result.windows.mean).any()]

@@ -23,6 +23,7 @@ from ncpl_cli.analysis import (
 )
 from ncpl_cli.analysis.claims import Judged, arms_of, judge
 from ncpl_cli.analysis.correlation import default_y
+from ncpl_cli.analysis.multiverse import multiverse
 from ncpl_cli.analysis.study import FIRST_TASK_SETTINGS
 from ncpl_cli.analysis.warm_start import WarmStartGap, warm_start_gap
 from ncpl_cli.errors import InputError
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 WINDOW = 100
 """B24's sliding window."""
+
+MULTIVERSE = ("nc1", "nc1_fraction", "cdnv", "nc1@test")
+"""What stands for collapse in a report's multiverse; `ncpl correlate --multiverse` takes every recorded metric."""
 
 MOST_ROWS = 3500
 """Rows of numbers behind one figure, divided among scenarios: a page of 200 runs must stay below 5 MB."""
@@ -98,7 +102,9 @@ class Part:
             # by itself the group has nothing that tells it from others: give it back what does
             shown = {k: v for k, v in group.settings.items() if v is not None}
             name = group.name if group.series[0].run.imported else None
-            found += [(label, replace(r, name=name, settings=shown)) for r in results or ()]
+            for r in results or ():
+                whole = multiverse(group, "nc1", y, options, metrics=[a for a in MULTIVERSE if self.has(a)])
+                found.append((label, replace(r, name=name, settings=shown, multiverse=whole)))
         return tuple(found)
 
     @cached_property

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ncpl_cli.analysis import GroupCorrelation, headline
 from ncpl_cli.report import curves, theme
 from ncpl_cli.report.blocks import Block, Figure, Section, Table, Text, table
-from ncpl_cli.report.correlation_figure import draw_windows, window_frames, with_windows
+from ncpl_cli.report.correlation_figure import draw_windows, kind_of, window_frames, with_windows
+from ncpl_cli.report.curve_figure import curve_figure
 from ncpl_cli.report.material import WINDOW, Material, Part
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ ID, TITLE = "correlations", "Does collapse go with plasticity? Correlations with
 
 MOST_GROUPS = 4
 """Groups whose windows are drawn; the others are in the table."""
+
+MOST_CURVES = 2
+"""Groups whose specification curve is drawn."""
 
 MOST_RUNS = 12
 """Runs that are drawn one by one."""
@@ -51,10 +55,17 @@ def _of(part: Part, id_: str) -> list[Block]:
         lines = [f"{label}: {headline.headline(result)}"]
         if result.window != WINDOW:
             lines.append(f"The series is shorter than the published window of {WINDOW}: the window is {result.window}.")
-        blocks += [Text(tuple(lines), "finding"), Text(result.notes, "caveat")]
+        verdict = (
+            [] if result.multiverse is None else [Text((f"{label}: {result.multiverse.verdict}",), kind_of(result))]
+        )
+        blocks += [Text(tuple(lines), kind_of(result)), *verdict, Text(result.notes, "caveat")]
     windowed = with_windows([result for _, result in said[:MOST_GROUPS]])
     if windowed:
         blocks += [_windows(windowed, part, f"{id_}-windows"), _run_by_run(windowed, part, f"{id_}-runs")]
+    for i, (label, result) in enumerate(said[:MOST_CURVES]):
+        if result.multiverse is not None:
+            what = f"{part.scenario}, {label}, {result.x} and {result.y}"
+            blocks.append(curve_figure(result.multiverse, what, f"{id_}-curve-{i}"))
     numbers = _controls(found)
     first = found[0][1]
     if len(numbers):

@@ -10,6 +10,7 @@ import numpy as np
 from ncpl_cli.analysis import Series, headline, plasticity
 from ncpl_cli.report import curves, theme
 from ncpl_cli.report.blocks import Block, Figure, Section, Table, Text, table
+from ncpl_cli.report.correlation_figure import kind_of
 from ncpl_cli.report.material import Material, Part
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _of(part: Part, id_: str) -> list[Block]:
     blocks: list[Block] = []
     for result in part.over_runs:
         words = f"{result.x} after the first task and {result.y} later: {headline.headline(result)}"
-        blocks += [Text((words,), "finding"), Text(result.notes, "caveat")]
+        blocks += [Text((words,), kind_of(result)), Text(result.notes, "caveat")]
     if len(losses):
         blocks.append(_losses(losses, part, first, f"{id_}-losses"))
     blocks.append(

@@ -10,6 +10,7 @@ import numpy as np
 from ncpl_cli.analysis import Group, headline, plasticity, words
 from ncpl_cli.analysis.casualties import casualties, together
 from ncpl_cli.analysis.claims import AGREES, DIFFERS, UNDECIDED
+from ncpl_cli.analysis.survival import survival
 from ncpl_cli.report.blocks import Block, Commands, Section, Text, table
 from ncpl_cli.report.material import Material, Part
 from ncpl_cli.report.sections import provenance
@@ -26,10 +27,18 @@ def draw(material: Material) -> Section:
         return Section.empty(
             ID, TITLE, "The store has no run yet.", "ncpl demo", "ncpl train permuted-digits --tasks 20 --seeds 0-4"
         )
-    found = [*_verdicts(material), *(line for part in material.parts for line in _found(part))]
+    said = [(True, line) for line in _verdicts(material)] + [one for part in material.parts for one in _found(part)]
+    found, undecided = ([line for sure, line in said if sure is wanted] for wanted in (True, False))
+    if not said:
+        found = ["Too little was recorded to say: see the sections below."]
     blocks: list[Block] = [
         Text(tuple(_run(material)), title="What was run"),
-        Text(tuple(found or ["Too little was recorded to say: see the sections below."]), "finding", "What was found"),
+        *([Text(tuple(found), "finding", "What was found")] if found else []),
+        *(
+            [Text(tuple(undecided), "undecided", "What these runs do not decide, or what a control takes away")]
+            if undecided
+            else []
+        ),
         Text(tuple(_sure(material)), "caveat", "How sure this is"),
         *_claims(material),
         _groups(material),
@@ -67,7 +76,7 @@ def _claims(material: Material) -> list[Block]:
                          f"{of.part}, {of.scale}", one.why, one.claim.source))  # fmt: skip
             said = [f"{name} {value:.3g}" for name, value in f.beside.items()] if f else []
             beside = f"beside it {', '.join(said)}" if said else ""
-            if more := "; ".join(part for part in (beside, one.claim.caveat) if part):
+            if more := "; ".join(part for part in (f.survives if f else "", beside, one.claim.caveat) if part):
                 caveats.append(f"{one.claim.says}: {more}.")
     columns = ("claim", "verdict", "published", "ours", "low", "high", "runs", "part and scale", "why", "source")
     sources = "; ".join(dict.fromkeys(of.source for of in material.claims))
@@ -101,25 +110,23 @@ def _run(material: Material) -> list[str]:
     return [*lines, f"In all {words.count(len(rows), 'run')}{probes}, made {when}, {trained} of training."]
 
 
-def _found(part: Part) -> list[str]:
-    """The results of this scenario in words, the paper's findings in order; each with its number and interval."""
-    lines = []
+def _found(part: Part) -> list[tuple[bool, str]]:
+    """The results of this scenario in words, the paper's findings in order; each with its number and interval, and
+    whether it stands: what includes 0, or does not survive a control, is no finding."""
+    lines: list[tuple[bool, str]] = []
     if part.several:
         long = [(label, g) for label, g in part.shown if max(s.tasks for s in g.series) > plasticity.TASKS_AFTER]
-        lines += [line for label, g in long[:FEW] if (line := _fall(part, label, g))]
+        lines += [(True, line) for label, g in long[:FEW] if (line := _fall(part, label, g))]
     for label, result in part.correlations[:FEW]:
-        s, left = result.overall.summary, result.overall.controls["first_difference"].summary.mean_r
-        if s.mean_r is None:
-            continue
-        rest = "" if left is None else f", r = {left:+.2f} between first differences"
-        lines.append(
-            f"{part.scenario}, {label}: {result.overall.direction}: mean r(nc1, {result.y}) = {s.mean_r:+.2f}"
-            f"{_interval(s.ci95)} over {words.count(result.n_runs, 'run')}{rest}."
-        )
+        if result.overall.summary.mean_r is not None:
+            line = f"{part.scenario}, {label}, nc1 and {result.y}: {headline.headline(result)}"
+            lines.append((survival(result).stands, line))
     if (others := len(part.groups) - FEW) > 0:
-        lines.append(f"{part.scenario}: {words.count(others, 'further group')} in the sections below.")
-    lines += [f"{part.scenario}, across first tasks of different length: {headline.headline(result)}"
-              for result in part.over_runs[:1]]  # fmt: skip
+        lines.append((True, f"{part.scenario}: {words.count(others, 'further group')} in the sections below."))
+    lines += [
+        (survival(r).stands, f"{part.scenario}, across first tasks of different length: {headline.headline(r)}")
+        for r in part.over_runs[:1]
+    ]
     for comparison in part.comparisons:
         for arm in comparison.arms[:FEW]:
             if arm.gain.mean is not None:
@@ -128,11 +135,17 @@ def _found(part: Part) -> list[str]:
                 if matched is not None and matched.mean is not None:
                     tail = f"; against networks that had learned equally much {matched.mean:+.4f}"
                     tail += _interval(matched.ci95, 4)
-                lines.append(
+                stands = _told_from_0(arm.gain.ci95) and (matched is None or _told_from_0(matched.ci95))
+                text = (
                     f"{part.scenario}, {arm.arm} against {comparison.plain}: gain in {comparison.y} "
                     f"{arm.gain.mean:+.4f}{_interval(arm.gain.ci95, 4)}{tail}."
                 )
+                lines.append((stands, text))
     return lines
+
+
+def _told_from_0(ci95: tuple[float, float] | None) -> bool:
+    return ci95 is not None and ci95[0] * ci95[1] > 0
 
 
 def _interval(ci95: tuple[float, float] | None, digits: int = 2) -> str:
