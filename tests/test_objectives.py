@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ncpl_cli import experiment, networks, settings, trainer
 from ncpl_cli.data import Dataset
-from ncpl_cli.engines import StackedEngine
+from ncpl_cli.engines import OnlineEngine, StackedEngine
 from ncpl_cli.errors import InputError
 from ncpl_cli.metrics import curvature, gradients, ntk
 from ncpl_cli.metrics.churn import churn
@@ -29,7 +29,7 @@ from ncpl_cli.records import Address
 from ncpl_cli.scenarios import PermutedDigits
 from ncpl_cli.scenarios.task import Task
 from ncpl_cli.settings import specs
-from ncpl_cli.spec import DatasetSpec, OptimizerSpec, RunSpec, flat
+from ncpl_cli.spec import DatasetSpec, NetworkSpec, OptimizerSpec, RunSpec, flat
 from ncpl_cli.store import open_store
 from tests.test_online_engine import a_task
 
@@ -179,6 +179,32 @@ def test_the_stacked_engine_trains_every_objective_as_autograd_does(
         assert own.correct is None if numbers else own.correct == correct
 
 
+@pytest.mark.parametrize("case", ["smoothing", "mse of labels", "mse"])  # every further kernel costs seconds
+@pytest.mark.parametrize(("batch", "decay"), [(1, 0.02), (5, 0.0)])
+def test_the_online_engine_trains_what_it_carries_as_the_stacked_one_does(
+    digits: Dataset, case: str, decay: float, batch: int
+) -> None:
+    optimizer = OptimizerSpec(lr=0.05, weight_decay=decay, batch_size=batch)
+    assert OnlineEngine.refuses(NetworkSpec(), optimizer, "cpu", "float64", (), an_objective(case)[0]) is None
+    found = []
+    for engine in (OnlineEngine, StackedEngine):
+        nets = [a_network(digits, case, seed) for seed in SEEDS]
+        orders = [np.random.default_rng(seed).permutation(1437)[:103] for seed in SEEDS]
+        tasks = [a_task_of(digits, case, seed) for seed in SEEDS]
+        found.append((nets, engine(nets, digits, optimizer, "cpu").train_epoch(tasks, orders, optimizer.lr)))
+    (ours, progress), (theirs, expected) = found
+    for a, b in zip(progress, expected, strict=True):
+        assert a.correct == b.correct and a.loss == pytest.approx(b.loss, abs=1e-10)
+    for net, other in zip(ours, theirs, strict=True):
+        for p, q in zip(net.parameters(), other.parameters(), strict=True):
+            assert torch.allclose(p, q, rtol=0, atol=1e-10)
+
+
+def test_the_online_engine_refuses_two_hot() -> None:
+    said = OnlineEngine.refuses(NetworkSpec(), OptimizerSpec(), "cpu", "float32", (), TwoHot())
+    assert said is not None and "two_hot" in said
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_metrics_of_the_loss_work_under_every_objective(digits: Dataset, case: str) -> None:
     objective, _, loss_of = an_objective(case)
@@ -302,7 +328,7 @@ def test_a_run_may_ask_for_numbers_and_goes_on_where_it_stopped(digits: Dataset,
         8 if text else 1
     )
     (cohort,) = plan([spec], "cpu")
-    assert cohort.engine == "stacked"
+    assert cohort.engine == ("stacked" if text else "online")
     epochs = []
     for epoch in trainer.train(cohort, digits):
         epochs.append(epoch)

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.data.sparse import padded, sparse
 from ncpl_cli.engines.engine import Progress
-from ncpl_cli.engines.online_kernel import kernel
+from ncpl_cli.engines.online_kernel import CLASSES, LABELS, NUMBERS, SMOOTHED, kernel
 from ncpl_cli.engines.shown import Shown
 from ncpl_cli.engines.treated import refused
 from ncpl_cli.interventions import Intervention, Treatment
 from ncpl_cli.networks import MLP
-from ncpl_cli.objectives import CROSS_ENTROPY, Objective
+from ncpl_cli.objectives import CROSS_ENTROPY, MSE, CrossEntropy, Objective
 from ncpl_cli.scenarios.task import Task
 from ncpl_cli.spec import NetworkSpec, OptimizerSpec
 
@@ -43,7 +43,7 @@ class OnlineEngine:
         self._optimizer = optimizer
         self._dtype = next(networks[0].parameters()).detach().numpy().dtype
         self._images = sparse(data.train, data.scale, self._dtype)
-        self._classes = data.classes
+        self._outputs = cast(MLP, networks[0]).classifier.out_features
         self._treatment = treatment
         self._steps = 0
         towards = any((pull := one.pull()) and pull[1] for one in treatment.interventions if not one.idle)
@@ -65,8 +65,8 @@ class OnlineEngine:
             return "the online engine carries SGD without momentum"
         if precision not in ("float32", "float64"):
             return f"the online engine computes in float32 or float64, not in {precision}"
-        if objective != CROSS_ENTROPY:
-            return f"the online engine carries cross-entropy, not {objective.label}"
+        if not isinstance(objective, CrossEntropy | MSE):
+            return f"the online engine carries cross-entropy and squared error, not {objective.label}"
         return refused("online", interventions)
 
     def train_epoch(self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], lr: float) -> list[Progress]:
@@ -93,15 +93,19 @@ class OnlineEngine:
         pull = (2 if share else 1) if strength else 0
         goal = self._gather(self._initial[run], task.pixel_order, share) if pull == 2 else self._nothing
         buffers = self._gather(network, task.pixel_order)
+        asks, smoothing = _asks(task)
+        numbers = np.zeros((1, 1)) if asks != NUMBERS else task.targets["trained"]
+        numbers = np.ascontiguousarray(numbers, self._dtype)
         correct, loss, recycled, done = 0, 0.0, 0, 0
         while done < len(order):
             steps = min((one.every - (self._steps + done // batch) % one.every for one in recyclers if one.every),
                         default=len(order))  # fmt: skip
             part = order[done : done + steps * batch]
-            right, lost = kernel(*buffers["w_out"].shape, pull, batch == 1)(
+            right, lost = kernel(*buffers["w_out"].shape, pull, batch == 1, asks)(
                 part, self._images.starts, self._images.pixels, self._images.values, task.train_labels,
+                numbers, self._dtype.type(smoothing),
                 buffers["w1"], buffers["hidden"], buffers["w_out"], buffers["biases"], buffers["b_out"],
-                self._dtype.type(lr), batch, self._classes, self._dtype.type(strength),
+                self._dtype.type(lr), batch, self._outputs, self._dtype.type(strength),
                 goal["w1"], goal["hidden"], goal["w_out"], goal["biases"], goal["b_out"],
             )  # fmt: skip
             correct, loss, done = correct + int(right), loss + float(lost), done + len(part)
@@ -115,7 +119,14 @@ class OnlineEngine:
         finite = math.isfinite(loss) and all(bool(np.isfinite(buffer).all()) for buffer in buffers.values())
         self._scatter(network, task.pixel_order, buffers)
         extra = {"recycled_units": float(recycled)} if any(one.id == "redo" for one in recyclers) else {}
-        return Progress(correct, loss / len(order), len(order), time.perf_counter() - began, finite, extra)
+        return Progress(
+            None if task.regression else correct,
+            loss / len(order),
+            len(order),
+            time.perf_counter() - began,
+            finite,
+            extra,
+        )
 
     def _recycle(
         self, run: int, network: MLP, task: Task, due: Sequence[Intervention], shown: NDArray[np.int64]
@@ -199,6 +210,14 @@ class OnlineEngine:
     def change(self, purpose: str) -> None:
         """Let the interventions do what they do at a change of task or phase."""
         self._treatment.change(self.networks, lambda _: {}, purpose)
+
+
+def _asks(task: Task) -> tuple[int, float]:
+    """What the kernel is to ask, and how far its labels are smoothed."""
+    if isinstance(task.objective, CrossEntropy):
+        return (SMOOTHED if task.objective.smoothing else CLASSES), task.objective.smoothing
+    assert isinstance(task.objective, MSE)
+    return (NUMBERS if task.regression else LABELS), 0.0
 
 
 def _numpy(parameter: torch.Tensor) -> NDArray[Any]:

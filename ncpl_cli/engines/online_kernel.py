@@ -57,10 +57,10 @@ def _slopes(width, pull, moving, out, weights, goal, index, values, last, d, sca
 
 
 @njit(fastmath=FAST, inline="always")
-def _residual(logits, label, classes, outputs):  # type: ignore[no-untyped-def]
-    """What the loss asks of one sample: (right or not, loss); the logits become the loss's slope by logit.
+def _of_classes(logits, label, classes, outputs, smoothing):  # type: ignore[no-untyped-def]
+    """What cross-entropy asks of one sample: (right or not, loss); the logits become its slope, softmax - target.
 
-    Cross-entropy: softmax - one-hot. The padding behind `classes` has no slope.
+    The target is (1 - smoothing) one-hot + smoothing / classes; the padding behind `classes` has no slope.
     """
     best, top = 0, logits[0]
     for c in range(1, classes):
@@ -68,6 +68,11 @@ def _residual(logits, label, classes, outputs):  # type: ignore[no-untyped-def]
             best, top = c, logits[c]
     right = best == label and not math.isnan(logits[label])
     lost = logits[label] - top
+    if smoothing > 0:
+        mean = logits[0] * 0
+        for c in range(classes):
+            mean += logits[c] - top
+        lost += smoothing * (mean / logits.dtype.type(classes) - lost)
     total = logits[0] * 0
     for c in range(classes):
         logits[c] = math.exp(logits[c] - top)
@@ -75,17 +80,53 @@ def _residual(logits, label, classes, outputs):  # type: ignore[no-untyped-def]
     for c in range(classes):
         logits[c] /= total
     logits[label] -= 1
+    if smoothing > 0:
+        logits[label] += smoothing
+        for c in range(classes):
+            logits[c] -= smoothing / logits.dtype.type(classes)
     for c in range(classes, outputs):
         logits[c] = 0
     return right, math.log(total) - lost
 
 
+@njit(fastmath=FAST, inline="always")
+def _of_squares(out, label, numbers, sample, classes, outputs, asks):  # type: ignore[no-untyped-def]
+    """What the mean squared error asks of one sample, as `_of_classes`: of its label's 1 and 0, or of its numbers."""
+    best, count = 0, 0
+    for c in range(classes):
+        if out[c] > out[best]:
+            best = c
+        count += asks == LABELS or not math.isnan(numbers[sample, c])
+    right = asks == LABELS and best == label and not math.isnan(out[label])
+    share = out.dtype.type(1) / out.dtype.type(max(count, 1))
+    lost = out[0] * 0
+    for c in range(outputs):
+        if c >= classes or (asks == NUMBERS and math.isnan(numbers[sample, c])):
+            out[c] = 0
+        else:
+            if asks == NUMBERS:
+                out[c] -= numbers[sample, c]
+            elif c == label:
+                out[c] -= 1
+            lost += share * out[c] * out[c]
+            out[c] *= 2 * share
+    return right, lost
+
+
+CLASSES, SMOOTHED, LABELS, NUMBERS = 0, 1, 2, 3
+"""What a kernel asks: cross-entropy, the same smoothed, the squared error of labels or of numbers."""
+
+
 @functools.cache
-def kernel(width: int, outputs: int, pull: int = 0, alone: bool = True) -> Callable[..., tuple[int, float]]:
+def kernel(
+    width: int, outputs: int, pull: int = 0, alone: bool = True, asks: int = CLASSES
+) -> Callable[..., tuple[int, float]]:
     """The loop for hidden layers of `width` and `outputs` logits, both padded to full vectors.
 
     pull   0: nothing pulls on the weights; 1: towards zero; 2: towards the targets
     alone  batches are of one sample: a row that the backward pass has read takes its step at once
+
+    asks   the objective
 
     They are constants of the compiled code: with known trip counts it is a sixth faster.
     """
@@ -94,13 +135,14 @@ def kernel(width: int, outputs: int, pull: int = 0, alone: bool = True) -> Calla
 
     @njit(fastmath=FAST, nogil=True, error_model="numpy", cache=True)
     def epoch(  # type: ignore[no-untyped-def]
-        order, indptr, pixels, values, labels, w1, hidden, w_out, biases, b_out, rate, batch, classes,
-        strength, w1_target, hidden_target, w_out_target, biases_target, b_out_target,
+        order, indptr, pixels, values, labels, numbers, smoothing, w1, hidden, w_out, biases, b_out, rate, batch,
+        classes, strength, w1_target, hidden_target, w_out_target, biases_target, b_out_target,
     ):  # fmt: skip
         """Train on `order` in batches; returns (right before the update, sum of losses before the update).
 
         w1 (D, width), hidden (L-1, width, width), w_out (width, outputs): rows are inputs; biases (L, width).
-        With a pull of that strength the targets are of the same shapes (empty where pull is not 2).
+        `numbers` (N, classes) are read where they are asked. With a pull of that strength the targets are of the same
+        shapes (empty where pull is not 2).
         """
         depth = biases.shape[0]
         dtype = w1.dtype
@@ -139,7 +181,12 @@ def kernel(width: int, outputs: int, pull: int = 0, alone: bool = True) -> Calla
                 last = depth - 1
                 _affine(outputs, pull, logits, b_out, w_out, w_out_target, active[i, last], h[i, last], 0,
                         count[i, last], scale, target, zeros)  # fmt: skip
-                right, lost = _residual(logits, labels[sample], classes, outputs)
+                if asks == LABELS or asks == NUMBERS:  # noqa: SIM109
+                    right, lost = _of_squares(logits, labels[sample], numbers, sample, classes, outputs, asks)
+                else:
+                    right, lost = _of_classes(
+                        logits, labels[sample], classes, outputs, smoothing if asks == SMOOTHED else zero
+                    )
                 correct += right
                 loss += lost
 
