@@ -30,7 +30,7 @@ FAILED_BELOW = 0.05
 PHASE_1 = ("train_accuracy", "test_accuracy", "nc1")
 """What is shown of the first phase (of the first task), at its last recorded epoch."""
 
-ADDRESSES = (*PHASE_1, "online_accuracy", "probe_test_accuracy")
+ADDRESSES = (*PHASE_1, "online_accuracy", "task_online_accuracy", "probe_test_accuracy")
 """What a comparison reads where no outcome is named: phase 1, and every metric that `_default_y` may choose."""
 
 
@@ -42,6 +42,7 @@ class Arm:
     later         (arm, plain) mean of y
     failed_seeds  seeds whose phase-1 train accuracy ended more than .05 below the plain arm's
     matched       None where phase-1 accuracies are not recorded beside y (there is then nothing to match on)
+    by, value     the setting that arms are told apart by, where one was asked for, and this arm's value of it
     """
 
     arm: str
@@ -54,11 +55,15 @@ class Arm:
     failed_seeds: tuple[int, ...]
     notes: tuple[str, ...]
     p_by: float | None = None
+    by: str | None = None
+    value: object = None
 
     def to_json(self) -> dict[str, Any]:
         """Keys as the fields."""
         return {
             "arm": self.arm,
+            "by": self.by,
+            "value": self.value,
             "name": self.name,
             "settings": dict(self.settings),
             "phase_1": {m: {"arm": a, "plain": b} for m, (a, b) in self.phase_1.items()},
@@ -73,7 +78,11 @@ class Arm:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All arms of a scenario that have one plain arm. `settings`: what tells this plain arm from other plain arms."""
+    """All arms of a scenario that have one plain arm. `settings`: what tells this plain arm from other plain arms.
+
+    Where arms are told apart `by` a setting: its plain `value`, the `outcome` of y that is compared, the plain arm's
+    `mean` of it over so many `seeds`, and the `margin` within which differences are equivalent.
+    """
 
     scenario: str
     settings: Mapping[str, object]
@@ -81,11 +90,18 @@ class Comparison:
     plain: str
     arms: tuple[Arm, ...]
     notes: tuple[str, ...]
+    by: str | None = None
+    outcome: str | None = None
+    value: object = None
+    mean: float | None = None
+    seeds: int = 0
+    margin: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Keys as the fields."""
         return {
             "scenario": self.scenario, "settings": dict(self.settings), "y": self.y, "plain": self.plain,
+            "by": self.by, "outcome": self.outcome, "value": self.value, "plain_mean": self.mean, "margin": self.margin,
             "arms": [arm.to_json() for arm in self.arms], "notes": list(self.notes),
         }  # fmt: skip
 
@@ -177,7 +193,9 @@ def _arm(arm: Group, plain: Group, y: str, flips: int, seed: int) -> Arm:
         pairs += len(differences)
         if len(differences):
             matched[s] = float(differences.mean())
-    phase_1 = {m: (_phase_1([ours[s] for s in seeds], m), _phase_1([theirs[s] for s in seeds], m)) for m in PHASE_1}
+    phase_1 = {
+        m: (end_of_phase_1([ours[s] for s in seeds], m), end_of_phase_1([theirs[s] for s in seeds], m)) for m in PHASE_1
+    }
     failed = tuple(
         s for s in seeds if _end(theirs[s], "train_accuracy") - _end(ours[s], "train_accuracy") > FAILED_BELOW
     )
@@ -207,7 +225,8 @@ def _end(series: Series, metric: str) -> float:
     return float(column[-1]) if len(column) else math.nan
 
 
-def _phase_1(series: Sequence[Series], metric: str) -> float | None:
+def end_of_phase_1(series: Sequence[Series], metric: str) -> float | None:
+    """Mean over runs of a metric at the end of their first phase; None where none has it."""
     return mean([v for s in series if math.isfinite(v := _end(s, metric))])
 
 

@@ -24,6 +24,7 @@ class Gain:
     p            exact two-sided sign-flip p, from six seeds on
     detectable   smallest true gap that these seeds show with 80 % power: (t(.975) + t(.80)) s / sqrt(n)
     per_seed     the difference of each seed
+    margin, p_equivalence  p of both one-sided t tests that the true difference lies beyond the margin
     """
 
     mean: float | None
@@ -31,6 +32,15 @@ class Gain:
     p: float | None
     detectable: float | None
     per_seed: Mapping[int, float]
+    margin: float | None = None
+    p_equivalence: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """higher | lower | equivalent | undecided: by the 95 % interval, else by equivalence at 5 %."""
+        if self.ci95 is not None and self.ci95[0] * self.ci95[1] > 0:
+            return "higher" if self.ci95[0] > 0 else "lower"
+        return "equivalent" if self.p_equivalence is not None and self.p_equivalence < 0.05 else "undecided"
 
     def to_json(self) -> dict[str, Any]:
         """Keys as the fields."""
@@ -38,6 +48,8 @@ class Gain:
             "mean": self.mean, "ci95": self.ci95 and list(self.ci95), "p_sign_flip": self.p,
             "smallest_detectable": self.detectable, "n_seeds": len(self.per_seed),
             "per_seed": {str(seed): value for seed, value in self.per_seed.items()},
+            "margin": self.margin, "p_equivalence": self.p_equivalence,
+            "equivalent": None if self.p_equivalence is None else self.p_equivalence < 0.05,
         }  # fmt: skip
 
 

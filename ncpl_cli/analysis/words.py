@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
@@ -18,6 +19,16 @@ def p_text(p: float) -> str:
 def signed(value: float | None) -> str:
     """A correlation with its sign and two decimals, a dash for what is undefined."""
     return "–" if value is None else f"{value:+.2f}"
+
+
+def rounded(value: float | None, error: float | None) -> str:
+    """A number to two digits of its standard error, four significant digits where that is not known."""
+    if value is None:
+        return "–"
+    if error is None or not math.isfinite(error) or error <= 0:
+        return f"{value:.4g}"
+    digits = min(max(1 - math.floor(math.log10(error)), 0), 12)
+    return f"{value:.{digits}f}"
 
 
 def ranges(numbers: Sequence[int]) -> str:

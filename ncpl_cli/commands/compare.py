@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ncpl_cli.commands import _common
+from ncpl_cli.commands import _by_setting, _common
 from ncpl_cli.commands._common import Db, Json
+from ncpl_cli.errors import InputError
 
 if TYPE_CHECKING:
     from ncpl_cli.analysis import Comparison
@@ -20,10 +21,23 @@ def compare(
     name: Annotated[list[str] | None, typer.Option(help="Only runs with this label; repeatable.")] = None,
     y: Annotated[
         str | None,
-        typer.Option("--y", help="What is gained; default probe_test_accuracy, online_accuracy with several tasks."),
+        typer.Option(
+            "--y", help="What is gained, with commas; default probe_test_accuracy, online_accuracy with several tasks."
+        ),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare the values of this setting (lr, first_task_epochs, width) instead of interventions."
+        ),
     ] = None,
     plain: Annotated[
-        str | None, typer.Option(help="Label of the plain arm; default the runs without interventions.")
+        str | None,
+        typer.Option(help="Label of the plain arm, default the runs without interventions; with --by a value of it."),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(min=0, help="With --by: differences within it are equivalent; default the plain value's seed sd."),
     ] = None,
     scenario: Annotated[str | None, typer.Option(help="Only this scenario.")] = None,
     runs: Annotated[str | None, typer.Option(help="Only these runs: ids or labels with commas.")] = None,
@@ -33,24 +47,38 @@ def compare(
 ) -> None:
     """Compare arms with the plain arm, paired by seed; matched on what phase 1 had learned.
 
-    Example: ncpl compare --scenario warm-start
+    Example: ncpl compare --by lr --y online_accuracy
     """
     from ncpl_cli.analysis import compare as comparisons_of
     from ncpl_cli.analysis import load
+    from ncpl_cli.analysis.by_setting import compare_by, over_scenarios
     from ncpl_cli.analysis.comparison import ADDRESSES, check_answered
     from ncpl_cli.records import Address
     from ncpl_cli.store import open_store
 
-    address = str(Address.parse(y)) if y else None
+    if margin is not None and not by:
+        raise InputError("--margin belongs to --by: it says which differences between values are equivalent.")
+    ys = [str(Address.parse(part)) for part in y.split(",")] if y else []
     with open_store(_common.store_url(db), readonly=True) as store:
         study = load(
-            store, [*ADDRESSES, *([address] if address else [])], scenario=scenario, names=name or (),
+            store, [*ADDRESSES, *ys], scenario=scenario, names=name or (),
             ids=[part.strip() for part in runs.split(",")] if runs else None,
         )  # fmt: skip
-    found = comparisons_of(study, address, plain=plain, seed=resampling_seed)
+    if by:
+        setting = by.replace("-", "_")
+        found = compare_by(study, setting, ys, plain=plain, margin=margin, seed=resampling_seed)
+    else:
+        chosen: list[str | None] = [*ys] or [None]
+        found = tuple(c for one in chosen for c in comparisons_of(study, one, plain=plain, seed=resampling_seed))
     check_answered(study, found)
+    together = over_scenarios(study, found, seed=resampling_seed) if by else ()
     if json_:
-        _common.print_json({"comparisons": [c.to_json() for c in found]})
+        document = {"comparisons": [c.to_json() for c in found]}
+        more = {"across_scenarios": [a.to_json() for a in together]} if together else {}
+        _common.print_json(document | more)
+        return
+    if by:
+        _by_setting.show(found, together)
         return
     for comparison in found:
         _show(comparison)
