@@ -94,5 +94,7 @@ def merge(
         return
     columns = ("new", "extended", "unchanged", "held")
     _common.print_table(("store", *columns), [(name, *(of[c] for c in columns)) for name, of in found.items()])
+    for why in (why for of in found.values() for why in of["refused"]):
+        _common.note(f"a checkpoint was left out: {why}.")
     if any(of["held"] for of in found.values()):
         _common.note("runs that are being trained were left out: merge again when they are done.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -10,6 +11,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from ncpl_cli.errors import StoreError
+from ncpl_cli.store.checkpoint_folder import folder_of
 from ncpl_cli.store.connection import shown, translated
 from ncpl_cli.store.leases import LEASE_SECONDS
 from ncpl_cli.store.migrate import older
@@ -44,12 +46,13 @@ class Database:
         if self.file is not None:
             self.file.close()
 
-    @property
+    @functools.cached_property
     def checkpoints(self) -> Path:
         """The directory of checkpoints: beside an SQLite file, else in the current directory."""
+        if self.file is not None:
+            return folder_of(self.file.path)
         named = Path(f"{sa.make_url(self.url).database or 'ncpl'}.db") if "://" in self.url else Path("ncpl.db")
-        base = self.file.path if self.file is not None else named.absolute()
-        return base.with_name(f"{base.stem}.checkpoints")
+        return named.absolute().with_name(f"{named.stem}.checkpoints")
 
     @contextlib.contextmanager
     def writing(self, *, durable: bool = False) -> Iterator[sa.Connection]:
@@ -65,6 +68,8 @@ class Database:
                 raw.execute("PRAGMA synchronous = FULL")
             try:
                 with connection.begin():
+                    if self.file is not None:
+                        self.file.still_there()
                     yield connection
             finally:
                 if sqlite:

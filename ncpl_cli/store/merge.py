@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from ncpl_cli.errors import InputError
+from ncpl_cli.errors import InputError, StoreError
 from ncpl_cli.store.connection import insert_new, shown
 from ncpl_cli.store.schema import attempts, epochs, labels, measurements, runs, task_accuracy, terms, undefined
 from ncpl_cli.store.writing import Writing
@@ -20,17 +21,22 @@ OVER = ("finished", "diverged", "failed")
 
 @dataclass
 class Merged:
-    """How many runs were new, went further than here, brought nothing, or were being trained and so left out."""
+    """How many runs were new, went further than here, brought nothing, or were being trained and so left out.
+
+    refused  checkpoints that were not taken over, and why
+    """
 
     new: int = 0
     extended: int = 0
     unchanged: int = 0
     held: int = 0
+    refused: list[str] = field(default_factory=list)
 
 
-def merge(target: Writing, source: Writing) -> Merged:
+def merge(target: Writing, source: Writing, refusal: Callable[[Path], str | None] | None = None) -> Merged:
     """Take what `source` has more of into `target`: runs, epochs, labels, attempts and checkpoints.
 
+    refusal  says of a checkpoint why it cannot be used, None where it can
     Raises InputError, with that run left as it is, when a run has other results here for an epoch both have.
     """
     if target.url == source.url or (target.file and source.file and target.file.path.samefile(source.file.path)):
@@ -48,9 +54,33 @@ def merge(target: Writing, source: Writing) -> Merged:
             what = _take(target, reading, writing, row.pk, of)
         setattr(done, what, getattr(done, what) + 1)
         theirs, ours = source.checkpoints / row.id, target.checkpoints / row.id
-        if what != "unchanged" and theirs.is_dir():
-            shutil.copytree(theirs, ours, dirs_exist_ok=True)
+        if what != "unchanged" or not any(ours.glob("*")):  # also what an interrupted merge had not come to
+            done.refused += _copy_checkpoints(theirs, ours, refusal or (lambda path: None))
     return done
+
+
+def _copy_checkpoints(theirs: Path, ours: Path, refusal: Callable[[Path], str | None]) -> list[str]:
+    """Copy what are checkpoints, each whole or not at all; why others were refused."""
+    refused = []
+    for path in sorted(theirs.glob("epoch-*.safetensors")) if theirs.is_dir() and not theirs.is_symlink() else ():
+        if path.is_symlink() or not path.is_file():  # it leads to what is not the store's
+            refused.append(f"{path} is no file")
+        elif why := refusal(path):
+            refused.append(why)
+        else:
+            ours.mkdir(parents=True, exist_ok=True)
+            temporary = ours / f".{path.name}.tmp"
+            try:
+                shutil.copyfile(path, temporary)
+                temporary.replace(ours / path.name)
+            except OSError as error:
+                raise StoreError(
+                    f"the checkpoint {ours / path.name} cannot be written ({error.strerror}).",
+                    "free some space; the same command then goes on where it stopped",
+                ) from error
+            finally:
+                temporary.unlink(missing_ok=True)
+    return refused
 
 
 def _take(

@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ncpl_cli.errors import StoreError
+from ncpl_cli.store.checkpoint_folder import birth_mark, keep_apart
 from ncpl_cli.store.connection import one_at_a_time, shown
 from ncpl_cli.store.schema import APPLICATION_ID, HEAD, VERSION_TABLE
 from ncpl_cli.store.sqlite_file import StoreFile
@@ -77,7 +78,11 @@ def ensure_head(engine: sa.Engine, url: str, file: StoreFile | None) -> str:
         _refuse_newer(url, now)
     if file is not None:
         with contextlib.closing(sqlite3.connect(file.path, timeout=30, isolation_level=None)) as plain:
-            plain.execute("PRAGMA journal_mode = WAL")  # a property of the file
+            if now is None:
+                keep_apart(file.path)
+                plain.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                plain.execute(f"PRAGMA user_version = {birth_mark(file.path)}")
+            plain.execute("PRAGMA journal_mode = WAL")  # a property of the file, as are these
     from alembic import command
     from alembic.config import Config
 
@@ -100,8 +105,6 @@ def ensure_head(engine: sa.Engine, url: str, file: StoreFile | None) -> str:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
                 make_views(connection)
-                if sqlite:
-                    connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
         finally:
             if sqlite:
                 with contextlib.suppress(sqlite3.Error):

@@ -20,6 +20,7 @@ from ncpl_cli.store.leases import TO_CLAIM, claim
 from ncpl_cli.store.overview import Overview, overview
 from ncpl_cli.store.owner import Owner
 from ncpl_cli.store.queue_sql import COUNT, LUCKLESS, NEXT, UNIT, most_attempts, orphan_of, runs_of, sweep_row, to_retry
+from ncpl_cli.store.run_row import checked_id
 from ncpl_cli.store.schema import as_json, measurements, members, runs, sweeps, terms, undefined, units
 from ncpl_cli.store.store import Store
 
@@ -158,7 +159,7 @@ class Queue:
         connection.execute(COUNT, {"key": unit["sweep"], "unit": number, **counted})
         if tries > most:
             return None
-        ids = tuple(row["id"] for row in rows)
+        ids = tuple(checked_id(row["id"]) for row in rows)
         claimed = claim(connection, todo, owner, provenance[unit["engine"]], self.store.lease, ids)
         return Unit(number, unit["engine"], ids, claimed, tries)
 
@@ -218,7 +219,7 @@ class Queue:
                 .join(probe, probe.c.parent == runs.c.id)
                 .where(probe.c.status.in_(("finished", "diverged")), ~sa.or_(*stands), ~unended)
             )  # fmt: skip
-            return list(connection.execute(query).scalars())
+            return [checked_id(run) for run in connection.execute(query).scalars()]
 
     # for people --------------------------------------------------------------------------------------------
 

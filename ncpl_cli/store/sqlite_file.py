@@ -41,12 +41,13 @@ class StoreFile:
         refuse_network(path)
         self.path, self.readonly, self.timeout = path.absolute(), readonly, timeout
         self._copy: tempfile.TemporaryDirectory[str] | None = None
+        self._identity: tuple[int, int] | None = None
         self._frozen: tuple[int, ...] | None = None
 
     def open(self) -> sqlite3.Connection:
         """A further connection."""
         if not self.readonly:
-            return self._connect(self.path, "mode=rwc")
+            return self._open_to_write()
         wal, shm = (self.path.with_name(self.path.name + end) for end in ("-wal", "-shm"))
         if self._copy is not None or (_size(wal) and not shm.exists()):
             return self._connect(self._copied(wal), "mode=rw", query_only=True)
@@ -56,6 +57,22 @@ class StoreFile:
             return self._connect(self.path, "mode=rw", query_only=True)
         self._frozen = self._frozen or self._state()
         return self._connect(self.path, "mode=ro&immutable=1")
+
+    def _open_to_write(self) -> sqlite3.Connection:
+        if self._identity is not None:
+            self.still_there()
+        connection = self._connect(self.path, "mode=rwc" if self._identity is None else "mode=rw")
+        connection.execute("PRAGMA schema_version")  # so that the file is made now, if it is made
+        self._identity = self._identity or _identity(self.path)
+        return connection
+
+    def still_there(self) -> None:
+        """Raise StoreError where the file is no longer the one that was opened: it was deleted or replaced."""
+        if self._identity is not None and _identity(self.path) != self._identity:
+            raise StoreError(
+                f"the store {self.path} was deleted or replaced while it was in use.",
+                "nothing was written to what lies there now; put the store back, then the same command goes on",
+            )
 
     def close(self) -> None:
         """Remove what was copied; a further connection copies again."""
@@ -87,6 +104,14 @@ class StoreFile:
             for path in (self.path, wal):
                 shutil.copyfile(path, Path(self._copy.name) / path.name)
         return Path(self._copy.name) / self.path.name
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _size(path: Path) -> int:

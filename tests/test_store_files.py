@@ -1,0 +1,140 @@
+"""What lies beside a store: checkpoints are never another store's, and a file that goes away is noticed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ncpl_cli.errors import StoreError
+from ncpl_cli.records import Address, EpochRecord, RunInfo
+from ncpl_cli.store import Owner, Store, open_store
+from ncpl_cli.store.merge import Merged, merge
+
+
+def begin(store: Store, run: str = "aa0000000001") -> int:
+    store.register(RunInfo(run, run, "permuted-digits", 0, {"lr": 0.01}, {"tasks": 9}, 9))
+    attempt = store.claim([run], Owner.current(), {})[run]
+    store.save([(run, attempt, epoch(0))])
+    return attempt
+
+
+def epoch(number: int) -> EpochRecord:
+    return EpochRecord(number, 0, number, 0, 0.0, 0.0, {Address("nc1"): 1.0})
+
+
+def folder(path: Path) -> str:
+    with open_store(path) as store:
+        return store.checkpoints.name
+
+
+def test_two_stores_of_one_stem_never_share_checkpoints(tmp_path: Path) -> None:
+    assert folder(tmp_path / "a.sqlite") == "a.checkpoints"  # the first of a stem, whatever its suffix
+    with pytest.raises(StoreError, match=r"would share its checkpoints with a\.sqlite"):
+        folder(tmp_path / "a")
+    for _ in range(2):
+        assert folder(tmp_path / "a.db") == "a.db.checkpoints"
+        assert folder(tmp_path / "a.sqlite") == "a.checkpoints"
+    assert folder(tmp_path / "a.db.backup-0001") == "a.db.backup-0001.checkpoints"  # its stem is a.db
+    (tmp_path / "a.sqlite").unlink()
+    assert folder(tmp_path / "a.db") == "a.db.checkpoints"
+    for name in ("old.sqlite", "old.db"):  # as before stores bore a mark: one folder for both
+        with open_store(tmp_path / name) as store, store.writing() as connection:
+            connection.exec_driver_sql("PRAGMA user_version = 0")
+        shutil.rmtree(tmp_path / "old.db.checkpoints", ignore_errors=True)
+    assert (folder(tmp_path / "old.db"), folder(tmp_path / "old.sqlite")) == (
+        "old.checkpoints",
+        "old.sqlite.checkpoints",
+    )
+
+
+def test_a_store_and_its_folder_are_copied_to_another_stem(tmp_path: Path) -> None:
+    for suffix in (".db", ".sqlite"):
+        folder(tmp_path / f"a{suffix}")
+    for suffix, name in ((".db", "a.checkpoints"), (".sqlite", "a.sqlite.checkpoints")):
+        other = tmp_path / suffix[1:]
+        other.mkdir()
+        shutil.copy(tmp_path / f"a{suffix}", other / "b.db")
+        (other / name.replace("a", "b", 1).replace(".sqlite", ".db")).mkdir()
+        assert folder(other / "b.db") == name.replace("a", "b", 1).replace(".sqlite", ".db")
+        (other / "c.checkpoints").mkdir()
+        shutil.copy(tmp_path / f"a{suffix}", other / "c.anything")
+        assert folder(other / "c.anything") == "c.checkpoints"
+
+
+@pytest.mark.parametrize(("original", "copy"), [("a.db", "a.sqlite"), ("a.sqlite", "a.db")])
+def test_a_copy_beside_its_original_has_a_folder_of_its_own(tmp_path: Path, original: str, copy: str) -> None:
+    assert folder(tmp_path / original) == "a.checkpoints"
+    shutil.copy(tmp_path / original, tmp_path / copy)
+    assert folder(tmp_path / copy) == f"{copy}.checkpoints"
+    assert folder(tmp_path / original) == "a.checkpoints"
+    (tmp_path / "link.db").symlink_to(tmp_path / original)
+    assert folder(tmp_path / "link.db") == "a.checkpoints"
+
+
+def test_other_files_of_the_stem_are_no_stores(tmp_path: Path) -> None:
+    for name in ("a.csv", "a.toml", "a.db.backup-0001"):
+        (tmp_path / name).write_text("text")
+    assert folder(tmp_path / "a.db") == "a.checkpoints"
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_goes_away_is_noticed_at_the_next_write(tmp_path: Path, replaced: bool) -> None:
+    path = tmp_path / "a.db"
+    with open_store(path) as store:
+        attempt = begin(store)
+        store.save([("aa0000000001", attempt, epoch(1))])
+        path.unlink()
+        if replaced:
+            with open_store(tmp_path / "b.db") as other:
+                begin(other)
+            (tmp_path / "b.db").replace(path)
+        before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.suffix == ".db"}
+        for write in (
+            lambda: store.save([("aa0000000001", attempt, epoch(2))], durable=True),
+            lambda: store.renew({"aa0000000001": attempt}),
+            lambda: store.finish("aa0000000001", attempt, "finished"),
+        ):
+            with pytest.raises(StoreError, match="was deleted or replaced while it was in use"):
+                write()
+        store.close()
+        with pytest.raises(StoreError, match="was deleted or replaced"):  # also over a new connection
+            store.release("aa0000000001", attempt)
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.suffix == ".db"} == before
+
+
+def test_a_merge_takes_checkpoints_and_nothing_else(tmp_path: Path) -> None:
+    with open_store(tmp_path / "theirs.db") as theirs, open_store(tmp_path / "ours.db") as ours:
+        theirs.release("aa0000000001", begin(theirs))
+        (tmp_path / "secret").write_text("secret")
+        here = theirs.checkpoints / "aa0000000001"
+        here.mkdir(parents=True)
+        for number in (1, 2):
+            (here / f"epoch-0000000{number}.safetensors").write_bytes(b"%d" % number)
+        (here / "epoch-00000003.safetensors").symlink_to(tmp_path / "secret")
+        (here / "notes.txt").write_text("mine")
+        found = merge(ours, theirs, lambda path: f"{path.name} is damaged" if "2" in path.name else None)
+        assert found == Merged(
+            new=1,
+            refused=["epoch-00000002.safetensors is damaged", f"{here / 'epoch-00000003.safetensors'} is no file"],
+        )
+        assert [p.name for p in (ours.checkpoints / "aa0000000001").iterdir()] == ["epoch-00000001.safetensors"]
+        shutil.rmtree(ours.checkpoints)  # as if a merge had been killed between rows and files
+        assert merge(ours, theirs).unchanged == 1
+        assert (ours.checkpoints / "aa0000000001" / "epoch-00000002.safetensors").read_bytes() == b"2"
+
+
+@pytest.mark.parametrize("run", ["../../outside", "/etc/x", "a/b", "..", ".", "a\x00b", "a\nb", "ä"])
+def test_ids_that_are_paths_are_refused_where_they_are_read(store: Store, run: str) -> None:
+    attempt = begin(store)
+    store.release("aa0000000001", attempt)
+    with store.writing() as connection:
+        if connection.dialect.name == "postgresql" and "\x00" in run:
+            pytest.skip("PostgreSQL keeps no such text")
+        connection.exec_driver_sql(
+            f"UPDATE runs SET id = '{run}'" if "\x00" not in run else "UPDATE runs SET id = 'a' || char(0) || 'b'"
+        )
+    for read in (lambda: store.run(run), store.runs, store.frame):
+        with pytest.raises(StoreError, match="which no run can have"):
+            read()
