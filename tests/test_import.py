@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -324,3 +326,213 @@ def test_imported_runs_are_correlated_by_name(db: str, tmp_path: Path, capsys: p
     assert group["windows"][0]["std"] == pytest.approx(np.std(r, ddof=1), abs=1e-12)
     assert call(["correlate", "--db", db, "--json"]) == 0
     assert [g["name"] for g in json.loads(capsys.readouterr().out)["groups"]] == ["theirs", "others"]
+
+
+# logs of others -------------------------------------------------------------------------------------------------------
+
+
+def series(db: str, name: str = "theirs") -> dict[str, dict[str, list[float | None]]]:
+    """Every run's columns by its id: epochs, and values with None where there is none."""
+    with open_store(db) as store:
+        runs = [row.id for row in store.runs() if name in row.names]
+        addresses = sorted(store.recorded(runs), key=str)
+        found, keys = store.series(addresses, runs), ("epoch", *map(str, addresses))
+        return {
+            run: {key: [None if v != v else v for v in map(float, found[run][key])] for key in keys} for run in runs
+        }  # fmt: skip
+
+
+def test_epochs_from_0_are_kept_and_counted(db: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same values with epochs from 0 and from 1 have the same series, and r over all rows is numpy's."""
+    draw = np.random.default_rng(4)
+    x, y = draw.normal(size=(2, 3, 12))
+    for name, first in (("from0", 0), ("from1", 1)):
+        rows = [f"r{s},{s},{e + first},{x[s, e]!r},{y[s, e]!r}" for s in range(3) for e in range(12)]
+        path = tmp_path / f"{name}.csv"
+        path.write_text(
+            "run,seed,epoch,nc1,test_accuracy\n" + "\n".join(rows).replace("np.float64(", "").replace(")", "")
+        )
+        line = ["import", str(path), "--scenario", "warm-start", "--name", name, "--db", db]
+        assert call(line) == 0
+        said = capsys.readouterr().err
+        assert ("epochs count from 0" in said and "--epochs-from 1" in said) == (first == 0)
+        assert call(line) == 0 and "36 rows of 3 runs (3 unchanged); 0 epochs" in capsys.readouterr().out
+    zero, one = (list(series(db, name).values()) for name in ("from0", "from1"))
+    assert zero == one and zero[0]["epoch"] == list(range(1, 13))
+    assert call(["correlate", "--name", "from0", "--db", db, "--window", "12", "--json"]) == 0
+    (group,) = json.loads(capsys.readouterr().out)["groups"]
+    expected = np.mean([np.corrcoef(x[s], y[s])[0, 1] for s in range(3)])
+    assert group["overall"]["mean_r"] == pytest.approx(expected, abs=1e-12) and group["windows"][0]["points"] == 12
+
+
+def test_a_log_from_0_that_has_grown_goes_on_where_it_was(db: str) -> None:
+    bring(db, "run,seed,epoch,nc1\na,0,0,0.5\na,0,1,0.4\n")
+    done = bring(db, "run,seed,epoch,nc1\na,0,1,0.4\na,0,2,0.3\n")  # its beginning was cut off
+    assert (done.extended, done.epochs) == (1, 1)
+    assert series(db)["a"] == {"epoch": [1, 2, 3], "nc1": [0.5, 0.4, 0.3]}
+    with open_store(db) as store:
+        assert [row["task_epoch"] for row in store.rows("a")] == [1, 2, 3] and store.check() == []
+
+
+UNTRAINED = {
+    "task_epoch": "run,seed,epoch,task_epoch,nc1\na,0,0,0,9\na,0,1,1,5\n",
+    "no online accuracy": "run,seed,epoch,online_accuracy,nc1\na,0,0,,9\na,0,1,0.5,5\n",
+    "no samples": "run,seed,epoch,samples_seen,nc1\na,0,0,0,9\na,0,1,50,5\n",
+}
+
+
+@pytest.mark.parametrize("kind", UNTRAINED)
+def test_epoch_0_of_an_untrained_network_stays_what_it_is(db: str, kind: str) -> None:
+    done = bring(db, UNTRAINED[kind])
+    assert series(db)["a"]["epoch"] == [0, 1] and any("untrained" in note for note in done.notes)
+    assert bring(db, UNTRAINED[kind]).unchanged == 1
+
+
+def test_what_is_said_of_epoch_0_goes_before_what_is_guessed(db: str) -> None:
+    text = "run,seed,epoch,nc1\na,0,0,9\na,0,1,5\n"
+    bring(db, text)
+    with pytest.raises(DataError, match="is stored with other values"):
+        bring(db, "run,seed,epoch,nc1\na,0,0,9\na,0,1,6\n")
+    assert bring(db, text, epochs_from=1, replace=True).replaced == 1 and series(db)["a"]["epoch"] == [0, 1]
+    assert bring(db, text, epochs_from=1).unchanged == 1
+    assert bring(db, text, name="b", epochs_from=0).new == 1
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["a,0,1,9,,0.5,2.0", "a,0,1,9,0.6,,", "a,0,2,19,,0.525,1.0", "a,0,2,19,0.625,,"],
+        ["a,0,1,9,,0.5,", "a,0,2,19,0.625,,", "a,0,1,9,0.6,,2.0", "a,0,2,19,,0.525,1.0"],
+        ["a,0,1,9,0.6,0.5,2.0", "a,0,2,19,0.625,0.525,1.0"],
+    ],
+)
+def test_rows_that_complete_each_other_are_one_epoch(db: str, rows: list[str]) -> None:
+    text = "run,seed,epoch,step,train_accuracy,val_accuracy,nc1\n" + "\n".join(rows) + "\n"
+    done = bring(db, text)
+    assert done.epochs == 2 and bring(db, text).unchanged == 1
+    assert series(db)["a"] == {
+        "epoch": [1, 2], "nc1": [2.0, 1.0], "step": [9, 19], "train_accuracy": [0.6, 0.625],
+        "val_accuracy": [0.5, 0.525],
+    }  # fmt: skip
+
+
+def test_parts_of_an_epoch_that_lie_thousands_of_lines_apart_are_one(db: str) -> None:
+    """First all rows of training, then all of validation: longer than a batch, and the same again changes nothing."""
+    epochs = range(1, 6001)
+    rows = [f"a,0,{e},{e / 7!r}," for e in epochs] + [f"a,0,{e},,{e / 3!r}" for e in epochs]
+    text = "run,seed,epoch,train_accuracy,val_accuracy\n" + "\n".join(rows) + "\n"
+    assert bring(db, text).epochs == 6000 and bring(db, text).unchanged == 1
+    found = series(db)["a"]
+    assert found["train_accuracy"] == [e / 7 for e in epochs] and found["val_accuracy"] == [e / 3 for e in epochs]
+
+
+@pytest.mark.parametrize("rows", ["a,0,1,0.5,\na,0,1,0.6,0.1\n", "a,0,1,0.5,\na,0,1,0.5,\n"])
+def test_an_epoch_with_two_values_or_nothing_new_is_there_twice(db: str, rows: str) -> None:
+    with pytest.raises(DataError, match=r"line 3, column 'epoch': run 'a' has epoch 1 already"):
+        bring(db, "run,seed,epoch,nc1,val_accuracy\n" + rows)
+
+
+def test_rows_of_steps_leave_the_last_value_of_each_epoch(db: str) -> None:
+    text = (
+        "run,seed,epoch,step,train_loss_step,val_loss\na,0,1,0,2.5,\na,0,1,50,2.0,\na,0,1,99,,0.9\n"
+        "a,0,,120,1.9,\na,0,2,150,1.5,\na,0,2,199,,0.8\n"
+    )
+    done = bring(db, text)
+    assert done.epochs == 2 and bring(db, text).unchanged == 1
+    found = series(db)["a"]
+    assert found["train_loss_step"] == [2.0, 1.5] and found["val_loss"] == [0.9, 0.8] and found["step"] == [99, 199]
+    assert "several steps of an epoch have a value, of which the last is kept: step, train_loss_step." in done.notes
+    assert "1 rows of steps without an epoch are left out." in done.notes
+
+
+@pytest.mark.parametrize(
+    ("head", "row", "said"),
+    [
+        ("nc1", "a,0,1,1_5", "'1_5' is not a number"),
+        ("nc1", "a,0,1_0,1.5", "'1_0' is not a whole number"),
+        ("nc1", "a,1_0,1,1.5", "'1_0' is not a whole number"),
+        ("nc1", "a,0,1,٣", "'٣' is not a number"),
+        ("nc1", "a,0,٣,1", "'٣' is not a whole number"),
+        ("nc1", "a,0,1,0x10", "'0x10' is not a number"),
+        ("seconds", "a,0,1,1_5", "'1_5' is not a number of seconds"),
+        ("split,nc1", "a,0,1,tset,1", "column 'split': 'tset' is no split"),
+        ("split,nc1", "a,0,1,val,1", "'val' is no split"),
+        ("split,nc1", "a,0,1,Test,1", "'Test' is no split"),
+        ("split,nc1", "a,0,1,0.93,1", "'0.93' is no split"),
+        ("layer,nc1", "a,0,1,Last,1", "column 'layer': 'Last' is no layer"),
+        ("layer,nc1", "a,0,1,the last one,1", "is no layer"),
+        ("nc1@tests", "a,0,1,1", "column 'nc1@tests': 'tests' is no split"),
+        ("nc1@test/layer 1", "a,0,1,1", "is no layer"),
+    ],
+)
+def test_what_only_looks_like_a_number_or_a_place_is_refused(db: str, head: str, row: str, said: str) -> None:
+    with pytest.raises(DataError) as caught:
+        bring(db, f"run,seed,epoch,{head}\n{row}\n")
+    assert said in str(caught.value)
+    assert "no split" not in said or "validation" in str(caught.value.hint)
+
+
+def test_splits_and_layers_of_ones_own_are_taken_and_said(db: str) -> None:
+    done = bring(db, "run,seed,epoch,split,layer,nc1\na,0,1,ood,features.3,1\na,0,1,validation,0,2\n")
+    assert done.epochs == 1 and "splits of your own: ood." in done.notes
+    with open_store(db) as store:
+        assert store.values("a", 1) == {Address("nc1", "ood", "features.3"): 1, Address("nc1", "validation", "0"): 2}
+
+
+LIGHTNING = (
+    "epoch,step,train_loss_epoch,train_loss_step,val/acc\n"
+    "0,49,,0.7,\n0,99,,,0.5\n0,99,0.6,,\n1,199,,,0.55\n1,199,0.4,,\n"
+)
+
+
+def test_lightnings_folders_are_runs(db: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for version, seed in ((2, "seed: 7\n"), (10, "lr: 0.1\nseed_everything: 3\n"), (1, "lr: 0.1\n")):
+        folder = tmp_path / "lightning_logs" / f"version_{version}"
+        folder.mkdir(parents=True)
+        (folder / "metrics.csv").write_text(LIGHTNING if version != 10 else "epoch,step,nc1\n0,9,1\n1,19,2\n")
+        (folder / "hparams.yaml").write_text(seed)
+    line = ["import", str(tmp_path / "lightning_logs"), "--from", "lightning", "--scenario", "warm-start"]
+    assert call([*line, "--name", "theirs", "--db", db]) == 0
+    said = capsys.readouterr()
+    assert "3 runs (3 new); 6 epochs" in said.out and "1 of 3 runs name no seed" in said.err
+    with open_store(db) as store:
+        assert {row.id: row.seed for row in store.runs()} == {"version_1": 0, "version_2": 7, "version_10": 3}
+    found = series(db)["version_2"]
+    assert found["epoch"] == [1, 2] and found["train_loss_epoch"] == [0.6, 0.4] and found["val/acc"] == [0.5, 0.55]
+    assert series(db)["version_10"]["nc1"] == [1, 2]
+    one = str(tmp_path / "lightning_logs" / "version_2" / "metrics.csv")
+    assert call(["import", one, "--from", "lightning", "--scenario", "s", "--name", "one", "--db", db]) == 0
+    assert (
+        call(["import", str(tmp_path / "x"), "--from", "lightning", "--scenario", "s", "--name", "n", "--db", db]) == 2
+    )
+    assert call(["import", one, "--from", "keras", "--scenario", "s", "--name", "n", "--db", db]) == 2
+    assert "csv, jsonl, lightning" in capsys.readouterr().err
+
+
+def test_lines_of_json_are_rows(db: str, tmp_path: Path) -> None:
+    path = tmp_path / "wide.jsonl"
+    path.write_text(
+        '{"epoch": 1, "nc1": 0.5, "test": {"accuracy": 0.25}, "at": "2026-01-01", "done": false}\n\n'
+        '{"epoch": 2, "nc1": null, "test": {"accuracy": 0.5}, "at": "2026-01-02", "lr": 1e-3}\n'
+        '{"epoch": 3, "nc1": NaN, "at": "2026-01-03"}\n'
+    )
+    with open_store(db) as store:
+        done = import_csv(store, path, scenario="warm-start", name="theirs", kind="jsonl")
+    assert series(db)["wide"] == {
+        "epoch": [1, 2, 3], "done": [0, None, None], "lr": [None, 1e-3, None], "nc1": [0.5, None, None],
+        "test.accuracy": [0.25, 0.5, None],
+    }  # fmt: skip
+    assert "columns of words are left out: at." in done.notes and any("no line has a run" in n for n in done.notes)
+    path.write_text('{"epoch": 1}\n[1]\n')
+    with open_store(db) as store, pytest.raises(DataError, match="line 2: no JSON object"):
+        import_csv(store, path, scenario="warm-start", name="n", kind="jsonl")
+
+
+def test_a_log_is_read_from_a_pipe(db: str, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("run,seed,epoch,nc1\na,0,0,1\na,0,1,2\n",))
+    writer.start()
+    with open_store(db) as store:
+        assert import_csv(store, pipe, scenario="warm-start", name="theirs").epochs == 2
+    writer.join()

@@ -14,11 +14,20 @@ EVERY = 250_000
 
 
 def import_(
-    file: Annotated[str, typer.Argument(help="CSV, one row per recorded epoch: run, seed, epoch, task, metrics.")],
+    file: Annotated[
+        str, typer.Argument(help="CSV, one row per recorded epoch: run, seed, epoch, task, metrics; or see --from.")
+    ],
     scenario: Annotated[str, typer.Option(help="Scenario that these runs belong to.")],
     name: Annotated[str, typer.Option(help="Label of these runs; analyses group imported runs by it.")],
     replace: Annotated[bool, typer.Option("--replace", help="Replace runs stored with other values.")] = False,
     skip: Annotated[list[str] | None, typer.Option(help="Leave this column out; repeatable.")] = None,
+    kind: Annotated[str, typer.Option("--from", help="What wrote it: csv, lightning or jsonl.")] = "csv",
+    epochs_from: Annotated[
+        int | None,
+        typer.Option(
+            help="What the first trained epoch is called: 0, or 1 (0 = untrained); default as the file shows."
+        ),
+    ] = None,
     db: Db = None,
     json_: Json = False,
 ) -> None:
@@ -28,6 +37,8 @@ def import_(
     metrics, by id (nc1, test_accuracy) or under a name of their own. The same file twice changes nothing.
 
     Example: ncpl import results.csv --scenario warm-start --name theirs
+
+    Example: ncpl import lightning_logs --from lightning --scenario warm-start --name theirs
     """
     from ncpl_cli import __version__
     from ncpl_cli.analysis.words import count
@@ -38,6 +49,8 @@ def import_(
     from ncpl_cli.store import open_store
     from ncpl_cli.store.imports import import_csv
 
+    if epochs_from not in (None, 0, 1):
+        raise InputError(f"--epochs-from {epochs_from} is neither 0 nor 1.")
     if not name.strip() or not scenario.strip():
         raise InputError("--name and --scenario may not be empty.")
 
@@ -49,11 +62,11 @@ def import_(
     progressed = [0]
     with open_store(_common.store_url(db)) as store:
         done = import_csv(
-            store, file, scenario=scenario, name=name, replace=replace, skip=skip or (),
-            provenance={"ncpl": __version__}, progress=progress,
+            store, file, scenario=scenario, name=name, replace=replace, skip=skip or (), kind=kind,
+            epochs_from=epochs_from, provenance={"ncpl": __version__}, progress=progress,
         )  # fmt: skip
     unknown = [m for m in done.metrics if Address.parse(m).metric not in METRICS]
-    notes = []
+    notes = list(done.notes)
     if unknown:
         notes.append(f"not in the catalogue, stored under their own names: {', '.join(unknown)}.")
     if not done.metrics:

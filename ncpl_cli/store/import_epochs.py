@@ -10,13 +10,12 @@ import sqlalchemy as sa
 
 from ncpl_cli.errors import DataError
 from ncpl_cli.records import Address
+from ncpl_cli.store.csv_rows import Facts
 from ncpl_cli.store.import_runs import Complaints, Known
 from ncpl_cli.store.schema import WIDE, epochs, measurements, terms
 from ncpl_cli.store.terms import Terms
 
 FACTS = ("task", "task_epoch", "samples_seen", "seconds")
-
-Facts = tuple[int, int | None, int | None, float | None]
 
 
 @dataclass
@@ -172,7 +171,7 @@ class ImportedEpochs:
         for task, first, last in self.connection.execute(query).all():
             if first < before:
                 raise DataError(
-                    f"{self.words.source.path}: run {known.id} has task {task} in epoch {first}, "
+                    f"{self.words.source.lines.path}: run {known.id} has task {task} in epoch {first}, "
                     "before the last task ends.",
                     "task counts up from 0 as epochs go on",
                 )

@@ -26,7 +26,11 @@ _PLAIN_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass
 class Known:
-    """A run of the file. `stored`: epochs that were in the store before; `last`: the highest one stored by now."""
+    """A run of the file.
+
+    stored  epochs that were in the store before; last: the highest one stored by now
+    shift   what is added to the file's epochs: 1 where they count from 0
+    """
 
     pk: int
     id: str
@@ -41,6 +45,7 @@ class Known:
     disordered: bool = False
     added: int = 0
     seconds: float = 0.0
+    shift: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,13 @@ class Complaints:
     source: Source
     name: str
 
-    def twice(self, line: int, label: str, number: int) -> DataError:
-        """An epoch that stands in the file a second time."""
+    def twice(self, line: int, label: str, number: int, metric: str | None = None) -> DataError:
+        """An epoch that stands in the file a second time, with another value of a metric or nothing new at all."""
+        other = f", with another {metric}" if metric else ""
         return self.source.error(
-            line, f"run {label!r} has epoch {number} already.",
-            "one row per epoch (and split and layer); epoch counts on over tasks and never restarts", "epoch",
+            line, f"run {label!r} has epoch {number} already{other}.",
+            "one row per epoch (and split and layer), or several that complete each other; epoch counts on over tasks "
+            "and never restarts", "epoch",
         )  # fmt: skip
 
     def conflict(self, line: int, column: str, label: str, number: int, stored: object, given: object) -> DataError:
@@ -85,30 +92,35 @@ class ImportedRuns:
         none = np.array([], dtype=np.int64)
         identity = self._identity(row.run)
         there = self.connection.execute(
-            sa.select(runs.c.pk, runs.c.id, runs.c.seed, runs.c.attempt, runs.c.parent, runs.c.branch_epoch)
-            .where(runs.c.identity == identity)
+            sa.select(
+                runs.c.pk, runs.c.id, runs.c.seed, runs.c.attempt, runs.c.parent, runs.c.branch_epoch, runs.c.recorded
+            ).where(runs.c.identity == identity)
         ).first()  # fmt: skip
         branch = self._branch(row)
         now = time.time()
+        shift = 1 if self.words.source.epochs_from == 0 else 0
+        recorded = as_json({"run": row.run, "epochs_from": 0} if shift else {"run": row.run})
         if there is None:
             chosen = self._free_id(row.run, identity)
             pk = self.connection.execute(
                 runs.insert().values(
                     id=chosen, identity=identity, scenario=self.scenario, seed=row.seed,
-                    settings=as_json({"imported": True}), horizon="{}", recorded=as_json({"run": row.run}),
+                    settings=as_json({"imported": True}), horizon="{}", recorded=recorded,
                     status="finished", attempt=1, created=now, updated=now, seconds=0.0, **branch,
                 ).returning(runs.c.pk)
             ).scalar_one()  # fmt: skip
             self.connection.execute(labels.insert().values(run=pk, name=self.name))
-            known = Known(int(pk), chosen, row.seed, row.line, "new", none, row.branch)
+            known = Known(int(pk), chosen, row.seed, row.line, "new", none, row.branch, shift=shift)
             attempt = 1
         elif self.replace:
             attempt = int(there.attempt) + 1
             self.connection.execute(epochs.delete().where(epochs.c.run == there.pk))
             self.connection.execute(
-                runs.update().where(runs.c.pk == there.pk).values(seed=row.seed, attempt=attempt, seconds=0.0, **branch)
-            )
-            known = Known(int(there.pk), there.id, row.seed, row.line, "replaced", none, row.branch)
+                runs.update().where(runs.c.pk == there.pk).values(
+                    seed=row.seed, attempt=attempt, seconds=0.0, recorded=recorded, **branch
+                )
+            )  # fmt: skip
+            known = Known(int(there.pk), there.id, row.seed, row.line, "replaced", none, row.branch, shift=shift)
         else:
             if there.seed != row.seed:
                 raise self.words.conflict(row.line, "seed", row.run, row.epoch, there.seed, row.seed)
@@ -119,7 +131,9 @@ class ImportedRuns:
                 sa.select(epochs.c.epoch).where(epochs.c.run == there.pk).order_by(epochs.c.epoch)
             ).scalars()
             stored = np.fromiter(numbers, dtype=np.int64)
-            known = Known(int(there.pk), there.id, row.seed, row.line, "unchanged", stored, row.branch)
+            # as it was stored, since a part of a log need not show where it begins
+            shift = 1 if json.loads(there.recorded).get("epochs_from") == 0 else 0
+            known = Known(int(there.pk), there.id, row.seed, row.line, "unchanged", stored, row.branch, shift=shift)
             if len(stored):
                 known.last = int(stored[-1])
                 self._go_on(known)
@@ -128,7 +142,7 @@ class ImportedRuns:
             self.connection.execute(
                 attempts.insert().values(
                     run=known.pk, attempt=attempt, owner=str(Owner.current()), started=now,
-                    provenance=as_json({**self.provenance, "file": self.words.source.path.name}),
+                    provenance=as_json({**self.provenance, "file": self.words.source.lines.path.name}),
                 )
             )  # fmt: skip
         self.known[row.run] = known
