@@ -1,3 +1,3 @@
 """ncpl: how neural collapse and plasticity loss belong together."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ncpl_cli import callables, checkpoints, numerics
+from ncpl_cli import __version__, callables, checkpoints, faults, numerics
 from ncpl_cli.data import Dataset
 from ncpl_cli.errors import DataError, LeaseLost, NcplError, Stopped, StoreError
 from ncpl_cli.metrics.catalogue import chosen
@@ -341,13 +341,21 @@ def _start(
     keep: str | None,
 ) -> _Active:  # fmt: skip
     """Find the newest point all runs of a claimed cohort can go on from, and take back what lies after it."""
-    start = _resume_point(cohort, store, observer) if resume else None
+    spoiled = _spoiled(cohort, store)
+    if resume and spoiled:
+        observer.note(
+            f"{', '.join(spoiled)}: begun by an ncpl before {'.'.join(map(str, faults.MENDED))}, which left out what "
+            "the interventions do before a probe; begun anew."
+        )
+    start = _resume_point(cohort, store, observer) if resume and not spoiled else None
     for run in cohort.ids if start else ():
         numerics.require_same(store, run, cohort.engine)
     for run in cohort.ids:
         after = start.position.epoch if start else -1
         store.truncate(run, attempts[run], after)
         checkpoints.forget(store.checkpoints, run, after)
+        if run in spoiled and start is None:
+            store.remember(run, attempts[run], store.run(run).recorded | {faults.BEGUN: __version__})
     scenario = cohort.specs[0].scenario
     total = longest(scenario)
     done = start.position.epoch if start else 0
@@ -362,6 +370,19 @@ def _start(
         cohort, dict(attempts), train(cohort, data, start, weights), done, checkpoints.wanted(keep or "last", branches),
         checkpointed=done, diverged=start.diverged if start else frozenset(),
     )  # fmt: skip
+
+
+def _spoiled(cohort: Cohort, store: Store) -> list[str]:
+    """Probes of a cohort that an earlier version began wrongly: membership stays as it was, the training does not."""
+    branches = [getattr(spec.scenario, "branch_epoch", 0) for spec in cohort.specs]
+    found = []
+    for spec, branch in zip(cohort.specs, branches, strict=True):
+        labels = [one.label for one in spec.interventions]
+        if faults.wrongly_treated(labels, branches, branch, ["0"]):  # whether it could be
+            versions = [str(tried["provenance"].get("ncpl", "0")) for tried in store.attempts(spec.id)]
+            if faults.wrongly_treated(labels, branches, branch, versions, store.run(spec.id).recorded):
+                found.append(spec.id)
+    return found
 
 
 def kept_epochs(store: Store, run: str) -> list[int]:

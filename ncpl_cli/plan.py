@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeVar
 
 from ncpl_cli.engines import ENGINES
 from ncpl_cli.errors import InputError, unknown
 from ncpl_cli.scenarios import objective_of
-from ncpl_cli.spec import RunSpec
+from ncpl_cli.spec import MeasureSpec, RunSpec
 
 ONLINE_UP_TO_BATCH = 16
 """Above this batch size batched matrices beat the per-sample loop on the CPU (benchmarks/stacked_step.py)."""
@@ -18,9 +20,16 @@ COHORT_SIZE = 32
 """Runs trained in lockstep at most: 32 networks of 3x100 still fit a 32 MB cache."""
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
 class Cohort:
-    """Runs that differ only in seed and advance together; fixed once planned, since bits may depend on it."""
+    """Runs that advance together; fixed once planned, since bits may depend on it.
+
+    They differ only in seed and in what each is asked for itself. What is asked once, for all of them, is asked of
+    `shared`; runs that differ in it make no cohort.
+    """
 
     specs: tuple[RunSpec, ...]
     engine: str
@@ -30,6 +39,14 @@ class Cohort:
     def ids(self) -> tuple[str, ...]:
         """The runs' ids, in order."""
         return tuple(spec.id for spec in self.specs)
+
+    @cached_property
+    def shared(self) -> RunSpec:
+        """The settings that all have in common; a run's own (seed, what is measured) stand at their default."""
+        return agreed("settings", (lockstep_key(spec) for spec in self.specs))
+
+    def __post_init__(self) -> None:
+        assert self.shared  # looked at when it is made, not when it is trained
 
 
 def choose_engine(spec: RunSpec, device: str) -> tuple[str, str]:
@@ -63,7 +80,7 @@ def plan(specs: Iterable[RunSpec], device: str, together: Collection[Sequence[st
     specs = list(specs)
     begun = {run: tuple(members) for members in together for run in members}
     cohorts = []
-    for _, group in itertools.groupby(specs, key=lambda s: (begun.get(s.id), _kin(s), s.engine)):
+    for _, group in itertools.groupby(specs, key=lambda s: (begun.get(s.id), lockstep_key(s), s.engine)):
         members = list(group)
         engine, _ = choose_engine(members[0], device)
         # a first task that ends by its nc1 lasts as long as it lasts: such runs cannot keep step
@@ -75,6 +92,14 @@ def plan(specs: Iterable[RunSpec], device: str, together: Collection[Sequence[st
     return cohorts
 
 
-def _kin(spec: RunSpec) -> RunSpec:
-    """What runs that can advance together have in common."""
-    return replace(spec, seed=0, scenario=spec.scenario.kin)
+def lockstep_key(spec: RunSpec) -> RunSpec:
+    """What runs that can advance together have in common: all that is asked once for a cohort."""
+    return replace(spec, seed=0, scenario=spec.scenario.lockstep_key, measure=MeasureSpec(), engine="auto")
+
+
+def agreed(what: str, answers: Iterable[T]) -> T:
+    """The one answer of all runs of a cohort; an error where they differ, since one must not speak for the others."""
+    first, *others = answers
+    if different := [other for other in others if other != first]:
+        raise ValueError(f"runs of a cohort differ in {what}: {first} and {different[0]}")
+    return first

@@ -3,15 +3,17 @@
     for task in tasks: each epoch: engine.train_epoch -> snapshot -> metrics -> EpochRecord   (x R runs)
 
 `train` is a generator: whoever drives it decides when the next epoch happens, saves the records and, between
-epochs, takes the state for a checkpoint.
+epochs, takes the state for a checkpoint. What belongs to one run is in its `Run`; what is asked once for a cohort
+is `agreed`, which `plan.lockstep_key` has seen to.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +28,7 @@ from ncpl_cli.metrics.forgetting import evaluated_tasks, task_accuracy
 from ncpl_cli.metrics.history import plasticity
 from ncpl_cli.metrics.snapshot import Snapshot
 from ncpl_cli.objectives import REGRESSION
-from ncpl_cli.plan import Cohort
+from ncpl_cli.plan import Cohort, agreed
 from ncpl_cli.records import Address, EpochRecord
 from ncpl_cli.scenarios import Task, outputs_of, task_of
 from ncpl_cli.spec import OptimizerSpec, RunSpec
@@ -75,6 +77,128 @@ class Epoch:
     state: Callable[[], list[State]]
 
 
+class Run:
+    """One run in training: all that is its own.
+
+    initial   its parameters as initialised
+    history   every epoch so far; `seen`: its tasks so far, the last of them is `task`
+    start     what was measured before the task's first epoch
+    fresh     first-epoch online accuracy of a fresh network on the task, in the same order; None = not asked for
+    stopped   its task has reached what it was to stop at; `finished`: so has the run, and `held` is its last state
+    """
+
+    def __init__(self, spec: RunSpec, network: networks.Network, data: Dataset, device: str) -> None:
+        self.spec, self.network, self.data, self.device = spec, network, data, device
+        self.initial = {name: value.detach().clone() for name, value in network.named_parameters()}
+        self.history: History = []
+        self.seen: list[Task] = []
+        self.start = Measured()
+        self.fresh: float | None = None
+        self.stopped = self.diverged = self.finished = False
+        self.held: State = {}
+
+    @property
+    def task(self) -> Task:
+        """The task at hand."""
+        return self.seen[-1]
+
+    @property
+    def resting(self) -> bool:
+        """Whether it takes no part any more: the cohort goes on without it."""
+        return self.diverged or self.finished
+
+    def enter(self, index: int) -> None:
+        """Begin a task."""
+        self.seen.append(task_of(self.spec, index, self.data))
+        self.stopped, self.fresh, self.start = False, None, Measured()
+
+    def load(self, saved: Mapping[str, Tensor]) -> None:
+        """Put parameters and buffers into the live network."""
+        with torch.no_grad():
+            for name, value in self.network.state_dict().items():
+                value.copy_(saved[name])
+
+    def state(self, optimizer: Mapping[str, Tensor]) -> State:
+        """What a checkpoint holds: as it is now, or as it was when it finished."""
+        network = self.network.state_dict()
+        return self.held or (
+            {f"network.{name}": value.detach().cpu().clone() for name, value in network.items()}
+            | {f"optimizer.{name}": value for name, value in optimizer.items()}
+        )
+
+    def snapshot(self, initial: Mapping[str, Tensor] | None, learning_rate: float | None = None) -> Snapshot:
+        """The network as it is, to be measured on the task at hand."""
+        samples = self.spec.measure.samples
+        return Snapshot(self.network, self.data, self.task, initial, self.device, samples, learning_rate)
+
+    def untrained(self) -> EpochRecord:
+        """Epoch 0: the network as initialised, measured on the first task."""
+        began = time.perf_counter()
+        if self.task.phase == "probe":  # its parent's row of that epoch has it all
+            return EpochRecord(0, 0, 0, 0, 0.0, 0.0, {})
+        spec = self.spec
+        measured = measure(self.snapshot(self.initial, spec.optimizer.lr), spec.measure.metrics, spec.measure.layers)
+        undefined = dict(measured.undefined)
+        for name in ("online_accuracy", "online_loss", "plasticity_loss", "plasticity_loss_b24"):
+            undefined[Address(name)] = "untrained"
+        took = time.perf_counter() - began
+        return EpochRecord(0, 0, 0, 0, 0.0, took, measured.values, undefined, costs=measured.seconds)
+
+    def measure_start(self) -> None:
+        """Measure what is measured before a task's first epoch, on that task."""
+        metrics = tuple(chosen(self.spec.measure.metrics) & AT_START)
+        self.start = measure(self.snapshot(None), metrics) if metrics and not self.resting else Measured()
+
+    def record(self, progress: Progress, at: Position, task_epoch: int, share: int) -> EpochRecord:
+        """Measure it after an epoch, and see whether its task has reached what it was to stop at.
+
+        at     the epoch's number and the samples seen
+        share  how many runs the epoch's time was for
+        """
+        began = time.perf_counter()
+        task, spec = self.task, self.spec.measure
+        online = progress.accuracy
+        self.history.append((task.index, task_epoch, online))
+        found, self.start = self.start, Measured()
+        if progress.correct is None:
+            found.put({}, dict.fromkeys(("online_accuracy", "fresh_gap"), REGRESSION))
+        else:
+            found.values[Address("online_accuracy")] = online
+        if math.isfinite(progress.loss):
+            found.values[Address("online_loss")] = progress.loss
+        else:
+            found.undefined[Address("online_loss")] = "not finite"
+        found.values |= {Address(name): value for name, value in progress.extra.items()}
+        accuracies: dict[int, float] = {}
+        last = task_epoch == task.epochs
+        self.stopped = task.stop_accuracy is not None and online > task.stop_accuracy
+        if not progress.finite:
+            self.diverged = True
+            found.undefined[Address("nc1")] = "the run diverged: parameters are not finite"
+        else:
+            if at.epoch % spec.every == 0 or self.stopped or last or task.stop_nc1 is not None:
+                wanted = tuple(chosen(spec.metrics) - AT_START)
+                measured = measure(self.snapshot(self.initial, self.spec.optimizer.lr), wanted, spec.layers)
+                found.add(measured)
+            nc1 = found.values.get(Address("nc1"))
+            self.stopped |= task.stop_nc1 is not None and nc1 is not None and nc1 < task.stop_nc1
+            last = last or self.stopped
+            # else there is only one, and its test accuracy is measured anyway
+            if task.phase == "task" and not task.regression:
+                tested = [self.seen[i] for i in evaluated_tasks(spec.task_accuracy, task.index, last)]
+                accuracies = task_accuracy(self.network, self.data, tested, spec.task_accuracy_samples, self.device)
+        found.put(*plasticity(self.history, is_last_epoch=last))
+        if self.fresh is not None:
+            own = next(accuracy for of, epoch, accuracy in self.history if (of, epoch) == (task.index, 1))
+            found.values[Address("fresh_gap")] = self.fresh - own
+        if task.index not in accuracies and (test := found.values.get(Address("test_accuracy"))) is not None:
+            accuracies[task.index] = test
+        return EpochRecord(
+            at.epoch, task.index, task_epoch, at.samples_seen, progress.seconds / share, time.perf_counter() - began,
+            found.values, found.undefined, accuracies, found.seconds, found.counts,
+        )  # fmt: skip
+
+
 def train(
     cohort: Cohort, data: Dataset, start: Start | None = None, weights: Sequence[Mapping[str, Tensor]] | None = None
 ) -> Iterator[Epoch]:
@@ -83,236 +207,110 @@ def train(
     start    where to go on
     weights  parameters and buffers that runs begin with in place of their initialisation (probes)
     """
-    specs, scenario, settings = cohort.specs, cohort.specs[0].scenario, cohort.specs[0].optimizer
+    scenario, optimizer = cohort.shared.scenario, cohort.shared.optimizer
     nets, engine = begin(cohort, data)
-    initial = [{name: value.detach().clone() for name, value in net.named_parameters()} for net in nets]
-    for net, given in zip(nets, weights or [], strict=False):
+    runs = [Run(spec, net, data, cohort.device) for spec, net in zip(cohort.specs, nets, strict=True)]
+    for run, given in zip(runs, weights or [], strict=False):
         if given:  # a cold start has none
-            _put(net, given)
-    histories: list[History] = [[] for _ in specs]
-    diverged: frozenset[int] = frozenset()
-    finished: frozenset[int] = frozenset()
-    held: dict[int, State] = {}
-    position = Position()
+            run.load(given)
+    position = Position() if start is None else _go_on(runs, engine, scenario, start)
 
     def state() -> list[State]:
-        optimizers = engine.state()
-        return [
-            held.get(r)
-            or {f"network.{name}": value.detach().cpu().clone() for name, value in net.state_dict().items()}
-            | {f"optimizer.{name}": value for name, value in optimizer.items()}
-            for r, (net, optimizer) in enumerate(zip(nets, optimizers, strict=True))
-        ]
+        return [run.state(own) for run, own in zip(runs, engine.state(), strict=True)]
 
-    if start is not None:
-        for net, saved in zip(nets, start.states, strict=True):
-            _put(net, part(saved, "network."))
-        engine.load_state([part(saved, "optimizer.") for saved in start.states])
-        histories = [list(history) for history in start.histories]
-        position, diverged, finished = start.position, start.diverged, start.finished
-        held = {r: dict(start.states[r]) for r in finished}
-        only = scenario.fixed_length and position.next_task == scenario.tasks == 1
-        if only and position.epoch < scenario.task_epochs(0):  # its only task has become longer
-            position = replace(position, next_task=0, next_task_epoch=position.epoch + 1)
-
-    seen = [[task_of(spec, i, data) for i in range(position.next_task)] for spec in specs]
-    if start is None:
-        first = [task_of(spec, 0, data) for spec in specs]
-        yield Epoch(
-            tuple(
-                untrained(s, n, data, t, i, cohort.device)
-                for s, n, t, i in zip(specs, nets, first, initial, strict=True)
-            ),
-            diverged,
-            finished,
-            position,
-            state,
+    def epoch(records: Iterable[EpochRecord | None]) -> Epoch:
+        diverged, finished = (
+            frozenset(r for r, run in enumerate(runs) if getattr(run, how)) for how in ("diverged", "finished")
         )
+        return Epoch(tuple(records), diverged, finished, position, state)
+
+    if start is None:
+        for run in runs:
+            run.enter(0)
+        yield epoch([run.untrained() for run in runs])
+        for run in runs:
+            run.seen.clear()
 
     for index in range(position.next_task, scenario.tasks):
-        now = [task_of(spec, index, data) for spec in specs]
-        for r, task in enumerate(now):
-            seen[r].append(task)
-        task_epoch = position.next_task_epoch
-        if task_epoch == 1 and now[0].changes:
-            engine.change(f"{now[0].phase} {index}")
-        fresh = _fresh_accuracies(cohort, data, now)
-        stopped: frozenset[int] = frozenset()
-        while task_epoch <= now[0].epochs:
-            rate = learning_rate(settings, task_epoch, now[0].epochs)
-            resting = diverged | finished
-            starts = [
-                _at_start(spec, net, data, task, cohort.device) if task_epoch == 1 and r not in resting else Measured()
-                for r, (spec, net, task) in enumerate(zip(specs, nets, now, strict=True))
+        for run in runs:
+            run.enter(index)
+        tasks = [run.task for run in runs]
+        phase, length = agreed("phase and length", ((task.phase, task.epochs) for task in tasks))
+        first = position.next_task_epoch
+        if first == 1 and (changing := [r for r, task in enumerate(tasks) if task.changes]):
+            engine.change(f"{phase} {index}", changing)
+        _measure_fresh(runs, cohort, tasks)
+        for task_epoch in range(first, length + 1):
+            rate = learning_rate(optimizer, task_epoch, length)
+            active = [run for run in runs if not run.resting]
+            if task_epoch == 1:
+                for run in active:
+                    run.measure_start()
+            progress = engine.train_epoch(tasks, [task.order(task_epoch) for task in tasks], rate)
+            samples = agreed("samples", (own.samples for own in progress))
+            position = replace(position, epoch=position.epoch + 1, samples_seen=position.samples_seen + samples)
+            records = [
+                None if run.resting else run.record(own, position, task_epoch, len(active))
+                for run, own in zip(runs, progress, strict=True)
             ]
-            progress = engine.train_epoch(now, [task.order(task_epoch) for task in now], rate)
-            samples_seen = position.samples_seen + progress[0].samples
-            diverged |= {r for r, p in enumerate(progress) if not p.finite and r not in finished}
-            records: list[EpochRecord | None] = []
-            for r, spec in enumerate(specs):
-                if r in resting:
-                    records.append(None)
-                    continue
-                record, enough = _record(
-                    spec,
-                    nets[r],
-                    data,
-                    now[r],
-                    seen[r],
-                    initial[r],
-                    histories[r],
-                    progress[r],
-                    starts[r],
-                    fresh[r],
-                    epoch=position.epoch + 1,
-                    task_epoch=task_epoch,
-                    samples_seen=samples_seen,
-                    share=len(specs) - len(resting),
-                    device=cohort.device,
-                )
-                records.append(record)
-                if enough:
-                    stopped |= {r}
-            last = task_epoch == now[0].epochs or len(stopped | diverged) == len(specs)
-            position = Position(
-                position.epoch + 1, samples_seen, index + 1 if last else index, 1 if last else task_epoch + 1
-            )
-            if now[0].stop_accuracy is not None and (newly := stopped - finished):
+            last = task_epoch == length or all(run.stopped or run.resting for run in runs)
+            position = replace(position, next_task=index + last, next_task_epoch=1 if last else task_epoch + 1)
+            ending = [run.stopped and run.task.stop_accuracy is not None and not run.finished for run in runs]
+            if any(ending):
                 # the cohort goes on without it: what it was when it stopped is what is kept
-                states = state()
-                held |= {r: states[r] for r in newly}
-                finished |= newly
-            yield Epoch(tuple(records), diverged, finished, position, state)
-            if len(diverged) == len(specs):
+                for run, ends, own in zip(runs, ending, state(), strict=True):
+                    if ends:
+                        run.held, run.finished = own, True
+            yield epoch(records)
+            if all(run.diverged for run in runs):
                 return
             if last:
                 break
-            task_epoch += 1
+
+
+def _go_on(runs: Sequence[Run], engine: Engine, scenario: Any, start: Start) -> Position:
+    """Put the runs of a cohort back to where they were."""
+    engine_states = []
+    for r, (run, saved) in enumerate(zip(runs, start.states, strict=True)):
+        run.load(part(saved, "network."))
+        engine_states.append(part(saved, "optimizer."))
+        run.history = list(start.histories[r])
+        run.diverged, run.finished = r in start.diverged, r in start.finished
+        run.held = dict(saved) if run.finished else {}
+    engine.load_state(engine_states)
+    position = start.position
+    only = scenario.fixed_length and position.next_task == scenario.tasks == 1
+    if only and position.epoch < scenario.task_epochs(0):  # its only task has become longer
+        position = replace(position, next_task=0, next_task_epoch=position.epoch + 1)
+    for run in runs:
+        for index in range(position.next_task):
+            run.enter(index)
+    return position
 
 
 def begin(cohort: Cohort, data: Dataset, stream: str = "initialisation") -> tuple[list[networks.Network], Engine]:
     """The cohort's networks as initialised from a random stream of that name, and the engine that will train them."""
-    specs = cohort.specs
+    specs, shared = cohort.specs, cohort.shared
     nets = [build(spec, data, stream).to(cohort.device) for spec in specs]
     treatment = Treatment(
-        specs[0].interventions, lambda r, purpose: build(specs[r], data, purpose).to(cohort.device)
+        shared.interventions, lambda r, purpose: build(specs[r], data, purpose).to(cohort.device)
     )  # fmt: skip
     engine = ENGINES[cohort.engine](
-        nets, data, specs[0].optimizer, cohort.device, treatment=treatment, precision=specs[0].precision
+        nets, data, shared.optimizer, cohort.device, treatment=treatment, precision=shared.precision
     )
     return nets, engine
 
 
-def _put(net: networks.Network, saved: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, value in net.state_dict().items():
-            value.copy_(saved[name])
-
-
-def _fresh_accuracies(cohort: Cohort, data: Dataset, tasks: Sequence[Task]) -> list[float | None]:
+def _measure_fresh(runs: Sequence[Run], cohort: Cohort, tasks: Sequence[Task]) -> None:
     """First-epoch online accuracy of a freshly initialised network of each run on its task, in the same data order."""
-    if "fresh_gap" not in chosen(cohort.specs[0].measure.metrics):
-        return [None] * len(tasks)
-    _, engine = begin(cohort, data, f"fresh network {tasks[0].phase} {tasks[0].index}")
-    spec = cohort.specs[0]
-    rate = learning_rate(spec.optimizer, 1, tasks[0].epochs)
-    progress = engine.train_epoch(tasks, [task.order(1) for task in tasks], rate)
-    return [None if p.correct is None else p.accuracy for p in progress]
-
-
-def _record(
-    spec: RunSpec,
-    net: networks.Network,
-    data: Dataset,
-    task: Task,
-    seen: Sequence[Task],
-    initial: Mapping[str, Tensor],
-    history: History,
-    progress: Progress,
-    start: Measured,
-    fresh: float | None,
-    *,
-    epoch: int,
-    task_epoch: int,
-    samples_seen: int,
-    share: int,
-    device: str,
-) -> tuple[EpochRecord, bool]:
-    """Measure one run after an epoch; also whether its task has reached what it was to stop at."""
-    began = time.perf_counter()
-    history.append((task.index, task_epoch, progress.accuracy))
-    values: dict[Address, float] = dict(start.values)
-    undefined: dict[Address, str] = dict(start.undefined)
-    if progress.correct is None:
-        undefined |= {Address("online_accuracy"): REGRESSION, Address("fresh_gap"): REGRESSION}
-    else:
-        values[Address("online_accuracy")] = progress.accuracy
-    costs = dict(start.seconds)
-    counts: Mapping[str, Mapping[str, float]] = {}
-    if math.isfinite(progress.loss):
-        values[Address("online_loss")] = progress.loss
-    else:
-        undefined[Address("online_loss")] = "not finite"
-    values |= {Address(name): value for name, value in progress.extra.items()}
-    accuracies: dict[int, float] = {}
-    stop = task.stop_accuracy is not None and history[-1][2] > task.stop_accuracy
-    if not progress.finite:
-        undefined[Address("nc1")] = "the run diverged: parameters are not finite"
-    else:
-        due = epoch % spec.measure.every == 0 or stop or task_epoch == task.epochs or task.stop_nc1 is not None
-        if due:
-            snapshot = Snapshot(net, data, task, initial, device, spec.measure.samples, spec.optimizer.lr)
-            measured = measure(snapshot, tuple(chosen(spec.measure.metrics) - AT_START), spec.measure.layers)
-            values |= measured.values
-            undefined |= measured.undefined
-            costs |= measured.seconds
-            counts = measured.counts
-        nc1 = values.get(Address("nc1"))
-        stop = stop or (task.stop_nc1 is not None and nc1 is not None and nc1 < task.stop_nc1)
-        # else there is only one, and its test accuracy is measured anyway
-        if task.phase == "task" and not task.regression:
-            tested = evaluated_tasks(spec.measure.task_accuracy, task.index, stop or task_epoch == task.epochs)
-            accuracies = task_accuracy(
-                net, data, [seen[i] for i in tested], spec.measure.task_accuracy_samples, device
-            )  # fmt: skip
-    last = stop or task_epoch == task.epochs
-    lost, reasons = plasticity(history, is_last_epoch=last)
-    values |= {Address(name): value for name, value in lost.items()}
-    undefined |= {Address(name): reason for name, reason in reasons.items()}
-    if fresh is not None:
-        own = next(accuracy for of, at, accuracy in history if (of, at) == (task.index, 1))
-        values[Address("fresh_gap")] = fresh - own
-    if task.index not in accuracies and (test := values.get(Address("test_accuracy"))) is not None:
-        accuracies[task.index] = test
-    return EpochRecord(
-        epoch, task.index, task_epoch, samples_seen, progress.seconds / share, time.perf_counter() - began,
-        values, undefined, accuracies, costs, counts,
-    ), stop  # fmt: skip
-
-
-def _at_start(spec: RunSpec, net: networks.Network, data: Dataset, task: Task, device: str) -> Measured:
-    """What is measured before a task's first epoch, on that task."""
-    metrics = tuple(chosen(spec.measure.metrics) & AT_START)
-    return measure(Snapshot(net, data, task, None, device, spec.measure.samples), metrics) if metrics else Measured()
-
-
-def untrained(
-    spec: RunSpec, net: networks.Network, data: Dataset, task: Task, initial: Mapping[str, Tensor], device: str
-) -> EpochRecord:
-    """Epoch 0: the network as initialised, measured on the first task."""
-    began = time.perf_counter()
-    if task.phase == "probe":  # its parent's row of that epoch has it all
-        return EpochRecord(0, 0, 0, 0, 0.0, 0.0, {})
-    measured = measure(
-        Snapshot(net, data, task, initial, device, spec.measure.samples, spec.optimizer.lr),
-        spec.measure.metrics,
-        spec.measure.layers,
-    )
-    undefined = dict(measured.undefined)
-    for name in ("online_accuracy", "online_loss", "plasticity_loss", "plasticity_loss_b24"):
-        undefined[Address(name)] = "untrained"
-    took = time.perf_counter() - began
-    return EpochRecord(0, 0, 0, 0, 0.0, took, measured.values, undefined, costs=measured.seconds)
+    asked = [run for run in runs if "fresh_gap" in chosen(run.spec.measure.metrics)]
+    if not asked:
+        return
+    phase, index, length = agreed("phase, index and length", ((t.phase, t.index, t.epochs) for t in tasks))
+    _, engine = begin(cohort, runs[0].data, f"fresh network {phase} {index}")
+    rate = learning_rate(cohort.shared.optimizer, 1, length)
+    for run, own in zip(runs, engine.train_epoch(tasks, [task.order(1) for task in tasks], rate), strict=True):
+        run.fresh = own.accuracy if run in asked and own.correct is not None else None
 
 
 def build(spec: RunSpec, data: Dataset, stream: str = "initialisation") -> networks.Network:

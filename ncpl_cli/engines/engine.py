@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -47,8 +47,11 @@ class Engine(Protocol):
         """One pass over `orders[r]` of task `tasks[r]` for every run r, at learning rate `lr`."""
         ...
 
-    def change(self, purpose: str) -> None:
-        """Let the interventions do what they do at a change of task or phase; `purpose` names their random streams."""
+    def change(self, purpose: str, which: Collection[int] | None = None) -> None:
+        """Let the interventions do what they do at a change of task or phase, to some runs (default: all).
+
+        `purpose` names their random streams.
+        """
         ...
 
     def state(self) -> list[dict[str, Tensor]]:

@@ -6,7 +6,7 @@ import copy
 import functools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -207,9 +207,9 @@ class OnlineEngine:
         for run, saved in enumerate(states):
             self._shown.load(run, {name.removeprefix("treated."): value for name, value in saved.items()})
 
-    def change(self, purpose: str) -> None:
-        """Let the interventions do what they do at a change of task or phase."""
-        self._treatment.change(self.networks, lambda _: {}, purpose)
+    def change(self, purpose: str, which: Collection[int] | None = None) -> None:
+        """Let the interventions do what they do at a change of task or phase, to some runs (default: all)."""
+        self._treatment.change(self.networks, lambda _: {}, purpose, which)
 
 
 def _asks(task: Task) -> tuple[int, float]:

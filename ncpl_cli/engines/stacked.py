@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property, partial
 from typing import cast
 
@@ -336,9 +336,9 @@ class StackedEngine:
                 found |= {f"{kind}.{name}": value for name, value in self._stack.views(stacked, run).items()}
         return found
 
-    def change(self, purpose: str) -> None:
-        """Let the interventions do what they do at a change of task or phase."""
-        self._treated.change(purpose)
+    def change(self, purpose: str, which: Collection[int] | None = None) -> None:
+        """Let the interventions do what they do at a change of task or phase, to some runs (default: all)."""
+        self._treated.change(purpose, which)
 
     def load_state(self, states: Sequence[Mapping[str, Tensor]]) -> None:
         """Put back what `state` returned, for all runs of the cohort."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -135,9 +135,9 @@ class Treated:
 
         return run
 
-    def change(self, purpose: str) -> None:
-        """At a change of task or phase."""
-        self._treatment.change(self._networks, self._moments, purpose, self._remembered)
+    def change(self, purpose: str, which: Collection[int] | None = None) -> None:
+        """At a change of task or phase, of some runs (default: all)."""
+        self._treatment.change(self._networks, self._moments, purpose, which, self._remembered)
 
     def _remembered(self, run: int) -> dict[str, Tensor]:
         """What interventions remember of a run's units, live, as `name.layer`."""

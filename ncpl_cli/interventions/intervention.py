@@ -12,7 +12,7 @@ the penalties it lists itself (`pull`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -198,11 +198,11 @@ class Treatment:
 
     def change(
         self, networks: Sequence[Any], moments: Callable[[int], Mapping[str, Tensor]], purpose: str,
-        memory: Callable[[int], Mapping[str, Tensor]] = lambda run: {},
+        which: Collection[int] | None = None, memory: Callable[[int], Mapping[str, Tensor]] = lambda run: {},
     ) -> None:  # fmt: skip
-        """Do what is to be done at a change of task or phase, to every run."""
+        """Do what is to be done at a change of task or phase, to some runs (default: all)."""
         for one in self.interventions:
             if not one.idle:
-                for number, network in enumerate(networks):
+                for number in range(len(networks)) if which is None else which:
                     own = f"{one.id} {purpose}"
-                    one.change(self.run(number, network, moments(number), own, memory=memory(number)))
+                    one.change(self.run(number, networks[number], moments(number), own, memory=memory(number)))

@@ -101,6 +101,13 @@ class Measured:
         for name in undefined:
             self.values.pop(Address(name, split, layer), None)
 
+    def add(self, other: Measured) -> None:
+        """Take over what was measured beside it."""
+        self.values |= other.values
+        self.undefined |= other.undefined
+        self.contexts |= other.contexts
+        self.seconds |= other.seconds
+
     def only(self, wanted: Collection[str]) -> Measured:
         """What is among the wanted metrics; what is not finite is undefined."""
         values = {a: v for a, v in self.values.items() if a.metric in wanted and math.isfinite(v)}

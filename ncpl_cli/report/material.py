@@ -156,6 +156,7 @@ class Material:
     gaps        what warm starting cost, by scenario and label of the group
     selection   the options that chose the runs, as written
     claims      (study, part, scale, judged claims) of every published study that runs are labelled with
+    faults      which of these runs carry numbers that a fault of an earlier ncpl spoiled, in sentences
     """
 
     rows: tuple[RunRow, ...]
@@ -169,6 +170,7 @@ class Material:
     gaps: Mapping[tuple[str, str], WarmStartGap]
     selection: str = ""
     claims: tuple[Claims, ...] = ()
+    faults: tuple[str, ...] = ()
 
     def trained_here(self, group: Group) -> bool:
         """Whether ncpl trained these runs, so that a command can do it again; else imported or recorded elsewhere."""
@@ -217,6 +219,7 @@ def gather(
         gaps=gaps,
         selection=selection,
         claims=tuple(_claims(study)),
+        faults=tuple(store.spoiled(chosen)),
     )
 
 

@@ -2,8 +2,8 @@
 
 A scenario is a frozen dataclass of its options with `id`, `presets(data set)` (its own defaults for options, network
 and optimiser), `of(options)`, `tasks`, `task_epochs(index)`, `task(index, data, seed)`, `horizon_field` (the option
-that says how far a run goes), `fixed_length`, `lockstep` and `kin` (which runs can advance together). Its `ncpl train`
-sub-command and its sweep keys follow from its fields.
+that says how far a run goes), `fixed_length`, `lockstep` (whether runs can advance together) and `lockstep_key` (what
+those have in common). Its `ncpl train` sub-command and its sweep keys follow from its fields.
 
 What it need not have: `objective` (default cross-entropy), `objectives` (ids that `--objective` may choose; default
 those of labels) and `outputs(data)` (classes or numbers that its tasks ask for; default the data set's classes).

@@ -85,8 +85,8 @@ class PermutedMNIST:
         return self.fixed_length
 
     @property
-    def kin(self) -> PermutedMNIST:
-        """What runs have in common that can advance together."""
+    def lockstep_key(self) -> PermutedMNIST:
+        """What runs that can advance together have in common."""
         return self
 
     def task(self, index: int, data: Dataset, seed: int) -> Task:

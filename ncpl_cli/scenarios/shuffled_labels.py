@@ -54,8 +54,8 @@ class ShuffledLabels:
         return self.fixed_length
 
     @property
-    def kin(self) -> ShuffledLabels:
-        """What runs have in common that can advance together."""
+    def lockstep_key(self) -> ShuffledLabels:
+        """What runs that can advance together have in common."""
         return self
 
     def task(self, index: int, data: Dataset, seed: int) -> Task:

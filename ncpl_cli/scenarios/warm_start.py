@@ -79,8 +79,8 @@ class WarmStart:
         return True
 
     @property
-    def kin(self) -> WarmStart:
-        """What runs have in common that can advance together."""
+    def lockstep_key(self) -> WarmStart:
+        """What runs that can advance together have in common."""
         return self
 
     def task_epochs(self, index: int) -> int:
@@ -130,8 +130,8 @@ class WarmStartProbe:
     lockstep: ClassVar[bool] = True
 
     @property
-    def kin(self) -> WarmStartProbe:
-        """What runs have in common that can advance together: probes of any run, after any epoch."""
+    def lockstep_key(self) -> WarmStartProbe:
+        """What runs that can advance together have in common: probes of any run, after any epoch."""
         return replace(self, parent="", branch_epoch=0)
 
     def task_epochs(self, index: int) -> int:

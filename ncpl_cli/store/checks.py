@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 
 import sqlalchemy as sa
 
+from ncpl_cli import faults
 from ncpl_cli.errors import StoreError
 from ncpl_cli.store.owner import Owner
 from ncpl_cli.store.run_row import BY_RECORDER, run_row, runs_query
@@ -84,3 +86,26 @@ def gaps(connection: sa.Connection) -> Iterator[str]:
             yield f"run {run} has an epoch {first}"
         if count != last - first + 1:
             yield f"run {run} has {count} of its epochs {first} to {last}"
+
+
+def spoiled_probes(connection: sa.Connection, parents: Collection[str] | None = None) -> Iterator[str]:
+    """Runs (among `parents`) whose probes a fault of an earlier ncpl left untreated."""
+    columns = (runs.c.id, runs.c.parent, runs.c.branch_epoch, runs.c.cohort, runs.c.settings, runs.c.recorded)
+    tried = sa.select(runs.c.id, attempts.c.provenance).join(runs, runs.c.pk == attempts.c.run)
+    rows = connection.execute(sa.select(*columns).where(runs.c.parent.is_not(None))).mappings().all()
+    branches = {row["id"]: int(row["branch_epoch"] or 0) for row in rows}
+    versions: dict[str, list[str]] = {}
+    spoiled: Counter[str] = Counter()
+    try:
+        for run, facts in connection.execute(tried.where(runs.c.parent.is_not(None))):
+            versions.setdefault(run, []).append(str(json.loads(facts).get("ncpl", "0")))
+        for row in rows:
+            of = [branches.get(run, 0) for run in json.loads(row["cohort"] or "[]")]
+            labels, recorded = json.loads(row["settings"]).get("interventions", []), json.loads(row["recorded"])
+            if faults.wrongly_treated(labels, of, branches[row["id"]], versions.get(row["id"], []), recorded):
+                spoiled[row["parent"]] += 1
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return  # what cannot be read is a fault of its own
+    for parent, probes in sorted(spoiled.items()):
+        if parents is None or parent in parents:
+            yield faults.sentence(parent, probes)

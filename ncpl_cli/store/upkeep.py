@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
 
-from ncpl_cli.store.checks import gaps, missing_columns, orphans, row_faults, torn_pages
+from ncpl_cli.store.checks import gaps, missing_columns, orphans, row_faults, spoiled_probes, torn_pages
 from ncpl_cli.store.connection import shown
 from ncpl_cli.store.database import Database
 from ncpl_cli.store.schema import epochs, measurements, runs, task_accuracy, undefined
@@ -41,4 +42,11 @@ class Upkeep(Database):
             if sqlite and (torn := torn_pages(connection)):
                 return torn  # rows of a broken file cannot be told from broken rows
             lost = orphans(connection) if sqlite else []
-            return lost + (missing_columns(connection, self.revision) or [*row_faults(connection), *gaps(connection)])
+            if missing := missing_columns(connection, self.revision):
+                return lost + missing
+            return [*lost, *row_faults(connection), *gaps(connection), *spoiled_probes(connection)]
+
+    def spoiled(self, parents: Collection[str]) -> list[str]:
+        """Which of these runs carry numbers that a fault of an earlier ncpl spoiled, in sentences."""
+        with self.reading() as connection:
+            return list(spoiled_probes(connection, parents))

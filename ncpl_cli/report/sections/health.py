@@ -44,6 +44,7 @@ def draw(material: Material) -> Section:
             found = _distinct(p.get(key) for p in used if p)
             if len(found) > 1:
                 bad.append(f"{part.scenario}: runs differ in {key.replace('_', ' ')}: {', '.join(found)}.")
+    bad += [f"{fault[0].upper()}{fault[1:]}." for fault in material.faults]
     dirty = sum(str(p.get("commit") or "").endswith("+") for p in material.provenance.values() if p)
     if dirty:
         bad.append(f"{dirty} runs were trained by a checkout with uncommitted changes (commit ending in +).")
