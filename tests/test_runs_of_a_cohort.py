@@ -29,9 +29,10 @@ def few(digits: Dataset) -> Dataset:
 
 def _probe(one: tuple[Intervention, ...], seed: int, branch: int, batch: int = 32) -> RunSpec:
     return RunSpec(
-        WarmStart.of({"probe_max_epochs": 2, "probe_accuracy": 1.0}).probe(f"p{seed}", branch),
-        DatasetSpec("digits"), "d", NetworkSpec(width=12, depth=2), OptimizerSpec(lr=0.05, batch_size=batch), one,
-        "float64", seed, MeasureSpec(metrics=("nc1",), every=1 << 40),
+        scenario=WarmStart.of({"probe_max_epochs": 2, "probe_accuracy": 1.0}).probe(f"p{seed}", branch),
+        dataset=DatasetSpec("digits"), dataset_digest="d", network=NetworkSpec(width=12, depth=2),
+        optimizer=OptimizerSpec(lr=0.05, batch_size=batch), interventions=one, precision="float64", seed=seed,
+        measure=MeasureSpec(metrics=("nc1",), every=1 << 40),
     )  # fmt: skip
 
 
