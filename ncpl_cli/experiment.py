@@ -27,7 +27,7 @@ import torch
 from ncpl_cli import __version__, callables, checkpoints, faults, numerics
 from ncpl_cli.data import Dataset
 from ncpl_cli.errors import DataError, LeaseLost, NcplError, Stopped, StoreError
-from ncpl_cli.metrics.catalogue import chosen
+from ncpl_cli.metrics.catalogue import chosen, every_epoch
 from ncpl_cli.metrics.dear import what_it_takes
 from ncpl_cli.plan import Cohort, choose_engine, plan
 from ncpl_cli.provenance import provenance
@@ -294,7 +294,8 @@ def train_claimed(
 
 def lacking(recorded: Mapping[str, Any], spec: RunSpec) -> str:
     """In words, what a finished run was not measured for and now shall be; empty when nothing."""
-    missing = sorted(chosen(spec.measure.metrics) - chosen(recorded["metrics"]))
+    before, now = recorded["metrics"], spec.measure.metrics
+    missing = sorted(chosen(now) - chosen(before) | every_epoch(now) - every_epoch(before))
     layers = ["all layers"] if spec.measure.layers == "all" and recorded["layers"] == "last" else []
     return ", ".join([*missing[:5], *(["..."] if len(missing) > 5 else []), *layers])
 

@@ -9,9 +9,10 @@ is `agreed`, which `plan.lockstep_key` has seen to.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from ncpl_cli.data import Dataset
 from ncpl_cli.engines import ENGINES, Engine, Progress
 from ncpl_cli.interventions import Treatment
 from ncpl_cli.metrics import Measured, measure
-from ncpl_cli.metrics.catalogue import AT_START, chosen
+from ncpl_cli.metrics.catalogue import AT_START, chosen, every_epoch
 from ncpl_cli.metrics.forgetting import evaluated_tasks, task_accuracy
 from ncpl_cli.metrics.history import plasticity
 from ncpl_cli.metrics.snapshot import Snapshot
@@ -149,6 +150,11 @@ class Run:
         metrics = tuple(chosen(self.spec.measure.metrics) & AT_START)
         self.start = measure(self.snapshot(None), metrics) if metrics and not self.resting else Measured()
 
+    def measure(self, found: Measured, metrics: Collection[str]) -> None:
+        """Add metrics of the network as it is to what was found."""
+        snapshot = self.snapshot(self.initial, self.spec.optimizer.lr)
+        found.add(measure(snapshot, tuple(metrics), self.spec.measure.layers))
+
     def record(self, progress: Progress, at: Position, task_epoch: int, share: int) -> EpochRecord:
         """Measure it after an epoch, and see whether its task has reached what it was to stop at.
 
@@ -176,17 +182,20 @@ class Run:
             self.diverged = True
             found.undefined[Address("nc1")] = "the run diverged: parameters are not finite"
         else:
-            if at.epoch % spec.every == 0 or self.stopped or last or task.stop_nc1 is not None:
-                wanted = tuple(chosen(spec.metrics) - AT_START)
-                measured = measure(self.snapshot(self.initial, self.spec.optimizer.lr), wanted, spec.layers)
-                found.add(measured)
+            last |= self.stopped
+            everything, often = chosen(spec.metrics) - AT_START, every_epoch(spec.metrics) - AT_START
+            if at.epoch % spec.every == 0 or last or task.stop_nc1 is not None:
+                self.measure(found, everything if last else often)
             nc1 = found.values.get(Address("nc1"))
-            self.stopped |= task.stop_nc1 is not None and nc1 is not None and nc1 < task.stop_nc1
-            last = last or self.stopped
+            if task.stop_nc1 is not None and nc1 is not None and nc1 < task.stop_nc1:
+                if not last:
+                    self.measure(found, everything - often)
+                self.stopped = last = True
             # else there is only one, and its test accuracy is measured anyway
             if task.phase == "task" and not task.regression:
                 tested = [self.seen[i] for i in evaluated_tasks(spec.task_accuracy, task.index, last)]
-                accuracies = task_accuracy(self.network, self.data, tested, spec.task_accuracy_samples, self.device)
+                with found.timed("forgetting") if tested else contextlib.nullcontext():
+                    accuracies = task_accuracy(self.network, self.data, tested, spec.task_accuracy_samples, self.device)
         found.put(*plasticity(self.history, is_last_epoch=last))
         if self.fresh is not None:
             own = next(accuracy for of, epoch, accuracy in self.history if (of, epoch) == (task.index, 1))

@@ -191,7 +191,36 @@ def test_a_run_stores_what_its_metrics_cost_and_what_they_were_measured_on(
     cost = row.recorded["cost"]
     assert {"features", "collapse", "units", "churn", "weights"} <= cost.keys()
     # the untrained network, and the ends of both tasks
+    assert cost.pop("forgetting")["epochs"] == 2
     assert {of["epochs"] for of in cost.values()} == {3} and all(of["seconds"] > 0 for of in cost.values())
     capsys.readouterr()
     assert call(["runs", "show", row.id]) == 0
     assert "family\tepochs\tseconds an epoch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("until", [["--epochs", "3"], ["--first-task-nc1", "1e6"]], ids=["epochs", "nc1"])
+def test_expensive_families_are_due_at_a_tasks_last_epoch_and_on_request_at_every(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], until: list[str]
+) -> None:
+    """A task that ends by its nc1 is known to have ended only once nc1 is measured: it has them too."""
+    monkeypatch.chdir(tmp_path)
+    line = ["train", "permuted-digits", "--train-samples", "200", "--width", "8", "--tasks", "2", *until]
+    ends = {0, 3, 6} if "--epochs" in until else {0, 1, 2}
+    assert call(line) == 0
+    names = ("gradient_norm", "preactivation_mean", "spectral_norm")
+    with open_store("ncpl.db") as store:
+        (row,) = store.runs()
+        for epoch in range(max(ends) + 1):
+            there = {address.metric for address in store.values(row.id, epoch)}
+            assert there >= {"nc3", "srank"} and (there >= {*names}) == (epoch in ends), epoch
+            assert epoch in ends or not there & {*names}
+        cost = row.recorded["cost"]
+        assert cost["weights"]["epochs"] == len(ends) and cost["features"]["epochs"] >= max(ends) + 1
+        assert cost["forgetting"]["epochs"] == 2
+    assert call([*line, "--metrics", "default,gradient_norm"]) == 0  # replayed for the epochs that lack it
+    with open_store("ncpl.db") as store:
+        for epoch in range(max(ends) + 1):
+            there = {address.metric for address in store.values(row.id, epoch)}
+            assert "gradient_norm" in there and ("spectral_norm" in there) == (epoch in ends)
+    assert call([*line, "--metrics", "default,gradient_norm"]) == 0
+    assert "nothing to train" in capsys.readouterr().err

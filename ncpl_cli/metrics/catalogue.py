@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from ncpl_cli.errors import unknown
@@ -187,3 +187,12 @@ def chosen(names: Iterable[str]) -> set[str]:
 
 AT_START = frozenset(name for name, metric in METRICS.items() if metric.family == "curvature")
 """Metrics that a run measures before a task's first epoch, on that task; they stand in that epoch's row."""
+
+AT_END = frozenset(name for name, m in METRICS.items() if m.family in ("gradients", "preactivations", "weights"))
+"""Metrics that `default` measures at the last epoch of a task; named by id, or by `all`, at every epoch."""
+
+
+def every_epoch(names: Collection[str]) -> set[str]:
+    """Of the ids that a list of names means, those that are measured at every epoch that is measured."""
+    named = [name for name in names if name != "default"]
+    return (chosen(names) - AT_END) | chosen(named)
