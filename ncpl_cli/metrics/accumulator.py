@@ -2,12 +2,13 @@
 
 Kept are the class means and the d x d scatter around them, whatever the number of samples. Every block of samples is
 centred by the class means so far before it is squared, and the scatter is then moved to the new means (Chan, Golub &
-LeVeque 1983): products of samples as they are would lose a deep collapse. Products are made in the features' own
-precision, block by block, and summed in float64.
+LeVeque 1983): products of samples as they are would lose a deep collapse. Products are made in float64, whatever the
+features' precision: vci divides by the smallest eigenvalues, which float32 would make up.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,18 +19,18 @@ from numpy.typing import NDArray
 
 from ncpl_cli.errors import InputError
 from ncpl_cli.metrics import moments
+from ncpl_cli.metrics.arrays import checked, finite
 from ncpl_cli.metrics.moments import Array, Means
 from ncpl_cli.metrics.neural_collapse import (
-    CLASSIFIER_METRICS,
-    FEATURE_METRICS,
     MOST_SQUARE,
+    NO_SCATTER,
     CollapseResult,
     Statistics,
-    checked,
     convention,
-    finite,
     from_statistics,
+    names_of,
 )
+from ncpl_cli.metrics.second_read import SecondRead
 
 BLOCK = 2048
 """Samples of a block. Batches are gathered to one: a d x d sum for every small one would cost the most."""
@@ -38,17 +39,16 @@ SECOND_PASS = "needs the final class means: a second pass (revisit) gives it"
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
-def _centre(x, labels, origin, offsets, wide, z, sums, distance):  # type: ignore[no-untyped-def]
-    """Fill z (n, d) with centred rows, and add them to sums (C, d) and their squares to distance (C,), in float64."""
+def _centre(x, labels, places, origin, offsets, z, sums, distance):  # type: ignore[no-untyped-def]
+    """Fill z (n, d) with centred rows, and add them to sums (K, d), by their classes' places in the block, and their
+    squares to distance (C,), in float64."""
     for i in range(x.shape[0]):
-        own = labels[i]
-        moments.centre_row(x[i], origin, offsets[own], wide)
-        total, target, square = sums[own], z[i], 0.0
+        row, total, square = z[i], sums[places[i]], 0.0
+        moments.centre_row(x[i], origin, offsets[labels[i]], row)
         for j in range(x.shape[1]):
-            total[j] += wide[j]
-            square += wide[j] * wide[j]
-            target[j] = wide[j]
-        distance[own] += square
+            total[j] += row[j]
+            square += row[j] * row[j]
+        distance[labels[i]] += square
 
 
 class CollapseAccumulator:
@@ -56,14 +56,16 @@ class CollapseAccumulator:
 
     Batches may be NumPy arrays or torch tensors on any device; how the stream is cut into them does not matter.
     nc4 and ncc_error need a second pass: `revisit` with every batch again; so does nc1 above 4 096 dimensions, where no
-    d x d matrix is kept. Two accumulators `merge` into one, so that
-    a stream may be read by several processes.
+    d x d matrix is kept. Two accumulators `merge` into one, so that a stream may be read by several processes.
+    `metrics`: the ones wanted, default all. Without nc1 and vci no d x d matrix is made.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, metrics: Iterable[str] | None = None) -> None:
         if classes < 1:
             raise InputError(f"an accumulator needs at least one class, not {classes}.")
         self.classes = classes
+        self.metrics = None if metrics is None else frozenset(metrics)
+        names_of(self.metrics, classifier=True)
         self._sums: _Sums | None = None
         self._buffer: NDArray[Any] = np.empty((0, 0))
         self._labels = np.empty(BLOCK, np.int64)
@@ -105,7 +107,7 @@ class CollapseAccumulator:
         self._broken |= other._broken
         if other._sums is not None:
             if self._sums is None:
-                self._sums = _Sums.empty(self.classes, other._sums.origin)
+                self._sums = _Sums.empty(self.classes, other._sums.origin, self._wants_moment)
             if len(other._sums.origin) != len(self._sums.origin):
                 mine, theirs = len(self._sums.origin), len(other._sums.origin)
                 raise InputError(f"features of {mine} and {theirs} dimensions do not merge.")
@@ -115,20 +117,24 @@ class CollapseAccumulator:
     def revisit(self, features: Any, labels: Any, weight: Any = None, bias: Any = None) -> Self:
         """The second pass, once every batch has been added: count ncc_error and, with the classifier, nc4."""
         self._flush()
-        x, y, w, b = self._checked(features, labels, weight, bias)
+        seen, given = self._visited, (weight, bias)
+        known = seen.reading is not None and all(a is b for a, b in zip(seen.given, given, strict=True))
+        x, y, w, b = self._checked(features, labels, *((None, None) if known else given))
         if self._broken or self._sums is None or not self._sums.counts.any():
             return self
-        means = self._sums.means("sample")
-        directions, _ = moments.between(means, self._sums.precision)
-        classifier = None if w is None else (w, b)
-        read = moments.scatter(x, y, means, directions, classifier=classifier, threads=torch.get_num_threads())
-        seen = self._visited
+        if not known:  # once for the whole pass: of many classes it takes more than a batch
+            means = self._sums.means("sample")
+            directions, _ = moments.between(means, self._sums.precision)
+            seen.reading, seen.given = SecondRead(means, directions, None if w is None else (w, b)), given
+        assert seen.reading is not None
+        before = seen.reading.around.copy()
+        nearest, predicted = seen.reading.read(x, y, torch.get_num_threads())
         seen.samples += len(x)
-        seen.wrong += int((read.nearest != y).sum())
-        seen.within = read.around + (0.0 if seen.within is None else seen.within)
-        if read.predicted is not None:
+        seen.wrong += int((nearest != y).sum())
+        seen.within = seen.reading.around - before + (0.0 if seen.within is None else seen.within)
+        if predicted is not None:
             seen.classified += len(x)
-            seen.agree += int((read.nearest == read.predicted).sum())
+            seen.agree += int((nearest == predicted).sum())
         return self
 
     def means(self) -> Means:
@@ -139,10 +145,10 @@ class CollapseAccumulator:
         return self._sums.means("sample")
 
     def compute(self, weight: Any = None, bias: Any = None, *, global_mean: str = "sample") -> CollapseResult:
-        """Every metric of what has been seen, as `collapse` gives them; the accumulator can go on."""
+        """Every metric wanted of what has been seen, as `collapse` gives them; the accumulator can go on."""
         self._flush()
         convention(global_mean)
-        names = [*FEATURE_METRICS, *(CLASSIFIER_METRICS if weight is not None else ())]
+        names = names_of(self.metrics, classifier=weight is not None)
         if self._broken or self._sums is None:
             why = "features are not finite" if self._broken else "fewer than two classes"
             return CollapseResult(dict.fromkeys(names, np.nan), dict.fromkeys(names, why))
@@ -151,26 +157,30 @@ class CollapseAccumulator:
         means = sums.means(global_mean)
         directions, s = moments.between(means, sums.precision)
         moment = None if sums.moment is None else moments.symmetric(sums.moment)
-        within = np.full(len(s), np.nan) if moment is None else np.einsum("rd,rd->r", directions @ moment, directions)
+        within = np.full(len(s), np.nan)
+        if moment is not None and "nc1" in names:
+            within = np.einsum("rd,rd->r", directions @ moment, directions)
         seen = self._visited
         whole = seen.samples == int(sums.counts.sum()) and global_mean == "sample"  # the directions that revisit took
         if moment is None and whole and seen.within is not None:
             within = seen.within
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             found = from_statistics(Statistics(means, s, np.maximum(within, 0.0), sums.distance, moment), w, b, names)
-        if moment is None and len(s) and not whole:
+        if moment is None and len(s) and not whole and "nc1" in names:
             found.undefined["nc1"] = f"one pass needs a d x d matrix, and d is above {MOST_SQUARE}: revisit, by sample"
         self._add_second_pass(found, names, int(sums.counts.sum()))
         return found
 
     def _add_second_pass(self, found: CollapseResult, names: list[str], total: int) -> None:
-        seen = self._visited
+        seen, why = self._visited, None
+        if not found.context.get("rank_between"):
+            why = "fewer than two classes" if found.context["classes"] < 2 else NO_SCATTER
         for name, samples, count in (("ncc_error", seen.samples, seen.wrong), ("nc4", seen.classified, seen.agree)):
             if name not in names:
                 continue
             found.values[name] = np.nan
-            if "nc1_ratio" in found.undefined:
-                found.undefined[name] = found.undefined["nc1_ratio"]
+            if why is not None:
+                found.undefined[name] = why
             elif samples != total:
                 part = f"; it has seen {samples} of {total} samples" if samples else ""
                 found.undefined[name] = SECOND_PASS + part
@@ -189,6 +199,10 @@ class CollapseAccumulator:
             raise InputError(f"weight must have a row for each of {self.classes} classes, not {len(w)}.")
         return x, y, w, b
 
+    @property
+    def _wants_moment(self) -> bool:
+        return self.metrics is None or bool({"nc1", "vci"} & self.metrics)
+
     def _flush(self) -> None:
         if self._filled:
             self._add(self._buffer[: self._filled], self._labels[: self._filled])
@@ -196,19 +210,21 @@ class CollapseAccumulator:
 
     def _add(self, x: NDArray[Any], y: NDArray[np.int64]) -> None:
         if self._sums is None:
-            self._sums = _Sums.empty(self.classes, moments.origin_of(x))
+            self._sums = _Sums.empty(self.classes, moments.origin_of(x), self._wants_moment)
         self._sums.add(x, y)
 
 
 @dataclass
 class _Visited:
-    """What the second pass has counted."""
+    """What the second pass has counted, and what reads it, by the classifier as it was given."""
 
     samples: int = 0
     wrong: int = 0
     classified: int = 0
     agree: int = 0
     within: Array | None = None
+    reading: SecondRead | None = None
+    given: tuple[Any, Any] = (None, None)
 
 
 @dataclass
@@ -224,9 +240,9 @@ class _Sums:
     precision: Any
 
     @classmethod
-    def empty(cls, classes: int, origin: Array) -> _Sums:
+    def empty(cls, classes: int, origin: Array, square: bool) -> _Sums:
         d = len(origin)
-        moment = torch.zeros(d, d, dtype=torch.float64) if d <= MOST_SQUARE else None
+        moment = torch.zeros(d, d, dtype=torch.float64) if square and d <= MOST_SQUARE else None
         return cls(
             np.zeros(classes, np.int64), origin, np.zeros((classes, d)), np.zeros(classes), moment, 0.0, np.float64
         )
@@ -240,30 +256,25 @@ class _Sums:
         return Means(self.counts, self.origin, self.offsets, weights @ self.offsets, self.magnitude)
 
     def add(self, x: NDArray[Any], y: NDArray[np.int64]) -> None:
-        """Add a block of samples."""
-        classes, d = self.offsets.shape
-        own = np.bincount(y, minlength=classes)
-        if (new := (own > 0) & (self.counts == 0)).any():  # a class seen for the first time: its mean in this block
-            rows = new[y]
-            first = moments.class_means(x[rows], y[rows], classes)
-            self.offsets[new] = (first.origin - self.origin) + first.offsets[new]
-        z, sums = np.empty_like(x), np.zeros((classes, d))
-        _centre(x, y, self.origin, self.offsets, np.empty(d), z, sums, self.distance)
-        product = None
-        if self.moment is not None:
-            product = torch.zeros(d, d, dtype=torch.from_numpy(z).dtype)
-            moments.add_square(product, torch.from_numpy(z))
+        """Add a block of samples; nothing is done for the classes that have none in it."""
+        d = len(self.origin)
+        own, places, count = np.unique(y, return_inverse=True, return_counts=True)
+        if len(new := own[self.counts[own] == 0]):  # classes seen for the first time: their means in this block
+            rows = np.isin(y, new)
+            first = moments.class_means(x[rows], np.searchsorted(new, y[rows]), len(new))
+            self.offsets[new] = (first.origin - self.origin) + first.offsets
+        z, sums = np.empty(x.shape), np.zeros((len(own), d))
+        _centre(x, y, places, self.origin, self.offsets, z, sums, self.distance)
         # around the new means: the old ones were off by `move`
-        total = self.counts + own
-        move = sums / np.maximum(total, 1)[:, None]  # C x d
-        self.distance -= total * (move**2).sum(1)
-        self.distance = np.maximum(self.distance, 0.0)
-        if self.moment is not None and product is not None:
-            self.moment += product
+        total = self.counts[own] + count
+        move = sums / total[:, None]  # K x d
+        self.distance[own] = np.maximum(self.distance[own] - total * (move**2).sum(1), 0.0)
+        if self.moment is not None:
+            moments.add_square(self.moment, torch.from_numpy(z))
             self.moment.addmm_(torch.from_numpy((move * total[:, None]).T), torch.from_numpy(move), alpha=-1)
-        self.offsets += move
-        self.counts = total
-        self.magnitude = max(self.magnitude, moments.magnitude_of(x, self.origin, self.offsets[total > 0]))
+        self.offsets[own] += move
+        self.counts[own] = total
+        self.magnitude = max(self.magnitude, moments.magnitude_of(x, self.origin, self.offsets[own]))
         self.precision = max(self.precision, x.dtype, key=lambda t: np.finfo(t).eps)
 
     def join(self, other: _Sums) -> None:

@@ -10,10 +10,11 @@ import torch
 
 from ncpl_cli.errors import InputError
 from ncpl_cli.metrics import units
+from ncpl_cli.metrics.arrays import checked, finite
 from ncpl_cli.metrics.catalogue import chosen
 from ncpl_cli.metrics.few_shot import few_shot_metrics
-from ncpl_cli.metrics.neural_collapse import CLASSIFIER_METRICS, TEST_METRICS, checked, collapse, finite, means_of
-from ncpl_cli.metrics.snapshot import Measured, context_metrics
+from ncpl_cli.metrics.neural_collapse import CLASSIFIER_METRICS, TEST_METRICS, collapse, means_of
+from ncpl_cli.metrics.snapshot import Measured, collapse_names, context_metrics
 from ncpl_cli.rng import content_order, stream
 
 NO_CLASSIFIER = "the classifier's weight is not given"
@@ -52,13 +53,15 @@ def measure_features(
         y = splits["train"][1]
     classes = max(1, len(present) if w is None else len(w))
     means = means_of(x, y, classes, global_mean=global_mean) if len(splits) > 1 and finite(x) else None
+    names = collapse_names(wanted, w is not None, len(splits) > 1)
     for split, (h, own) in splits.items():
         result = collapse(
-            h, own, w, b, classes=classes if means is not None else None, global_mean=global_mean,
+            h, own, w, b, metrics=names, classes=classes if means is not None else None, global_mean=global_mean,
             train_means=means if split == "test" else None, means=means if split == "train" else None,
         )  # fmt: skip
         found.put(result.values, result.undefined, split)
-        if "null_nc1" in result.context:  # the estimate of every epoch gives way to the thing itself
+        if result.context.get("rank_between") and {"nc1", "null_nc1"} & wanted:
+            # the estimate of every epoch gives way to the thing itself
             result.context["null_nc1"] = permuted_nc1(h, own, global_mean)
         if split == "test" and means is None:
             lost = ("ncc_error", *TEST_METRICS)
@@ -70,11 +73,12 @@ def measure_features(
         few = [name for name in wanted if name.startswith("few_shot")]
         if few:
             found.put(*few_shot_metrics(h, own), split)
-    if len(x):
+    of_units = [name for name in units.UNIT_METRICS if name in wanted]
+    if len(x) and of_units:
         whole = torch.from_numpy(x)
-        found.put(*units.unit_metrics(whole, units.has_zeros(whole)))
+        found.put(*units.unit_metrics(whole, "dead_units" in wanted and units.has_zeros(whole), of_units))
     else:
-        found.put({}, dict.fromkeys(units.UNIT_METRICS, "there are no samples"))
+        found.put({}, dict.fromkeys(of_units, "there are no samples"))
     return found.only(wanted)
 
 

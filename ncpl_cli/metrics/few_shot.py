@@ -9,7 +9,7 @@ import numpy as np
 
 from ncpl_cli import rng
 from ncpl_cli.errors import InputError
-from ncpl_cli.metrics.neural_collapse import checked
+from ncpl_cli.metrics.arrays import checked
 
 SHOTS = (1, 5, 10)
 EPISODES = 100

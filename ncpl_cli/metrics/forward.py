@@ -154,10 +154,11 @@ def _limited(split: Split, labels: NDArray[np.int64], samples: int | None) -> tu
 def accumulate(
     network: Network, data: Dataset, split: Split, labels: NDArray[np.int64], pixel_order: NDArray[np.int64] | None,
     *, device: str, samples: int | None, layers: Collection[str], classes: int,
+    metrics: Collection[str] | None = None,
 ) -> dict[str, CollapseAccumulator]:  # fmt: skip
     """Both passes of an accumulator over the named layers of a split: block by block, keeping none."""
     split, labels = _limited(split, labels, samples)
-    found = {layer: CollapseAccumulator(classes) for layer in layers}
+    found = {layer: CollapseAccumulator(classes, metrics) for layer in layers}
     with evaluating(network):
         for again in (False, True):
             for start, (block, activations, _) in classified(network, data, split, len(split), pixel_order, device):

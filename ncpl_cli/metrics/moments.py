@@ -13,8 +13,10 @@ Samples are read in fixed blocks whose results are added in order, so the bits d
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,11 +30,11 @@ BLOCK = 4096
 SMALL_BLOCK = 512
 """Samples of a block of the second moment: what is centred in float64 is multiplied while it is in the cache."""
 
+MOST_PARTS = 1 << 25
+"""Sums by block, class and dimension that are kept at once."""
+
 ORIGIN_SAMPLES = 31
 """Samples whose coordinate-wise median is the origin. An odd number, so that it is a value of the features."""
-
-TILE = 4
-"""Samples projected together: each direction is loaded once for them."""
 
 Array = NDArray[np.float64]
 
@@ -50,33 +52,15 @@ class Means:
     centre: Array
     magnitude: float
 
-    @property
+    @cached_property
     def present(self) -> NDArray[np.int64]:
         """The classes that have samples: K of them."""
         return np.flatnonzero(self.counts)
 
-    @property
+    @cached_property
     def centred(self) -> Array:
         """The present classes' means minus the global mean, (K, d)."""
         return self.offsets[self.present] - self.centre
-
-
-@dataclass(frozen=True)
-class Scatter:
-    """What the second read gives.
-
-    within         within-class scatter along each direction, (r,): sum over samples, own class mean removed
-    around         the same around the given means, whether or not they are these samples' own, (r,)
-    distance       sum of squared distances to the given mean of the own class, (C,)
-    nearest        the class whose mean is nearest, (N,)
-    predicted      the class of the largest logit, (N,); None without a classifier
-    """
-
-    within: Array
-    around: Array
-    distance: Array
-    nearest: NDArray[np.int64]
-    predicted: NDArray[np.int64] | None
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -101,73 +85,32 @@ def centre_rows(x, labels, origin, offsets, z):  # type: ignore[no-untyped-def]
         centre_row(x[i], origin, offsets[labels[i]], z[i])
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
-def _project(  # type: ignore[no-untyped-def]
-    x, labels, origin, offsets, directions, places, logits, within, drift, distance, nearest, predicted
-):
-    """One block: add to within (r,), drift (C, r) and distance (C,); fill nearest and predicted (n,).
-
-    directions (r + C, d) are those of the class means and then the classifier's rows; places (C, r) and logits (C, C)
-    are the class means there.
-    """
-    d, q, r = x.shape[1], directions.shape[0], places.shape[1]
-    z, p = np.zeros((TILE, d)), np.empty((TILE, q))
-    z0, z1, z2, z3 = z[0], z[1], z[2], z[3]
-    for first in range(0, x.shape[0], TILE):
-        size = min(TILE, x.shape[0] - first)
-        for t in range(size):
-            own, row = labels[first + t], z[t]
-            centre_row(x[first + t], origin, offsets[own], row)
-            square = 0.0
-            for j in range(d):
-                square += row[j] * row[j]
-            distance[own] += square
-        for k in range(q):
-            direction = directions[k]
-            p0, p1, p2, p3 = 0.0, 0.0, 0.0, 0.0
-            for j in range(d):
-                u = direction[j]
-                p0 += z0[j] * u
-                p1 += z1[j] * u
-                p2 += z2[j] * u
-                p3 += z3[j] * u
-            p[0, k], p[1, k], p[2, k], p[3, k] = p0, p1, p2, p3
-        for t in range(size):
-            i, own, dot = first + t, labels[first + t], p[t]
-            for k in range(r):
-                within[k] += dot[k] * dot[k]
-                drift[own, k] += dot[k]
-                dot[k] += places[own, k]
-            best, least = -1, np.inf
-            for c in range(places.shape[0]):
-                gap = 0.0
-                for k in range(r):
-                    gap += (dot[k] - places[c, k]) ** 2
-                if gap < least:  # an absent class has NaN for its place and is never nearest
-                    best, least = c, gap
-            nearest[i] = best
-            if q > r:
-                best, most = 0, -np.inf
-                for c in range(q - r):
-                    logit = dot[r + c] + logits[own, c]
-                    if logit > most:
-                        best, most = c, logit
-                predicted[i] = best
-
-
 def class_means(x: NDArray[Any], labels: NDArray[np.int64], classes: int, *, threads: int = 1,
                 global_mean: str = "sample") -> Means:  # fmt: skip
     """Class counts and means of features (N, d). `global_mean`: `sample` (B24, Z21) or `class` (P20)."""
     counts = np.bincount(labels, minlength=classes)
     origin = origin_of(x)
-    blocks = _blocks(len(x))
-    parts = np.zeros((len(blocks), classes, x.shape[1]))
-    _each(lambda b: _sums(x[blocks[b]], labels[blocks[b]], origin, parts[b]), len(blocks), threads)
-    sums = parts.sum(0)
+    sums = _class_sums(x, labels, origin, classes, threads)
     offsets = sums / np.maximum(counts, 1)[:, None]
     present = counts > 0
     centre = sums.sum(0) / max(1, len(x)) if global_mean == "sample" else offsets[present].mean(0)
     return Means(counts, origin, offsets, centre, magnitude_of(x, origin, offsets[present]))
+
+
+def _class_sums(
+    x: NDArray[Any], labels: NDArray[np.int64], origin: Array, classes: int, threads: int
+) -> Array:  # fmt: skip
+    """Sums by class from the origin, (C, d): by blocks of samples, or of many classes by columns."""
+    blocks, d = each_block(None, len(x)), x.shape[1]
+    if blocks * classes * d <= MOST_PARTS:
+        parts = np.zeros((blocks, classes, d))
+        each_block(lambda b, part: _sums(x[part], labels[part], origin, parts[b]), len(x), threads)
+        return parts.sum(0)  # type: ignore[no-any-return]
+    sums = np.zeros((classes, d))
+    columns = [slice(d * i // threads, d * (i + 1) // threads) for i in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda c: _sums(x[:, c], labels, origin[c], sums[:, c]), columns))
+    return sums
 
 
 def origin_of(x: NDArray[Any]) -> Array:
@@ -183,44 +126,6 @@ def magnitude_of(x: NDArray[Any], origin: Array, offsets: Array) -> float:
 
 def _few(x: NDArray[Any]) -> Array:
     return x[np.linspace(0, len(x) - 1, ORIGIN_SAMPLES).astype(np.int64)].astype(np.float64)
-
-
-def scatter(
-    x: NDArray[Any], labels: NDArray[np.int64], means: Means, directions: Array, *,
-    classifier: tuple[Array, Array | None] | None = None, threads: int = 1,
-) -> Scatter:  # fmt: skip
-    """Scatter of features (N, d) around their class means along `directions` (r, d), orthonormal rows.
-
-    `classifier` (weight (C, d), bias (C,)): its predictions too, in float64 whatever the features' precision.
-    """
-    classes, r = len(means.counts), len(directions)
-    places = (means.offsets - means.centre) @ directions.T  # C x r
-    places[means.counts == 0] = np.nan
-    logits = np.empty((classes, 0))
-    if classifier is not None:
-        weight, bias = classifier
-        logits = means.offsets @ weight.T + at_origin(means, weight, bias)  # C x C
-        directions = np.concatenate([directions, weight])
-    directions = np.ascontiguousarray(directions)
-    blocks = _blocks(len(x))
-    within, drift = np.zeros((len(blocks), r)), np.zeros((len(blocks), classes, r))
-    distance, nearest = np.zeros((len(blocks), classes)), np.empty(len(x), np.int64)
-    predicted = np.empty(len(x) if classifier is not None else 0, np.int64)
-
-    def read(b: int) -> None:
-        part = blocks[b]
-        _project(
-            x[part], labels[part], means.origin, means.offsets, directions, places, logits, within[b], drift[b],
-            distance[b], nearest[part], predicted[part],
-        )  # fmt: skip
-
-    _each(read, len(blocks), threads)
-    around = within.sum(0)
-    # what the rounding of the class means left: sum of (z - m)^2 = sum of z^2 - n m^2
-    left = (drift.sum(0) ** 2 / np.maximum(np.bincount(labels, minlength=classes), 1)[:, None]).sum(0)
-    return Scatter(
-        np.maximum(around - left, 0.0), around, distance.sum(0), nearest, None if classifier is None else predicted
-    )
 
 
 def at_origin(means: Means, weight: Array, bias: Array | None) -> Array:
@@ -290,15 +195,18 @@ def between(means: Means, precision: Any) -> tuple[Array, Array]:
     return v[:r], s[:r]
 
 
-def _blocks(count: int) -> list[slice]:
-    return [slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+def each_block(task: Callable[[int, slice], None] | None, count: int, threads: int = 1) -> int:
+    """Do every block of `count` samples, by number and rows; gives how many blocks there are.
 
-
-def _each(task: Any, count: int, threads: int) -> None:
-    """Do every block; the compiled loops release the GIL, so plain threads use the cores."""
-    if threads <= 1 or count <= 1:
-        for number in range(count):
-            task(number)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(task, range(count)))
+    The compiled loops release the GIL, so plain threads use the cores.
+    """
+    blocks = [slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+    if task is None:
+        pass
+    elif threads <= 1 or len(blocks) <= 1:
+        for number, part in enumerate(blocks):
+            task(number, part)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(task, range(len(blocks)), blocks))
+    return len(blocks)

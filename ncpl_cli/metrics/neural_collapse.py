@@ -10,7 +10,7 @@ H22 Hui et al. 2022.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,11 @@ from numpy.typing import NDArray
 
 from ncpl_cli.errors import InputError, unknown
 from ncpl_cli.metrics import moments
+from ncpl_cli.metrics.arrays import checked, finite
+from ncpl_cli.metrics.geometry import pairs, simplex_distance, spread
 from ncpl_cli.metrics.moments import Array, Means
+from ncpl_cli.metrics.second_read import scatter
+from ncpl_cli.metrics.vci import vci
 
 MOST_SQUARE = 4096
 """Metrics that need a d x d matrix are undefined above this dimension."""
@@ -78,7 +82,7 @@ def collapse(
     torch's). Raises InputError for arrays that do not fit together.
     """
     x, y, w, b = checked(features, labels, weight, bias)
-    names = _names(metrics, w is not None, train_means is not None)
+    names = names_of(metrics, classifier=w is not None, test=train_means is not None)
     if train_means is not None:
         classes = len(train_means.counts)
     y, count = _classes(y, classes, None if w is None else len(w))
@@ -148,7 +152,7 @@ def from_statistics(found: Statistics, w: Array | None, b: Array | None, names: 
     context |= {"harmonic_class_count": k / float((1 / counts).sum()), "rank_between": len(s)}
     values, undefined = dict.fromkeys(names, np.nan), dict[str, str]()
     if w is not None:
-        _classifier(values, undefined, means, w, b)
+        _classifier(values, undefined, means, w, b, names)
     within_trace, moment = found.distance.sum() / n, None if found.moment is None else found.moment / n
     if len(s) == 0:
         kept = ("nc2", "equinorm_weights", "equiangular_weights", "bias_collapse")
@@ -157,12 +161,13 @@ def from_statistics(found: Statistics, w: Array | None, b: Array | None, names: 
         undefined |= dict.fromkeys(lost, NO_SCATTER)
     else:
         between_trace = (s**2).sum() / k
-        values["nc1"] = float((found.within / s**2).sum()) / n
+        if "nc1" in names:
+            values["nc1"] = float((found.within / s**2).sum()) / n
         values["nc1_ratio"] = float(within_trace / between_trace)
         values["nc1_fraction"] = float(within_trace / (within_trace + between_trace))
-        _geometry(values, undefined, means, found.distance)
+        _geometry(values, undefined, means, found.distance, names)
         if moment is not None and np.isfinite(moment).all():
-            values["vci"] = _vci(moment, centred, len(s))
+            values["vci"] = vci(moment, centred, len(s))
         elif d > MOST_SQUARE:
             undefined["vci"] = f"needs a d x d matrix, and d is above {MOST_SQUARE}"
     if moment is not None:
@@ -183,7 +188,9 @@ def _evaluate(
     """The metrics, from checked arrays and their class means."""
     directions, s = moments.between(means, x.dtype)
     classifier = (w, b) if w is not None and predicted is None and "nc4" in names else None
-    read = moments.scatter(x, y, means, directions, classifier=classifier, threads=threads)
+    nearest = "nc4" in names or ("ncc_error" in names and train_means is None)
+    wanted = directions if nearest or "nc1" in names else directions[:0]
+    read = scatter(x, y, means, wanted, classifier=classifier, nearest=nearest, threads=threads)
     moment = centred = None
     if "vci" in names and x.shape[1] <= MOST_SQUARE:
         if len(x) + len(means.present) < x.shape[1] and len(s):
@@ -197,10 +204,10 @@ def _evaluate(
         says = read.predicted if predicted is None else predicted
         values["nc4"] = float(np.mean(says == read.nearest)) if own is None else np.nan
         undefined |= {} if own is None else {"nc4": own}
-    if train_means is None:
+    if train_means is None and "ncc_error" in names:
         values["ncc_error"] = float((read.nearest != y).mean()) if own is None else np.nan
         undefined |= {} if own is None else {"ncc_error": own}
-    elif {"ncc_error", *TEST_METRICS} & {*names}:
+    elif train_means is not None and {"ncc_error", *TEST_METRICS} & {*names}:
         _test_split(values, undefined, x, y, train_means, global_mean, threads)
     return CollapseResult(_only(values, names), _only(undefined, names), result.context)
 
@@ -217,7 +224,7 @@ def _test_split(
         undefined |= dict.fromkeys(names, f"{NO_SCATTER} in the training split")
         return
     known = train.counts[y] > 0
-    read = moments.scatter(x, np.where(known, y, train.present[0]), train, directions, threads=threads)
+    read = scatter(x, np.where(known, y, train.present[0]), train, directions, threads=threads)
     values["ncc_error"] = float((read.nearest != y).mean())
     if known.all():
         values["nc1_test_train_means"] = float((read.around / s**2).sum()) / len(x)
@@ -229,91 +236,46 @@ def _test_split(
     if len(s) == 0:
         undefined["nc1_test_weak"] = NO_SCATTER
         return
-    read = moments.scatter(x, label, means, directions, threads=threads)
+    read = scatter(x, label, means, directions, threads=threads)
     values["nc1_test_weak"] = float((read.within / s**2).sum()) / len(x)
 
 
-def _vci(within: Array, centred: Array, rank: int) -> float:
-    """1 - tr(pinv(Sigma_T) Sigma_B) / r, in [0, 1]; 0 = collapsed; no invertible linear map changes it (2306.03440).
-
-    Of no more samples than features it is 0 in general, whatever the labels: there is a map that collapses them.
-    Nothing is subtracted from 1, which would leave no digits of a deep collapse. In a basis of the directions V of
-    the class means and the rest, the inverse's corner is that of a Schur complement: with Q = what is left of the
-    scatter along V after regressing on the rest, and S = Sigma_B along V, vci = tr((Q + S)^-1 Q) / r.
-    Each feature is first brought to unit variance, which changes nothing but the conditioning.
-    """
-    k = len(centred)
-    scale = np.sqrt(np.diag(within) + (centred**2).sum(0) / k)
-    alive = scale > 0
-    if alive.sum() < rank:  # squares too small for float64
-        return math.nan
-    m, sigma = (
-        centred[:, alive] / scale[alive],
-        within[np.ix_(alive, alive)] / np.outer(scale[alive], scale[alive]),
-    )
-    _, s, v = np.linalg.svd(m, full_matrices=False)
-    s, v = s[:rank], v[:rank]
-    mixed = v @ sigma  # r x d
-    along = mixed @ v.T  # r x r
-    cross = mixed - along @ v  # r x d, in the rest of the space
-    rest = sigma - v.T @ mixed - mixed.T @ v + v.T @ along @ v
-    q = along - _explained(rest, v, cross, len(sigma) * np.finfo(np.float64).eps * float(np.linalg.norm(sigma)))
-    share = np.linalg.solve(q + np.diag(s**2 / k), q)
-    return float(np.clip(np.trace(share) / rank, 0.0, 1.0))
-
-
-def _explained(rest: Array, v: Array, cross: Array, tolerance: float) -> Array:
-    """C pinv(D) C^T of D (d, d), zero along the rows of v (r, d), and C (r, d), zero there too.
-
-    By Cholesky where D is far from singular in the rest of the space, else by its eigenvalues above the tolerance.
-    """
-    typical = float(np.trace(rest)) / len(rest)
-    filled = torch.from_numpy(rest + typical * v.T @ v)
-    factor, failed = torch.linalg.cholesky_ex(filled)
-    pivots = torch.diagonal(factor) ** 2
-    if not failed and float(pivots.min()) > 1e-6 * float(pivots.max()):
-        half = torch.linalg.solve_triangular(factor, torch.from_numpy(np.ascontiguousarray(cross.T)), upper=False)
-        return np.asarray((half.T @ half).numpy())
-    found = torch.linalg.eigh(torch.from_numpy((rest + rest.T) / 2))  # torch keeps to its threads, numpy takes all
-    eigenvalues, vectors = found[0].numpy(), found[1].numpy()
-    kept = eigenvalues > tolerance
-    inside = cross @ vectors[:, kept]
-    return (inside / eigenvalues[kept]) @ inside.T  # type: ignore[no-any-return]
-
-
-def _geometry(values: dict[str, float], undefined: dict[str, str], means: Means, distance: Array) -> None:
+def _geometry(
+    values: dict[str, float], undefined: dict[str, str], means: Means, distance: Array, names: Collection[str]
+) -> None:
     """What depends on the centred class means M alone, and cdnv."""
-    m, k = means.centred, len(means.present)
-    gram = m @ m.T  # K x K
-    values["nc2_means"] = simplex_distance(gram)
-    norms = np.sqrt(np.diag(gram))
-    values["equinorm_means"] = float(norms.std(ddof=1) / norms.mean())
-    apart = ~np.eye(k, dtype=bool)
-    if norms.min() > 1e-12 * norms.max():
-        unit = m / norms[:, None]
-        cosine = unit @ unit.T
-        values["equiangular_means"] = float(np.abs(cosine[apart] + 1 / (k - 1)).mean())
-        gaps = np.sqrt(((unit[:, None] - unit[None]) ** 2).sum(2))[apart]
-        if gaps.min() > 1e-12:
-            values["gnc2"] = float(np.log(1 / gaps).mean())
-        else:
-            undefined["gnc2"] = "two class means point the same way"
-    else:
+    m = means.centred
+    if "nc2_means" in names:
+        values["nc2_means"] = simplex_distance(m, m)
+    norms = np.sqrt((m**2).sum(1))
+    if "equinorm_means" in names:
+        values["equinorm_means"] = spread(norms)
+    wanted = [what for name, what in _OF_PAIRS.items() if name in names]
+    if not wanted:
+        return
+    found = pairs(m, distance[means.present] / means.counts[means.present], wanted)
+    for name, what in _OF_PAIRS.items():
+        values[name] = getattr(found, what)
+    if norms.min() <= 1e-12 * norms.max():
         undefined |= dict.fromkeys(("equiangular_means", "gnc2"), "a class mean is the global mean")
-    variance = distance[means.present] / means.counts[means.present]
-    between = ((m[:, None] - m[None]) ** 2).sum(2)
-    if between[apart].min() > 1e-24 * between.max():
-        values["cdnv"] = float(((variance[:, None] + variance[None])[apart] / (2 * between[apart])).mean())
-    else:
+    elif found.same_way:
+        undefined["gnc2"] = "two class means point the same way"
+    if found.coincide:
         undefined["cdnv"] = "two class means coincide"
 
 
-def _classifier(values: dict[str, float], undefined: dict[str, str], means: Means, w: Array, b: Array | None) -> None:
+_OF_PAIRS = {"equiangular_means": "equiangular", "gnc2": "uniformity", "cdnv": "variability"}
+
+
+def _classifier(
+    values: dict[str, float], undefined: dict[str, str], means: Means, w: Array, b: Array | None,
+    names: Collection[str],
+) -> None:  # fmt: skip
     """What needs the classifier's weights: W's rows of present classes (all rows count in nc4 and bias_collapse)."""
-    own, m, k = w[means.present], means.centred, len(means.present)
+    own, m = w[means.present], means.centred
     if b is None:
         undefined["bias_collapse"] = "the classifier has no bias"
-    else:
+    elif "bias_collapse" in names:
         values["bias_collapse"] = float(np.linalg.norm(w @ means.centre + moments.at_origin(means, w, b)))
     norms = np.linalg.norm(own, axis=1)
     if norms.max() == 0:
@@ -321,28 +283,19 @@ def _classifier(values: dict[str, float], undefined: dict[str, str], means: Mean
             ("nc2", "nc3", "equinorm_weights", "equiangular_weights", "self_duality"), "the classifier is zero"
         )
         return
-    values["nc2"] = simplex_distance(own @ own.T)
-    values["equinorm_weights"] = float(norms.std(ddof=1) / norms.mean())
-    if norms.min() > 0:
-        unit = own / norms[:, None]
-        apart = ~np.eye(k, dtype=bool)
-        values["equiangular_weights"] = float(np.abs((unit @ unit.T)[apart] + 1 / (k - 1)).mean())
-    else:
+    if "nc2" in names:
+        values["nc2"] = simplex_distance(own, own)
+    values["equinorm_weights"] = spread(norms)
+    if norms.min() == 0:
         undefined["equiangular_weights"] = "a row of the classifier is zero"
-    product = own @ m.T  # K x K
-    if np.linalg.norm(product) > 0:
-        values["nc3"] = simplex_distance(product)
-    else:
-        undefined["nc3"] = "classifier and class means are orthogonal"
-    if np.linalg.norm(m) > 0:
+    elif "equiangular_weights" in names:
+        values["equiangular_weights"] = pairs(own).equiangular
+    if "nc3" in names:
+        values["nc3"] = simplex_distance(own, m)
+        if math.isnan(values["nc3"]):
+            undefined["nc3"] = "classifier and class means are orthogonal"
+    if "self_duality" in names and np.linalg.norm(m) > 0:
         values["self_duality"] = float(np.linalg.norm(own / np.linalg.norm(own) - m / np.linalg.norm(m)))
-
-
-def simplex_distance(matrix: Array) -> float:
-    """Frobenius distance of A/‖A‖_F (K, K) from (I - 11^T/K)/sqrt(K-1), a simplex ETF's Gram matrix; 0 = simplex."""
-    k = len(matrix)
-    ideal = (np.eye(k) - 1 / k) / np.sqrt(k - 1)
-    return float(np.linalg.norm(matrix / np.linalg.norm(matrix) - ideal))
 
 
 def _only(found: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -350,7 +303,7 @@ def _only(found: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name in asked}
 
 
-def _names(metrics: Iterable[str] | None, classifier: bool, test: bool) -> list[str]:
+def names_of(metrics: Iterable[str] | None, *, classifier: bool, test: bool = False) -> list[str]:
     """The metrics wanted of those that can be had from what is given."""
     possible = [*FEATURE_METRICS, *(CLASSIFIER_METRICS if classifier else ()), *(TEST_METRICS if test else ())]
     if metrics is None:
@@ -381,43 +334,3 @@ def _classes(y: NDArray[np.int64], classes: int | None, rows: int | None) -> tup
         y = np.unique(y, return_inverse=True)[1].astype(np.int64)
         most = int(y.max(initial=-1))
     return y, most + 1
-
-
-def finite(x: NDArray[Any]) -> bool:
-    """Whether every feature is a finite number."""
-    # one fast sum tells; where it overflows, every number is looked at
-    return math.isfinite(float(torch.from_numpy(x).sum())) or bool(np.isfinite(x).all())
-
-
-def checked(
-    features: Any, labels: Any, weight: Any, bias: Any
-) -> tuple[NDArray[Any], NDArray[np.int64], Array | None, Array | None]:
-    """Features as float32 or float64 (N, d), labels as int64 (N,), the classifier as float64; else InputError."""
-    x, y = _array(features, "features"), _array(labels, "labels")
-    if x.ndim != 2 or x.shape[1] == 0:
-        raise InputError(f"features must be a matrix (N, d), not {x.shape}.")
-    if x.dtype not in (np.float32, np.float64):
-        x = x.astype(np.float32 if x.dtype == np.float16 else np.float64)
-    if y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer):
-        raise InputError(f"labels must be {len(x)} integers, not {y.dtype} {y.shape}.")
-    if y.min(initial=0) < 0:
-        raise InputError("labels must count from 0; there is a negative one.")
-    w = None if weight is None else _array(weight, "weight").astype(np.float64)
-    b = None if bias is None else _array(bias, "bias").astype(np.float64)
-    if w is not None and (w.ndim != 2 or w.shape[1] != x.shape[1] or len(w) <= y.max(initial=-1)):
-        raise InputError(
-            f"weight must be (classes, {x.shape[1]}) with a row for each label to {y.max(initial=-1)}, not {w.shape}."
-        )
-    if b is not None and (w is None or b.shape != (len(w),)):
-        raise InputError(f"bias must have one value for each row of weight, not {b.shape}.")
-    return np.ascontiguousarray(x), y.astype(np.int64), w, b
-
-
-def _array(value: Any, name: str) -> NDArray[Any]:
-    if hasattr(value, "detach"):  # a torch tensor, wherever it is; NumPy knows no bfloat16 and no float8
-        value = value.detach()
-        value = (value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value).cpu().numpy()
-    array = np.asarray(value)
-    if array.dtype == object or array.dtype.kind not in "biuf":
-        raise InputError(f"{name} must be an array of numbers, not of {array.dtype}.")
-    return array

@@ -8,7 +8,6 @@ have names of their own.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from ncpl_cli.metrics.inputs import Batch
+from ncpl_cli.metrics.units import entropy_rank
 from ncpl_cli.networks import MLP
 from ncpl_cli.objectives import CROSS_ENTROPY, Objective
 
@@ -168,11 +168,8 @@ def spectrum(kernel: Tensor) -> Tensor:
 def effective_rank(eigenvalues: Tensor) -> float | None:
     """exp of the entropy of the normalised eigenvalues (Roy & Vetterli); None for a kernel of zeros; low = few
     directions in which learning can move the outputs."""
-    total = float(eigenvalues.sum())
-    if total == 0:
-        return None
-    p = eigenvalues[eigenvalues > 0] / total
-    return math.exp(float(-(p * p.log()).sum()))
+    found = eigenvalues.double().numpy()
+    return entropy_rank(found / found.max()) if found.max(initial=0.0) > 0 else None
 
 
 def condition(eigenvalues: Tensor, precision: torch.dtype = torch.float64) -> float | None:

@@ -21,7 +21,15 @@ from ncpl_cli.metrics.few_shot import few_shot_metrics
 from ncpl_cli.metrics.forward import FEW_ROWS, View, accumulate, evaluating, view
 from ncpl_cli.metrics.gradients import by_hand, gradient_norm, gradient_norm_inside
 from ncpl_cli.metrics.inputs import at_initialisation, training_samples
-from ncpl_cli.metrics.neural_collapse import CLASSIFIER_METRICS, TEST_METRICS, CollapseResult, collapse, means_of
+from ncpl_cli.metrics.neural_collapse import (
+    CLASSIFIER_METRICS,
+    FEATURE_METRICS,
+    TEST_METRICS,
+    CollapseResult,
+    collapse,
+    means_of,
+    names_of,
+)
 from ncpl_cli.networks import ACTIVATIONS, EXACT_ZEROS, Network
 from ncpl_cli.objectives import REGRESSION
 from ncpl_cli.records import Address
@@ -137,12 +145,12 @@ def _measure(snapshot: Snapshot, wanted: set[str], layers: str) -> Measured:
             views = _views(snapshot, names, inside=bool(families & INSIDE))
     if "collapse" in families:
         with found.timed("collapse"):
-            _collapse(found, snapshot, views, names)
+            _collapse(found, snapshot, views, names, wanted)
     for family, of_layer in (("units", _units), ("few_shot", _few_shot)):
         if family in families:
             with found.timed(family):
                 for layer in names:
-                    of_layer(found, snapshot, views, layer)
+                    of_layer(found, snapshot, views, layer, wanted)
     if "performance" in families:
         _performance(found, snapshot, views)
     if "preactivations" in families:
@@ -230,27 +238,26 @@ def _inside(network: Network, snapshot: Snapshot) -> View:
     )  # fmt: skip
 
 
-def _streams(snapshot: Snapshot, views: Mapping[str, View]) -> dict[tuple[str, str], CollapseAccumulator]:
+def _streams(
+    snapshot: Snapshot, views: Mapping[str, View], wanted: Collection[str]
+) -> dict[tuple[str, str], CollapseAccumulator]:
     """Accumulators of the layers that are too large to be kept, by split and layer."""
     found: dict[tuple[str, str], CollapseAccumulator] = {}
     for name, shown in snapshot.task.measured(snapshot.data).items():
         if views[name].streamed:
             of_layers = accumulate(
-                snapshot.network, snapshot.data, shown.split, shown.labels, snapshot.task.pixel_order,
-                device=snapshot.device, samples=snapshot.samples, layers=views[name].streamed,
-                classes=snapshot.task.classes(snapshot.data),
+                snapshot.network, snapshot.data, split, labels, snapshot.task.pixel_order, device=snapshot.device,
+                samples=snapshot.samples, layers=views[name].streamed, classes=snapshot.data.classes,
+                metrics=collapse_names(wanted, True, False),
             )  # fmt: skip
             found |= {(name, layer): accumulator for layer, accumulator in of_layers.items()}
     return found
 
 
-def _collapse(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layers: Sequence[str]) -> None:
-    if snapshot.task.regression:
-        names = [name for name, metric in METRICS.items() if metric.family == "collapse"]
-        for name in names:
-            found.put({}, {name: REGRESSION}, "test" if name in TEST_METRICS else "train")
-        return
-    streams = _streams(snapshot, views)
+def _collapse(
+    found: Measured, snapshot: Snapshot, views: Mapping[str, View], layers: Sequence[str], wanted: Collection[str]
+) -> None:
+    streams = _streams(snapshot, views, wanted)
     for layer in layers:
         classifier = snapshot.network.classifier if layer == "last" else None
         weight, bias = (None, None) if classifier is None else (classifier.weight, classifier.bias)
@@ -265,6 +272,7 @@ def _collapse(found: Measured, snapshot: Snapshot, views: Mapping[str, View], la
                     seen.layers[layer], seen.labels, weight, bias, classes=classes,
                     train_means=means if split != "train" else None, means=means if split == "train" else None,
                     predicted=seen.predicted if layer == "last" else None,
+                    metrics=collapse_names(wanted, classifier is not None, split != "train"),
                 )  # fmt: skip
             _put_collapse(found, result, split, layer)
             if stream is not None and split != "train":  # its own means are not those of the training split
@@ -303,19 +311,25 @@ def _put_collapse(found: Measured, result: CollapseResult, split: str, layer: st
     found.put(*context_metrics(result), split, layer)
 
 
+def collapse_names(wanted: Collection[str], classifier: bool, test: bool) -> list[str]:
+    """What `collapse` is asked for, for what is wanted: the estimate of null_nc1 comes with vci's matrix."""
+    asked = {*wanted} | ({"vci"} if "null_nc1" in wanted else set())
+    return names_of(asked & {*FEATURE_METRICS, *CLASSIFIER_METRICS, *TEST_METRICS}, classifier=classifier, test=test)
+
+
 def context_metrics(result: CollapseResult) -> tuple[dict[str, float], dict[str, str]]:
     """What nc1 must be read with at every epoch, as metrics, and why one is undefined."""
-    why = result.undefined.get("nc1") or result.undefined.get("vci") or "the features have no scatter"
+    why = next(iter(result.undefined.values()), "the features have no scatter")
     values = {name: float(result.context[name]) for name in CONTEXT if name in result.context}
     return values, {name: why for name in CONTEXT if name not in values}
 
 
-def _units(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str) -> None:
+def _units(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str, wanted: Collection[str]) -> None:
     features, _ = views["train"].few(layer)
     found.drawn = len(features)
     activation = snapshot.network.activation
     zeros = activation in EXACT_ZEROS if activation in ACTIVATIONS else units.has_zeros(features)
-    found.put(*units.unit_metrics(features, zeros), layer=layer)
+    found.put(*units.unit_metrics(features, zeros, wanted), layer=layer)
 
 
 def _preactivations(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layers: Sequence[str]) -> None:
@@ -354,8 +368,8 @@ def _preactivations(found: Measured, snapshot: Snapshot, views: Mapping[str, Vie
         put("linearised_units", affine, unknown)
 
 
-def _few_shot(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str) -> None:
-    if (seen := views.get("unseen")) is not None and not snapshot.task.regression:
+def _few_shot(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str, _: Collection[str]) -> None:
+    if (seen := views.get("unseen")) is not None:
         rows = seen.few(layer) if layer in seen.streamed else (seen.layers[layer], seen.labels)
         found.put(*few_shot_metrics(*rows), "unseen", layer)
 

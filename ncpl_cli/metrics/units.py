@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -97,11 +99,38 @@ def preactivation_moments(preactivations: Tensor) -> tuple[float, float]:
 
 
 def spectrum(features: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Singular values of features (n, width), largest first, by the smaller Gram matrix in float64."""
-    h = features.double()
-    gram = h.T @ h if h.shape[1] <= h.shape[0] else h @ h.T
-    values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().flip(0)
-    return values.cpu().numpy()  # type: ignore[no-any-return]
+    """Singular values of features (n, width), largest first, in float64.
+
+    By the smaller Gram matrix where that leaves nine digits of their sum: it squares the features, so that values below
+    1e-8 of the largest are its rounding. Features of exactly few directions want the decomposition itself.
+    """
+    shape, size = features.shape, float(features.abs().max()) if features.numel() else 0.0
+    if size == 0:
+        return np.zeros(min(shape))
+    wide, tall = min(shape), shape[0] >= shape[1]
+    blocks = _blocks(features) if tall else [features.T]
+    gram = sum((h.T @ h for h in (block.double() / size for block in blocks)), torch.zeros(()))
+    values = torch.linalg.eigvalsh(gram).flip(0).clamp_min(0)
+    noise = wide * torch.finfo(torch.float64).eps * values[0]
+    singular = values.sqrt()
+    if float(torch.minimum(noise / singular, noise.sqrt()).sum()) > 1e-9 * float(singular.sum()):
+        singular = torch.linalg.svdvals(_triangle([block.double() / size for block in blocks]))
+    return (singular * size).cpu().numpy()  # type: ignore[no-any-return]
+
+
+def _triangle(blocks: list[Tensor]) -> Tensor:
+    """R of a QR decomposition of rows in blocks: it has their singular values, and squares nothing."""
+    found = blocks[0]
+    for block in blocks[1:]:
+        found = torch.linalg.qr(torch.cat([found, block]), mode="r").R
+    return found
+
+
+def entropy_rank(spectrum: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+    """exp of the entropy of a spectrum over its sum (Roy & Vetterli 2007); a share that underflows adds 0 log 0 = 0."""
+    p = spectrum / spectrum.sum()
+    p = p[p > 0]
+    return float(np.exp(-(p * np.log(p)).sum()))
 
 
 def ranks(singular: np.ndarray[tuple[int], np.dtype[np.float64]]) -> dict[str, float]:
@@ -114,13 +143,12 @@ def ranks(singular: np.ndarray[tuple[int], np.dtype[np.float64]]) -> dict[str, f
     participation_ratio  (sum s^2)^2 / sum(s^4)
     Empty where all features are zero.
     """
-    s, squares = singular, singular**2
-    if squares.sum() == 0:
+    if singular.max(initial=0.0) == 0:
         return {}
-    p = s / s.sum()
-    entropy = -(p[p > 0] * np.log(p[p > 0])).sum()
+    s = singular / singular.max()
+    squares = s**2
     return {
-        "effective_rank": float(np.exp(entropy)),
+        "effective_rank": entropy_rank(s),
         "srank": float(np.searchsorted(np.cumsum(s) / s.sum(), 0.99) + 1),
         "srank_squared": float(np.searchsorted(np.cumsum(squares) / squares.sum(), 0.99) + 1),
         "stable_rank": float(squares.sum() / squares[0]),
@@ -138,18 +166,23 @@ RANKS = ("effective_rank", "srank", "srank_squared", "stable_rank", "participati
 UNIT_METRICS = ("dead_units", "dormant_units", "feature_norm", *RANKS)
 
 
-def unit_metrics(features: Tensor, exact_zeros: bool) -> tuple[dict[str, float], dict[str, str]]:
-    """Every metric of a layer's units and ranks on samples (n, width), and why one is undefined.
+def unit_metrics(
+    features: Tensor, exact_zeros: bool, wanted: Collection[str] = UNIT_METRICS
+) -> tuple[dict[str, float], dict[str, str]]:
+    """The wanted metrics of a layer's units and ranks on samples (n, width), and why one is undefined.
 
     exact_zeros: whether the activation has them; without, no unit counts as dead.
     """
-    if not bool(torch.isfinite(features).all()):
-        return {}, dict.fromkeys(UNIT_METRICS, "features are not finite")
-    values = {"dormant_units": dormant_units(features), "feature_norm": feature_norm(features)}
-    undefined: dict[str, str] = {}
-    if exact_zeros:
-        values["dead_units"] = dead_units(features)
-    else:
+    wanted = {*UNIT_METRICS} & {*wanted}
+    if not all(bool(torch.isfinite(block).all()) for block in _blocks(features)):
+        return {}, dict.fromkeys(wanted, "features are not finite")
+    values: dict[str, float] = {}
+    for name, of in (("dormant_units", dormant_units), ("feature_norm", feature_norm), ("dead_units", dead_units)):
+        if name in wanted and (name != "dead_units" or exact_zeros):
+            values[name] = of(features)
+    if {*RANKS} & wanted:
+        values |= {name: value for name, value in ranks(spectrum(features)).items() if name in wanted}
+    undefined = {name: "all features are zero" for name in RANKS if name in wanted and name not in values}
+    if "dead_units" in wanted and not exact_zeros:
         undefined["dead_units"] = "the activation has no exact zeros"
-    values |= ranks(spectrum(features))
-    return values, undefined | {name: "all features are zero" for name in RANKS if name not in values}
+    return values, undefined
