@@ -187,12 +187,30 @@ def between(means: Means, precision: Any) -> tuple[Array, Array]:
     leaves of a difference of means: a spurious one would be inverted into nonsense.
     """
     centred = means.centred
-    _, s, v = np.linalg.svd(centred, full_matrices=False)
+    s, v = row_space(centred)
     # half a unit in the last place of the features, in each of d coordinates; in float64 the sums' own rounding too
     unit = max(0.5 * float(np.finfo(np.dtype(precision)).eps), 8 * float(np.finfo(np.float64).eps))
     tolerance = unit * max(means.magnitude, float(s.max(initial=0.0))) * np.sqrt(centred.shape[1])
     r = min(int((s > tolerance).sum()), max(0, len(centred) - 1))
     return v[:r], s[:r]
+
+
+def row_space(a: Array) -> tuple[Array, Array]:
+    """Singular values of a (K, d), largest first, and the right singular vectors as rows: (m,), (m, d), m = min(K, d).
+
+    By a QR decomposition first, which leaves a square of the smaller side; torch keeps to its threads, numpy takes all.
+    """
+    if not np.isfinite(a).all():
+        return np.empty(0), np.empty((0, a.shape[1]))
+    rows = torch.from_numpy(np.ascontiguousarray(a))
+    if 2 * len(a) <= a.shape[1]:
+        q, r = torch.linalg.qr(rows.T)
+        _, s, v = torch.linalg.svd(r.T, full_matrices=False)
+        v = v @ q.T
+    else:
+        r = torch.linalg.qr(rows, mode="r").R if len(a) >= 2 * a.shape[1] else rows
+        _, s, v = torch.linalg.svd(r, full_matrices=False)
+    return s.numpy(), v.numpy()
 
 
 def each_block(task: Callable[[int, slice], None] | None, count: int, threads: int = 1) -> int:

@@ -17,19 +17,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 
-from ncpl_cli.metrics.moments import Array, Means, centre_row, centre_rows, each_block
-
-TILE = 4
-"""Samples projected together: each direction is loaded once for them."""
+from ncpl_cli.metrics.moments import Array, Means, centre_rows, each_block
+from ncpl_cli.metrics.read_kernels import (
+    add_places,
+    add_rows,
+    from_origin,
+    largest_of,
+    nearest_of,
+    project,
+    shrink,
+)
 
 MANY = 96
 """From this number of directions and classes on products of blocks are faster than the loop over samples."""
 
 ENTRIES = 1 << 22
 """Products of a block with all classes that are kept at once: they stay in the cache."""
+
+PRODUCTS = 512
+"""Samples of a block of products at most."""
 
 Classifier = tuple[Array, Array | None]
 
@@ -106,7 +114,7 @@ class SecondRead:
         distance, some = np.zeros((count, self.classes)), nearest if self.wants_nearest else np.empty(len(x), np.int64)
 
         def read(b: int, part: slice) -> None:
-            _project(
+            project(
                 x[part], labels[part], self.means.origin, self.means.offsets, self.directions, self.weight, places,
                 self.bias, around[b], left[b], distance[b], some[part], predicted[part],
             )  # fmt: skip
@@ -122,25 +130,30 @@ class SecondRead:
     ) -> None:  # fmt: skip
         means, own = self.means, np.full(self.classes, -1)
         own[means.present] = np.arange(len(means.present))
-        size = int(np.clip(ENTRIES // max(1, len(self.places), len(self.weight)), 64, 2048))
-        directions = torch.from_numpy(self.directions)
+        size = int(np.clip(ENTRIES // max(1, len(self.places), len(self.weight)), 64, PRODUCTS))
+        directions, offsets = torch.from_numpy(self.directions), means.offsets[means.present]
         z = np.empty((min(size, len(x)), x.shape[1]))
         for start in range(0, len(x), size):
             part = slice(start, min(start + size, len(x)))
             block, y = z[: part.stop - start], labels[part]
             centre_rows(x[part], y, means.origin, means.offsets, block)
-            _add_rows(block, y, self.distance, self.left)
+            add_rows(block, y, self.distance, self.left)
             if self.wants_nearest or len(self.directions):
                 along = (torch.from_numpy(block) @ directions.T).numpy()  # n x r
                 self.around += np.einsum("nr,nr->r", along, along)
             if self.wants_nearest:
-                along += self.places[own[y]]
+                add_places(along, self.places, own[y])
                 products, slack = self._bounds[0](along)
-                _each_row(_nearest, threads, products, slack, along, self.places, nearest[part])
+                _each_row(
+                    nearest_of, threads, products, slack, along, x[part], self.places, means.origin, offsets,
+                    nearest[part],
+                )  # fmt: skip
             if len(self.weight):
-                block += means.offsets[y]  # from the origin: where a common offset loosens no bound
+                from_origin(x[part], means.origin, block)  # where a common offset loosens no bound
                 products, slack = self._bounds[1](block)
-                _each_row(_largest, threads, products, slack, x[part], self.weight, self.bias, predicted[part])
+                _each_row(
+                    largest_of, threads, products, slack, x[part], x[part], self.weight, self.bias, predicted[part]
+                )
         if self.wants_nearest:
             nearest[:] = means.present[nearest]
 
@@ -162,10 +175,9 @@ class _Bound:
         norms = np.sqrt(np.einsum("nd,nd->n", samples, samples))
         size = float(norms.max(initial=0.0)) or 1.0
         levels = self.levels / (size * self.size)
-        found = torch.addmm(
-            torch.from_numpy(levels.astype(np.float32)), torch.from_numpy((samples / size).astype(np.float32)),
-            self.rows, alpha=-1,
-        )  # fmt: skip
+        few = np.empty(samples.shape, np.float32)
+        shrink(samples, 1 / size, few)
+        found = torch.addmm(torch.from_numpy(levels.astype(np.float32)), torch.from_numpy(few), self.rows, alpha=-1)
         slack = self.of_rows * (norms / size + float(np.abs(levels).max(initial=0.0)))
         return found.numpy(), slack
 
@@ -184,13 +196,13 @@ def scatter(
 
 
 def _each_row(kernel: Any, threads: int, *arrays: Any) -> None:
-    """Run a kernel over the rows of products, some rows to each thread; arrays of as many rows are cut alike."""
+    """Run a kernel over the rows of products, some to each thread; the first four arrays and the last are cut alike."""
     n = len(arrays[0])
     if threads <= 1 or n < 2 * threads:
         kernel(*arrays)
         return
     cuts = np.linspace(0, n, threads + 1).astype(int)
-    cut = (True, True, True, *(False for _ in arrays[3:-1]), True)
+    cut = (*(True for _ in range(4)), *(False for _ in arrays[4:-1]), True)
     with ThreadPoolExecutor(threads) as pool:
         list(
             pool.map(
@@ -200,140 +212,3 @@ def _each_row(kernel: Any, threads: int, *arrays: Any) -> None:
                 range(threads),
             )
         )  # fmt: skip
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
-def _project(  # type: ignore[no-untyped-def]
-    x, labels, origin, offsets, directions, weight, places, bias, around, left, distance, nearest, predicted
-):
-    """One block: add to around (r,), left (C, r) and distance (C,); fill nearest and predicted (n,).
-
-    directions (r, d) are those of the class means, places (C, r) the class means there; weight (C, d), bias (C,).
-    """
-    d, r, rows = x.shape[1], directions.shape[0], weight.shape[0]
-    z, raw, p = np.zeros((TILE, d)), np.zeros((TILE, d)), np.empty((TILE, r + rows))
-    for first in range(0, x.shape[0], TILE):
-        size = min(TILE, x.shape[0] - first)
-        for t in range(size):
-            own, row = labels[first + t], z[t]
-            centre_row(x[first + t], origin, offsets[own], row)
-            square = 0.0
-            for j in range(d):
-                square += row[j] * row[j]
-            distance[own] += square
-            if rows:
-                for j in range(d):
-                    raw[t, j] = x[first + t, j]
-        _products_of(z, directions, p, 0)
-        _products_of(raw, weight, p, r)
-        for t in range(size):
-            i, own, dot = first + t, labels[first + t], p[t]
-            for k in range(r):
-                around[k] += dot[k] * dot[k]
-                left[own, k] += dot[k]
-                dot[k] += places[own, k]
-            best, least = -1, np.inf
-            for c in range(places.shape[0]):
-                gap = 0.0
-                for k in range(r):
-                    gap += (dot[k] - places[c, k]) ** 2
-                if gap < least:  # an absent class has NaN for its place and is never nearest
-                    best, least = c, gap
-            nearest[i] = best
-            if rows:
-                best, most = 0, -np.inf
-                for c in range(rows):
-                    logit = dot[r + c] + bias[c]
-                    if logit > most:
-                        best, most = c, logit
-                predicted[i] = best
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
-def _products_of(z, rows, p, first):  # type: ignore[no-untyped-def]
-    """Fill p (TILE, first + q) from `first` on with the products of z (TILE, d) and rows (q, d)."""
-    z0, z1, z2, z3 = z[0], z[1], z[2], z[3]
-    for k in range(rows.shape[0]):
-        row = rows[k]
-        p0, p1, p2, p3 = 0.0, 0.0, 0.0, 0.0
-        for j in range(z.shape[1]):
-            u = row[j]
-            p0 += z0[j] * u
-            p1 += z1[j] * u
-            p2 += z2[j] * u
-            p3 += z3[j] * u
-        p[0, first + k], p[1, first + k], p[2, first + k], p[3, first + k] = p0, p1, p2, p3
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
-def _add_rows(z, labels, distance, left):  # type: ignore[no-untyped-def]
-    """Add centred rows z (n, d) to left (C, d) and their squares to distance (C,)."""
-    for i in range(z.shape[0]):
-        row, target, square = z[i], left[labels[i]], 0.0
-        for j in range(z.shape[1]):
-            target[j] += row[j]
-            square += row[j] * row[j]
-        distance[labels[i]] += square
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
-def _smallest(row, slack):  # type: ignore[no-untyped-def]
-    """The bound below which an entry may be the smallest, how many are, and the last of them."""
-    least = row[0]
-    for c in range(row.shape[0]):
-        least = min(least, row[c])
-    limit, count, last = least + slack, 0, 0
-    for c in range(row.shape[0]):
-        count += row[c] <= limit
-    if count == 1:
-        while row[last] > limit:
-            last += 1
-    return limit, count, last
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _nearest(products, slack, samples, places, nearest):  # type: ignore[no-untyped-def]
-    """Fill nearest (n,): the first row of places (K, r) that is nearest to samples (n, r), from the differences."""
-    for i in range(products.shape[0]):
-        row = products[i]
-        limit, count, best = _smallest(row, 2 * slack[i])
-        if count != 1:
-            best, least = 0, np.inf
-            for c in range(places.shape[0]):
-                if count == 0 or row[c] <= limit:
-                    gap = _gap(samples[i], places[c])
-                    if gap < least:
-                        best, least = c, gap
-        nearest[i] = best
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _largest(products, slack, x, weight, bias, predicted):  # type: ignore[no-untyped-def]
-    """Fill predicted (n,): the first class of the largest logit x . w + b, as the network computes it."""
-    for i in range(products.shape[0]):
-        row = products[i]
-        limit, count, best = _smallest(row, 2 * slack[i])
-        if count != 1:
-            best, most = 0, -np.inf
-            for c in range(weight.shape[0]):
-                if count == 0 or row[c] <= limit:
-                    logit = _dot(x[i], weight[c]) + bias[c]
-                    if logit > most:
-                        best, most = c, logit
-        predicted[i] = best
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
-def _gap(a, b):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for j in range(len(a)):
-        total += (a[j] - b[j]) ** 2
-    return total
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
-def _dot(a, b):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for j in range(len(a)):
-        total += a[j] * b[j]
-    return total

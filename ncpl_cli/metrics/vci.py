@@ -10,7 +10,7 @@ import math
 import numpy as np
 import torch
 
-from ncpl_cli.metrics.moments import Array
+from ncpl_cli.metrics.moments import Array, row_space
 
 
 def vci(within: Array, centred: Array, rank: int) -> float:
@@ -31,7 +31,7 @@ def vci(within: Array, centred: Array, rank: int) -> float:
         centred[:, alive] / scale[alive],
         within[np.ix_(alive, alive)] / np.outer(scale[alive], scale[alive]),
     )
-    _, s, v = np.linalg.svd(m, full_matrices=False)
+    s, v = row_space(m)
     s, v = s[:rank], v[:rank]
     mixed = v @ sigma  # r x d
     along = mixed @ v.T  # r x r
