@@ -246,9 +246,9 @@ def _streams(
     for name, shown in snapshot.task.measured(snapshot.data).items():
         if views[name].streamed:
             of_layers = accumulate(
-                snapshot.network, snapshot.data, split, labels, snapshot.task.pixel_order, device=snapshot.device,
-                samples=snapshot.samples, layers=views[name].streamed, classes=snapshot.data.classes,
-                metrics=collapse_names(wanted, True, False),
+                snapshot.network, snapshot.data, shown.split, shown.labels, snapshot.task.pixel_order,
+                device=snapshot.device, samples=snapshot.samples, layers=views[name].streamed,
+                classes=snapshot.task.classes(snapshot.data), metrics=collapse_names(wanted, True, False),
             )  # fmt: skip
             found |= {(name, layer): accumulator for layer, accumulator in of_layers.items()}
     return found
@@ -278,10 +278,12 @@ def _collapse(
             if stream is not None and split != "train":  # its own means are not those of the training split
                 found.put({}, dict.fromkeys(("ncc_error", *TEST_METRICS), TOO_LARGE), split, layer)
         for name, labelled in _label_sets(snapshot, views).items():
-            _collapse_of_labels(found, name, labelled, layer)
+            _collapse_of_labels(found, name, labelled, layer, wanted)
 
 
-def _collapse_of_labels(found: Measured, name: str, views: Mapping[str, View], layer: str) -> None:
+def _collapse_of_labels(
+    found: Measured, name: str, views: Mapping[str, View], layer: str, wanted: Collection[str]
+) -> None:
     """Collapse by labels that the classifier does not know, as splits of their own."""
     classes = 1 + max(int(seen.labels.max()) for seen in views.values())
     train = views.get("train")
@@ -298,6 +300,7 @@ def _collapse_of_labels(found: Measured, name: str, views: Mapping[str, View], l
         result = collapse(
             seen.layers[layer], seen.labels, classes=classes, means=means if own else None,
             train_means=None if own else means,
+            metrics=collapse_names(wanted, False, means is not None and not own),
         )  # fmt: skip
         _put_collapse(found, result, split, layer)
         found.put({}, dict.fromkeys(CLASSIFIER_METRICS, "the classifier knows other classes"), split, layer)
