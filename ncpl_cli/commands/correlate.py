@@ -82,14 +82,15 @@ def correlate(
     chosen = all_pairs(study) if pairs else [(a, b) for a in xs for b in ys if a != b]
     if pairs and not chosen:
         raise InputError("no two metrics that vary are recorded.", "ncpl export shows what is recorded")
-    if plot:
+    if plot is not None:
         check_figure(plot, len(chosen))
     results = correlation_of(study, chosen, options, xs=xs)
     if multiverse:
         results = _with_multiverse(study, results, options)
-    if plot:
+    if plot is not None:
         save_windows(results, plot)
-        _common.note(f"drawn into {plot}.")
+        if plot != "-":
+            _common.note(f"drawn into {plot}.")
     if json_:
         _common.print_json({"groups": [result.to_json() for result in results]})
         return

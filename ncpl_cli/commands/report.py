@@ -16,7 +16,9 @@ def report(
     format_: Annotated[
         str | None, typer.Option("--format", help="html, md, json or csv; default by the ending of -o, else html.")
     ] = None,
-    output: Annotated[str | None, typer.Option("--output", "-o", help="File; default report.html.")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="File, - for standard output; default report.html.")
+    ] = None,
     scenario: Annotated[str | None, typer.Option(help="Only this scenario.")] = None,
     runs: Annotated[str | None, typer.Option(help="Only these runs: ids or labels with commas.")] = None,
     name: Annotated[list[str] | None, typer.Option(help="Only runs with this label; repeatable.")] = None,
@@ -29,18 +31,18 @@ def report(
 
     Example: ncpl report -o report.html --figures figures
     """
-    from ncpl_cli.errors import unknown
+    from ncpl_cli.errors import InputError
     from ncpl_cli.metrics.catalogue import METRICS
+    from ncpl_cli.output import STDOUT, format_of, special
     from ncpl_cli.report.formats import FORMATS
     from ncpl_cli.report.material import gather
     from ncpl_cli.report.report import build, write
     from ncpl_cli.store import open_store, shown
 
-    ending = Path(output).suffix.lower().lstrip(".") if output else ""
-    kind = format_ or (ending if ending in FORMATS else "html")
-    if kind not in FORMATS:
-        raise unknown("report format", kind, FORMATS)
-    target = Path(output or f"report.{kind}")
+    kind = format_of(output, format_, FORMATS, "html", what="report format")
+    if figures is not None and not figures.strip():
+        raise InputError("--figures is empty.", "name a directory")
+    target = f"report.{kind}" if output is None else output
     ids = [part.strip() for part in runs.split(",")] if runs else None
     chosen = [("--scenario", scenario), ("--runs", runs), *(("--name", one) for one in name or ())]
     selection = shlex.join([word for key, value in chosen if value is not None for word in (key, value)])
@@ -54,4 +56,6 @@ def report(
         )  # fmt: skip
     made = build(material, store=shown(url), progress=progress)
     write(made, target, kind, figures=Path(figures) if figures else None, progress=progress)
-    _common.note(f"{len(material.rows)} runs in {target} ({target.stat().st_size / 1e6:.1f} MB).")
+    if target != STDOUT:
+        size = "" if special(target) else f" ({Path(target).stat().st_size / 1e6:.1f} MB)"
+        _common.note(f"{len(material.rows)} runs in {target}{size}.")

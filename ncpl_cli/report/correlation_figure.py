@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ncpl_cli.errors import InputError, unknown
+from ncpl_cli.output import format_of, special
 from ncpl_cli.report import theme
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from ncpl_cli.analysis import GroupCorrelation
 
-FORMATS = (".svg", ".png", ".pdf")
+FORMATS = ("svg", "png", "pdf")
 
 FEW_WINDOWS = 30
 """Up to so many windows each is marked: a line through one point cannot be seen."""
@@ -29,15 +30,16 @@ MOST_PANELS = 24
 """Groups and pairs in one figure; more can neither be read nor be drawn in a minute."""
 
 
-def check_figure(path: str, panels: int) -> None:
-    """Raise InputError for a file or a number of panels that cannot be drawn, before anything is computed."""
-    target = Path(path)
-    if target.suffix.lower() not in FORMATS:
-        raise unknown("figure format", target.suffix or path, FORMATS)
+def check_figure(path: str, panels: int) -> str:
+    """The format of the figure. Raises InputError for a file or a number of panels that cannot be drawn."""
+    kind = format_of(path, None, FORMATS, "svg", "--plot", "figure format")
+    if not special(path) and not Path(path).suffix:
+        raise unknown("figure format", path, FORMATS)
     if panels > MOST_PANELS:
         raise InputError(
             f"{panels} pairs do not fit into one figure (at most {MOST_PANELS}).", "draw one pair: --x X --y Y"
         )
+    return kind
 
 
 def window_frames(results: Sequence[GroupCorrelation]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -113,6 +115,6 @@ def save_windows(results: Sequence[GroupCorrelation], path: str) -> None:
     drawable = with_windows(results)
     if not drawable:
         raise InputError("there is no full window to draw.", "choose a smaller --window")
-    check_figure(path, len(drawable))
+    kind = check_figure(path, len(drawable))
     with theme.drawn(draw_windows(drawable)) as figure:
-        theme.save(figure, Path(path))
+        theme.save(figure, path, kind)

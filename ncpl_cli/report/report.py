@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ncpl_cli import __version__
 from ncpl_cli.errors import StoreError, unknown
+from ncpl_cli.output import opened
 from ncpl_cli.report import theme
 from ncpl_cli.report.blocks import Report
 from ncpl_cli.report.formats import FORMATS, PAGE
@@ -38,7 +39,7 @@ def build(material: Material, *, store: str = "", progress: Progress = lambda _:
 
 
 def write(
-    report: Report, path: Path, kind: str, *, figures: Path | None = None, progress: Progress = lambda _: None
+    report: Report, path: str, kind: str, *, figures: Path | None = None, progress: Progress = lambda _: None
 ) -> None:
     """Write a report, whole or not at all; `figures`: a directory for every figure as PDF, SVG and PNG.
 
@@ -58,11 +59,10 @@ def write(
                     pictures[figure.id] = theme.page_svg(picture, figure.id, figure.alt or figure.caption)
                 for ending in theme.FILE_FORMATS if figures else ():
                     assert figures is not None
-                    theme.save(picture, figures / f"{figure.id}.{ending}")
-        beside = Path(os.path.relpath(figures, path.parent)) if figures else None
-        text = FORMATS[kind](report, pictures, beside)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+                    theme.save(picture, figures / f"{figure.id}.{ending}", ending)
     except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error.strerror}).", "name another file with -o") from error
+        raise StoreError(f"{figures} cannot be made ({error.strerror}).", "name another place for --figures") from error
+    beside = Path(os.path.relpath(figures, Path(path).parent)) if figures else None
+    text = FORMATS[kind](report, pictures, beside)
+    with opened(path) as file:
+        file.write(text.encode())

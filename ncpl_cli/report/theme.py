@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from ncpl_cli.errors import StoreError
+from ncpl_cli.output import opened
 
 INK, FAINT, RULE = "#1c2126", "#68727d", "#dde2e7"
 """Text, minor text and marks, grid lines."""
@@ -99,14 +99,11 @@ def drawn(plot: Any) -> Iterator[Any]:
             pyplot.close(figure)
 
 
-def save(figure: Any, path: Path) -> None:
-    """Write a drawn figure into a file; its ending names the format. Raises StoreError where it cannot be written."""
-    kind = path.suffix.lower().lstrip(".")
-    try:
-        # no background is drawn, for the sake of dark pages; a file stands on white
-        figure.savefig(path, format=kind, dpi=200, facecolor="white", bbox_inches="tight", metadata=_UNDATED[kind])
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error.strerror}).", "name another place") from error
+def save(figure: Any, path: str | Path, kind: str) -> None:
+    """Write a drawn figure into a file. Raises StoreError where it cannot be written."""
+    # no background is drawn, for the sake of dark pages; a file stands on white
+    with opened(path) as file:
+        figure.savefig(file, format=kind, dpi=200, facecolor="white", bbox_inches="tight", metadata=_UNDATED[kind])
 
 
 def page_svg(figure: Any, name: str, title: str) -> str:
