@@ -160,7 +160,7 @@ def test_what_can_be_no_file_is_the_command_lines_fault(
     path = {"empty": "", "blank": "  ", "a folder": str(tmp_path), "a folder's name": f"{tmp_path}/new/"}[kind]
     assert write(path) == 2
     said = capsys.readouterr().err
-    assert ("is empty" in said) == (kind in ("empty", "blank")) and ("is a directory" in said) == ("folder" in kind)
+    assert ("empty" in said) == (kind in ("empty", "blank")) and ("is a directory" in said) == ("folder" in kind)
 
 
 @pytest.mark.parametrize(
