@@ -200,8 +200,8 @@ def _interventions(given: Mapping[str, Any]) -> tuple[tuple[Intervention, ...], 
         raise InputError("--weight-decay and --intervention weight_decay say the same thing: give one.")
     pull = parse("l2" + decays[0].removeprefix("weight_decay"))
     assert isinstance(pull, L2)
-    if (pull.phase, pull.tasks) != (L2().phase, L2().tasks):
-        raise InputError("weight_decay acts throughout; --intervention l2 takes phase and tasks.")
+    if replace(pull, strength=0) != L2(strength=0):
+        raise InputError("weight_decay acts throughout and on all; --intervention l2 takes phase, tasks and scope.")
     return parse_all([text for text in texts if text not in decays]), pull.strength
 
 
@@ -230,9 +230,9 @@ def _check_classes(one: Intervention, spec: RunSpec, data: Dataset) -> None:
 
 def network_spec(given: Mapping[str, Any], preset: str = "mlp") -> NetworkSpec:
     """The network that options ask for; raises InputError on an unknown name or an option it does not take."""
-    chosen = _read(None, given, ("network", "width", "depth", "activation", "norm"))
+    chosen = _read(None, given, ("network", "width", "depth", "activation", "norm", "init"))
     name = chosen.pop("network", preset)
-    fixed = {"mlp": (), "resnet18": ("depth", "activation")}.get(name, ("width", "depth", "activation", "norm"))
+    fixed = {"mlp": (), "resnet18": ("depth", "activation")}.get(name, ("width", "depth", "activation", "norm", "init"))
     if given_in_vain := [f"--{key}" for key in fixed if key in chosen]:
         raise InputError(f"{' and '.join(given_in_vain)} cannot be chosen for --network {name}.")
     if name in DEFAULT_WIDTH:
@@ -250,6 +250,8 @@ def _optimizer(presets: Mapping[str, Any], given: Mapping[str, Any]) -> Optimize
     settings = OptimizerSpec(name=name, **preset | chosen)
     if settings.momentum and name != "sgd":
         raise InputError(f"--momentum belongs to sgd; {name} has moments of its own.")
+    if name == "sgd" and (given_in_vain := [f"--{key}" for key in ("beta1", "beta2", "eps") if key in chosen]):
+        raise InputError(f"{' and '.join(given_in_vain)} belong to adam and adamw, not to sgd.", "--optimizer adam")
     return settings
 
 

@@ -17,6 +17,7 @@ from ncpl_cli.values import Allowed
 NETWORKS = ("mlp", "resnet18")
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid", "gelu", "elu", "silu", "crelu")
 NORMS = ("none", "layer", "batch")
+INITS = ("kaiming", "torch")
 OPTIMIZER_LR = {"sgd": 0.01, "adam": 1e-3, "adamw": 1e-3}
 PRECISIONS = ("float32", "float64", "tf32", "bf16")
 ENGINES = ("online", "stacked")
@@ -43,9 +44,13 @@ ALLOWED: dict[str, Allowed] = {
     "depth": Allowed(int, most=1000),
     "activation": Allowed(choices=ACTIVATIONS),
     "norm": Allowed(choices=NORMS),
+    "init": Allowed(choices=INITS),
     "optimizer": Allowed(choices=tuple(OPTIMIZER_LR)),
     "lr": Allowed(float, above=0),
     "momentum": Allowed(float, least=0, below=1),
+    "beta1": Allowed(float, least=0, below=1),
+    "beta2": Allowed(float, least=0, below=1),
+    "eps": Allowed(float, above=0, most=1000),
     "lr_schedule": Allowed(form=values.schedule),
     "precision": Allowed(choices=PRECISIONS),
     "engine": Allowed(choices=("auto", *ENGINES)),
@@ -66,20 +71,32 @@ ALLOWED: dict[str, Allowed] = {
 """Options that say more of themselves than their type does, by their name in a sweep file; the others: values.py."""
 
 
+def _newer(default: Any) -> Any:
+    """A setting that came after the first stores: `flat` leaves it out at its default, as their runs do."""
+    return field(default=default, metadata={"newer": True})
+
+
 @dataclass(frozen=True)
 class NetworkSpec:
-    """Which network, and its shape: `depth` hidden layers of `width` units."""
+    """Which network, and its shape: `depth` hidden layers of `width` units.
+
+    init  kaiming: as the network's file says; torch: every layer as torch makes it
+    """
 
     name: str = "mlp"
     width: int = 100
     depth: int = 3
     activation: str = "relu"
     norm: str = "none"
+    init: str = _newer("kaiming")
 
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """How parameters change. `lr_schedule`: constant | cosine | step:EVERY:FACTOR, over the epochs of a task."""
+    """How parameters change. `lr_schedule`: constant | cosine | step:EVERY:FACTOR, over the epochs of a task.
+
+    beta1, beta2, eps  of Adam and AdamW
+    """
 
     name: str = "sgd"
     lr: float = 0.01
@@ -87,6 +104,9 @@ class OptimizerSpec:
     weight_decay: float = 0.0
     batch_size: int = 1
     lr_schedule: str = "constant"
+    beta1: float = _newer(0.9)
+    beta2: float = _newer(0.999)
+    eps: float = _newer(1e-8)
 
 
 @dataclass(frozen=True)
@@ -100,7 +120,7 @@ class DatasetSpec:
     train_samples: int | None = None
     validation_fraction: float = 0.0
     image_size: int | None = None
-    normalisation: str = "own"
+    normalisation: str = _newer("own")
 
 
 @dataclass(frozen=True)
@@ -170,16 +190,21 @@ def flat(spec: RunSpec) -> dict[str, object]:
     """Every setting of a run in full, as flat keys: what people read and what groups are told apart by."""
     settings: dict[str, object] = {f.name: getattr(spec.scenario, f.name) for f in fields(spec.scenario)}
     settings |= {"dataset": spec.dataset.name, "dataset_digest": spec.dataset_digest}
-    settings |= {f.name: getattr(spec.dataset, f.name) for f in fields(spec.dataset) if f.name != "name"}
-    if spec.dataset.normalisation == "own":  # runs that are older than this option do not say it
-        del settings["normalisation"]
-    settings |= {"network": spec.network.name}
-    settings |= {f.name: getattr(spec.network, f.name) for f in fields(spec.network) if f.name != "name"}
-    settings |= {"optimizer": spec.optimizer.name}
-    settings |= {f.name: getattr(spec.optimizer, f.name) for f in fields(spec.optimizer) if f.name != "name"}
+    settings |= _said(spec.dataset)
+    settings |= {"network": spec.network.name} | _said(spec.network)
+    settings |= {"optimizer": spec.optimizer.name} | _said(spec.optimizer)
     settings |= {"objective": spec.objective.label} if spec.objective else {}
     settings |= {"interventions": [i.label for i in spec.interventions], "precision": spec.precision}
     return settings
+
+
+def _said(settings: Any) -> dict[str, object]:
+    """Every field but the name; a newer one only where it is not at its default."""
+    found = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "name"}
+    return {
+        f.name: found[f.name] for f in fields(settings)
+        if f.name in found and not (f.metadata.get("newer") and found[f.name] == f.default)
+    }  # fmt: skip
 
 
 def otherwise(spec: RunSpec, settings: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

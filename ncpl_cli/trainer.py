@@ -328,7 +328,7 @@ def build(spec: RunSpec, data: Dataset, stream: str = "initialisation") -> netwo
     return networks.build(
         shape.name, data.shape, outputs_of(spec, data), spec.seed, precision=spec.precision, stream=stream,
         statistics=None if shape.name == "mlp" else data.channel_statistics,
-        width=shape.width, depth=shape.depth, activation=shape.activation, norm=shape.norm,
+        width=shape.width, depth=shape.depth, activation=shape.activation, norm=shape.norm, init=shape.init,
     )  # fmt: skip
 
 

@@ -67,9 +67,13 @@ def common_options(
     depth: Annotated[int | None, typer.Option(help="Hidden layers; default 3.")] = None,
     activation: Annotated[str | None, typer.Option(help="Activation; default relu.")] = None,
     norm: Annotated[str | None, typer.Option(help="none, layer or batch; default none.")] = None,
+    init: Annotated[str | None, typer.Option(help="kaiming or torch (each layer as torch makes it).")] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd, adam or adamw; default sgd.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate; default the scenario's, for adam 1e-3.")] = None,
     momentum: Annotated[float | None, typer.Option(help="Momentum of sgd; default 0.")] = None,
+    beta1: Annotated[float | None, typer.Option(help="Of adam and adamw; default 0.9.")] = None,
+    beta2: Annotated[float | None, typer.Option(help="Of adam and adamw; default 0.999.")] = None,
+    eps: Annotated[float | None, typer.Option(help="Of adam and adamw; default 1e-8.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Weight decay; default 0.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Batch size; default the scenario's.")] = None,
     lr_schedule: Annotated[

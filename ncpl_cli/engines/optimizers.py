@@ -29,10 +29,12 @@ def optimizer_of(spec: OptimizerSpec, tensors: Sequence[Tensor], *, counted: boo
         return torch.optim.SGD(
             tensors, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=True
         )  # fmt: skip
+    settings: dict[str, Any] = {"lr": spec.lr, "betas": (spec.beta1, spec.beta2), "eps": spec.eps}
+    settings["weight_decay"] = spec.weight_decay
     if counted:
-        return CountedAdam(tensors, lr=spec.lr, weight_decay=spec.weight_decay, decoupled=spec.name == "adamw")
+        return CountedAdam(tensors, **settings, decoupled=spec.name == "adamw")
     kind = torch.optim.Adam if spec.name == "adam" else torch.optim.AdamW
-    return kind(tensors, lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
+    return kind(tensors, **settings, fused=True)
 
 
 class CountedAdam(torch.optim.Optimizer):

@@ -71,6 +71,7 @@ class Treated:
         self._seen = torch.zeros(3, runs, device=device)  # steps, of them skipped, classes that counted
         self._present = torch.from_numpy(task.classes_trained).to(device)
         self._classifier = classifier_name(self._networks[0])
+        self._norms = norm_parameters(self._networks[0])
 
     @property
     def needs_autograd(self) -> bool:
@@ -88,7 +89,7 @@ class Treated:
             return loss
         batch = Batch(
             activations[-1], logits, labels, self._stack.named(self._stack.tensors),
-            self._stack.named(self.initial) if self.initial else {}, self._classifier, self._present,
+            self._stack.named(self.initial) if self.initial else {}, self._classifier, self._present, self._norms,
         )  # fmt: skip
         for one in self._penalties:
             loss = loss + one.penalty(batch).sum()
@@ -180,3 +181,14 @@ def classifier_name(network: Any) -> str:
         return "classifier.weight"
     found: str = next(name for name, p in network.named_parameters() if p is network.classifier.weight)
     return found
+
+
+def norm_parameters(network: nn.Module) -> frozenset[str]:
+    """The names of the gains and shifts of a network's normalisation layers."""
+    kinds = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+    return frozenset(
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in network.named_modules()
+        if isinstance(module, kinds)
+        for name, _ in module.named_parameters(recurse=False)
+    )

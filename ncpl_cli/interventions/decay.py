@@ -29,7 +29,7 @@ class _Penalty(Intervention):
 
 @dataclass(frozen=True)
 class L2(_Penalty):
-    """(strength/2) |theta|^2 over all parameters."""
+    """(strength/2) |theta|^2 over all parameters; `scope=weights`: all but gains and shifts of normalisation."""
 
     id: ClassVar[str] = "l2"
     source: ClassVar[str] = "common"
@@ -38,14 +38,16 @@ class L2(_Penalty):
     strength: float = option(1e-4, "lambda", least=0)
     phase: str = option("warm-up", "of a warm start: where it acts", choices=PHASES)
     tasks: str = option("all", "of a sequence of tasks: where it acts", choices=TASKS)
+    scope: str = option("all", "of which parameters", choices=("all", "weights"))
 
     def pull(self) -> tuple[float, bool]:
-        """Towards zero."""
+        """Towards zero: what engines ask where nothing is normalised, so that all parameters are weights."""
         return self.strength, False
 
     def penalty(self, batch: Batch) -> Tensor:
         """(strength/2) |theta|^2, (R,)."""
-        return self.strength / 2 * sum_of_squares(batch.parameters.values())
+        left_out = batch.norms if self.scope == "weights" else frozenset()
+        return self.strength / 2 * sum_of_squares(p for n, p in batch.parameters.items() if n not in left_out)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ class Batch:
     parameters, initial  every parameter by name with a leading R: as it is, and as the run was initialised
     classifier           the name of the classifier's weight
     present              the classes the task trains on, (K,)
+    norms                the names of gains and shifts of normalisation
     """
 
     features: Tensor
@@ -65,6 +66,7 @@ class Batch:
     initial: Mapping[str, Tensor]
     classifier: str
     present: Tensor
+    norms: frozenset[str] = frozenset()
 
     @cached_property
     def moments(self) -> differentiable.ClassMoments:

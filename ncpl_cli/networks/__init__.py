@@ -35,6 +35,7 @@ def build(
     depth: int = 3,
     activation: str = "relu",
     norm: str = "none",
+    init: str = "kaiming",
 ) -> Network:
     """The named network for images of `shape` (channels, height, width), initialised from the run's own stream.
 
@@ -47,8 +48,10 @@ def build(
     network: Network
     if name == "mlp":
         network = MLP(channels * height * breadth, classes, width=width, depth=depth, activation=activation, norm=norm)
+        network.init = init
     elif name == "resnet18":
         network = ResNet18(channels, classes, width=width, norm=norm, **moments)
+        network.init = init
     else:
         network = OwnNetwork(name, shape, classes, **moments)
     network.to(torch.float64 if precision == "float64" else torch.float32)

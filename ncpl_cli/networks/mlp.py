@@ -34,6 +34,14 @@ GAIN = {
 """Kaiming gains; activations not listed use 1."""
 
 
+def draw_uniformly(layer: nn.Linear | nn.Conv2d, rng: np.random.Generator) -> None:
+    """Weights and bias uniform within 1/sqrt(fan in): as torch makes linear layers and convolutions."""
+    bound = 1 / math.sqrt(layer.weight[0].numel())
+    for parameter in (layer.weight, layer.bias):
+        if parameter is not None:
+            parameter.copy_(torch.from_numpy(rng.uniform(-bound, bound, size=tuple(parameter.shape))))
+
+
 class MLP(nn.Module):
     """Linear -> norm -> activation, `depth` times, then the classifier.
 
@@ -59,6 +67,7 @@ class MLP(nn.Module):
         self.classifier = nn.Linear(sizes[-1], classes)
         self.activation = activation
         self.norm = norm
+        self.init = "kaiming"
 
     @staticmethod
     def _norm(norm: str, width: int) -> nn.Module:
@@ -94,11 +103,15 @@ class MLP(nn.Module):
     def initialise(self, rng: np.random.Generator) -> None:
         """Kaiming-uniform for the activation, gain 1 for the classifier, zero biases, norms at identity.
 
-        Drawn from a numpy stream so that it is the same on every device and in every engine.
+        With `init` torch: weights and biases uniform within 1/sqrt(fan in), as `nn.Linear` has them. Drawn from
+        a numpy stream so that it is the same on every device and in every engine.
         """
         gain = GAIN.get(self.activation, 1.0)
         linears = [m for m in [*self.hidden, self.classifier] if isinstance(m, nn.Linear)]
         for linear in linears:
+            if self.init == "torch":
+                draw_uniformly(linear, rng)
+                continue
             bound = (1.0 if linear is self.classifier else gain) * math.sqrt(3.0 / linear.in_features)
             draw = rng.uniform(-bound, bound, size=tuple(linear.weight.shape))
             linear.weight.copy_(torch.from_numpy(draw))

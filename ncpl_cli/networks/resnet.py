@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ncpl_cli.networks.mlp import draw_uniformly
+
 STAGES = 4
 BLOCKS = 2
 """Basic blocks a stage: 4 stages of 2 make 18 layers with the stem and the classifier."""
@@ -62,6 +64,7 @@ class ResNet18(nn.Module):
         self.classifier = nn.Linear(before, classes)
         self.activation = "relu"
         self.norm = norm
+        self.init = "kaiming"
 
     @property
     def layer_names(self) -> list[str]:
@@ -86,9 +89,12 @@ class ResNet18(nn.Module):
     @torch.no_grad()
     def initialise(self, rng: np.random.Generator) -> None:
         """As torchvision does it: convolutions Kaiming-normal by fan out, norms at identity, the classifier uniform
-        within 1/sqrt(fan in). Drawn from a numpy stream, so that it is the same on every device."""
+        within 1/sqrt(fan in); with `init` torch the convolutions as well. Drawn from a numpy stream, so that it is the
+        same on every device."""
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and self.init == "torch":
+                draw_uniformly(module, rng)
+            elif isinstance(module, nn.Conv2d):
                 fan_out = module.out_channels * math.prod(module.kernel_size)
                 draw = rng.normal(0, math.sqrt(2 / fan_out), size=tuple(module.weight.shape))
                 module.weight.copy_(torch.from_numpy(draw))
@@ -96,6 +102,4 @@ class ResNet18(nn.Module):
                 module.reset_parameters()
                 if isinstance(module, nn.BatchNorm2d):
                     module.reset_running_stats()
-        bound = 1 / math.sqrt(self.classifier.in_features)
-        for parameter in (self.classifier.weight, self.classifier.bias):
-            parameter.copy_(torch.from_numpy(rng.uniform(-bound, bound, size=tuple(parameter.shape))))
+        draw_uniformly(self.classifier, rng)

@@ -65,8 +65,12 @@ def _network(s: Mapping[str, object]) -> str:
     if s.get("network") == "mlp":
         norm = "" if s.get("norm", "none") == "none" else f", {s['norm']} norm"
         shape = f"{s.get('depth')} hidden layers of {s.get('width')} units"
-        return f"a multilayer perceptron of {shape} ({s.get('activation')}{norm})"
-    return f"{s.get('network')} (width {s.get('width')}, {s.get('norm')} norm)"
+        return f"a multilayer perceptron of {shape} ({s.get('activation')}{norm}){_initialised(s)}"
+    return f"{s.get('network')} (width {s.get('width')}, {s.get('norm')} norm){_initialised(s)}"
+
+
+def _initialised(s: Mapping[str, object]) -> str:
+    return " initialised as torch does" if s.get("init") == "torch" else ""
 
 
 def _optimizer(s: Mapping[str, object]) -> str:
@@ -74,6 +78,8 @@ def _optimizer(s: Mapping[str, object]) -> str:
     parts = [f"{s.get('optimizer')}, {rate}, batch size {s.get('batch_size')}"]
     parts.append(f"momentum {s['momentum']}" if s.get("momentum") else "no momentum")
     parts.append(f"weight decay {s['weight_decay']}" if s.get("weight_decay") else "no weight decay")
+    parts += [f"{name} {s[name]}" for name in ("beta1", "beta2", "eps") if name in s]
+    parts += [f"objective {s['objective']}"] if s.get("objective") else []
     return f"{', '.join(parts)}, precision {s.get('precision')}"
 
 
