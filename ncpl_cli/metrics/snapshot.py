@@ -257,6 +257,11 @@ def _streams(
 def _collapse(
     found: Measured, snapshot: Snapshot, views: Mapping[str, View], layers: Sequence[str], wanted: Collection[str]
 ) -> None:
+    if snapshot.task.regression:
+        names = [name for name, metric in METRICS.items() if metric.family == "collapse"]
+        for name in names:
+            found.put({}, {name: REGRESSION}, "test" if name in TEST_METRICS else "train")
+        return
     streams = _streams(snapshot, views, wanted)
     for layer in layers:
         classifier = snapshot.network.classifier if layer == "last" else None
@@ -372,7 +377,7 @@ def _preactivations(found: Measured, snapshot: Snapshot, views: Mapping[str, Vie
 
 
 def _few_shot(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str, _: Collection[str]) -> None:
-    if (seen := views.get("unseen")) is not None:
+    if (seen := views.get("unseen")) is not None and not snapshot.task.regression:
         rows = seen.few(layer) if layer in seen.streamed else (seen.layers[layer], seen.labels)
         found.put(*few_shot_metrics(*rows), "unseen", layer)
 
