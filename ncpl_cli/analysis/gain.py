@@ -65,3 +65,36 @@ def over_seeds(per_seed: Mapping[int, float], flips: int = resampling.FLIPS, see
         detectable = quantiles * float(values.std(ddof=1)) / math.sqrt(n)
     p = number(resampling.sign_flips(values[:, None], flips=flips, seed=seed).p[0]) if n else None
     return Gain(float(values.mean()) if n else None, statistics.t_interval(values), p, detectable, dict(per_seed))
+
+
+MOST_SEEDS = 10_000
+
+
+def power(spread: float, gap: float, seeds: int) -> float:
+    """Probability that a paired t test at 5 %, two-sided, shows a true gap (noncentral t, gap sqrt(n) / spread)."""
+    if seeds < 2:
+        return 0.0
+    if spread <= 0:
+        return 1.0 if gap else 0.0
+    from scipy.special import nctdtr, stdtrit
+
+    freedom, delta = seeds - 1, abs(gap) * math.sqrt(seeds) / spread
+    edge = float(stdtrit(freedom, 0.975))
+    wrong_side = float(nctdtr(freedom, delta, -edge))  # not a number where it is too small to be computed
+    return 1 - float(nctdtr(freedom, delta, edge)) + (wrong_side if math.isfinite(wrong_side) else 0.0)
+
+
+def seeds_needed(spread: float, gap: float, *, wanted: float = POWER) -> int | None:
+    """Fewest seeds with which a gap is shown with the wanted power, `spread` the sd of a seed's paired difference.
+
+    None where more than 10 000 would be needed.
+    """
+    low, high = 2, 4
+    while power(spread, gap, high) < wanted:
+        low, high = high, 2 * high
+        if low > MOST_SEEDS:
+            return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(spread, gap, middle) >= wanted else (middle + 1, high)
+    return low

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ncpl_cli.commands import _common, _correlation
+from ncpl_cli.commands import _common, _correlation, _prediction
 from ncpl_cli.commands._common import Db, Json
 from ncpl_cli.errors import InputError, unknown
 
@@ -45,6 +45,9 @@ def correlate(
     multiverse: Annotated[
         bool, typer.Option("--multiverse", help="Every defensible analysis: how many agree, and what decides the sign.")
     ] = False,
+    predict: Annotated[
+        str | None, typer.Option(help="Which diagnostic before a task ranks this metric of the task? All in one table.")
+    ] = None,
     resampling_seed: Annotated[int, typer.Option(help="Seed of all resampling.")] = 0,
     plot: Annotated[str | None, typer.Option(help="Draw the windows into this file: .svg, .png or .pdf.")] = None,
     db: Db = None,
@@ -60,6 +63,11 @@ def correlate(
     from ncpl_cli.report.correlation_figure import check_figure, save_windows
     from ncpl_cli.store import open_store
 
+    if predict:
+        if pairs or multiverse or y is not None or plot:
+            raise InputError("--predict ranks every diagnostic: leave out --y, --pairs, --multiverse and --plot.")
+        _prediction.run(predict, runs, scenario, name or (), resampling_seed, _common.store_url(db), json_)
+        return
     if multiverse and (pairs or across == "runs"):
         raise InputError(
             "--multiverse takes one pair within runs: leave out --pairs and --across runs.",

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from ncpl_cli import values
-from ncpl_cli.commands import _common
+from ncpl_cli.commands import _common, _gap
 from ncpl_cli.commands._app import App
 from ncpl_cli.commands._common import STATUSES, DataDir, Db, Device, Json
 from ncpl_cli.commands.train import Scenarios, command, common_options, parameters_of, scenario_parameters
@@ -51,7 +51,7 @@ app = App(cls=Sweeps, help="Train many runs with many workers; the same again do
 
 WORKERS = Allowed(form=values.count_or_auto)
 
-OF_ONE_COMMAND = ("seed", "seeds", "jobs", "name", "resume", "dry_run", "db", "data_dir", "device", "json_",
+OF_ONE_COMMAND = ("seed", "seeds", "jobs", "name", "resume", "dry_run", "gap", "db", "data_dir", "device", "json_",
                   "keep_checkpoints")  # fmt: skip
 """Options of `ncpl train` that a sweep has not, or has its own of."""
 
@@ -96,6 +96,9 @@ def _options(
         str | None, typer.Option(help="last, probes, every:K or all; default last, warm-start: probes.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, how long, how large.")] = False,
+    gap: Annotated[
+        float | None, typer.Option(min=1e-9, help="With --dry-run: also how many seeds show a gap of this size.")
+    ] = None,
     db: Db = None,
     data_dir: DataDir = None,
     device: Device = "auto",
@@ -132,6 +135,7 @@ def _sweep(study: Any, given: dict[str, Any]) -> None:
     from ncpl_cli.errors import InputError, Stopped, SweepFailed
     from ncpl_cli.store import open_store, shown
 
+    _gap.check(given["gap"], given["dry_run"])
     jobs = given["jobs"]
     probes = study.settings.pop("probes", None)
     executor = _executor(given)
@@ -207,6 +211,7 @@ def _show_plan(
     from ncpl_cli import estimate
     from ncpl_cli.commands._progress import duration
     from ncpl_cli.executors import Places, Slurm
+    from ncpl_cli.spec import flat
     from ncpl_cli.sweep import cores, worker_command
 
     jobs = executor.most if given["jobs"] == "auto" else int(given["jobs"])
@@ -229,6 +234,20 @@ def _show_plan(
         "sweep": study.name, "runs": list(runs.values()), "cohorts": cohorts, "workers": workers, "engine_why": why,
         "seconds": None if seconds is None else seconds / workers, "bytes": size,
     }  # fmt: skip
+    if given["gap"] is not None:
+        seeds = len({run["seed"] for run in runs.values()})
+        each = None if seconds is None else seconds / len(runs)
+        first = arms[0].specs[0]
+        document["power"] = _gap.seeds_for(
+            given["gap"],
+            _common.store_url(given["db"]),
+            first.scenario.id,
+            flat(first),
+            seeds,
+            len(arms),
+            each,
+            workers,
+        )
     if isinstance(executor, Slurm):
         command_, environment = worker_command(
             study.name, _common.store_url(given["db"]), _common.data_path(given["data_dir"])
@@ -246,6 +265,8 @@ def _show_plan(
         f"{'an unknown time' if seconds is None else duration(seconds / workers)}, {size / 1e6:.1f} MB; "
         "nothing was trained or written."
     )
+    if "power" in document:
+        _common.say(document["power"]["sentence"])
     if "script" in document:
         print(document["script"], end="")
 

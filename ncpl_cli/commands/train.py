@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ncpl_cli import values
-from ncpl_cli.commands import _common
+from ncpl_cli.commands import _common, _gap
 from ncpl_cli.commands._app import App
 from ncpl_cli.commands._common import DataDir, Db, Device, Json
 from ncpl_cli.values import Allowed
@@ -109,6 +109,9 @@ def common_options(
     name: Annotated[str | None, typer.Option(help="A label for these runs.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on where an identical run stopped, or begin anew.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, how long, how large.")] = False,
+    gap: Annotated[
+        float | None, typer.Option(min=1e-9, help="With --dry-run: also how many seeds show a gap of this size.")
+    ] = None,
     db: Db = None,
     data_dir: DataDir = None,
     device: Device = "auto",
@@ -178,6 +181,7 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
 
     if given["seed"] is not None and given["seeds"] is not None:
         raise InputError("--seed and --seeds say the same thing: give one.")
+    _gap.check(given["gap"], given["dry_run"])
     seeds = given["seeds"] if given["seeds"] is not None else (given["seed"] if given["seed"] is not None else 0,)
     asked = settings.asked(scenario, given)
     settings.find(asked)  # from here on the line is right, as far as it can be known without data and torch
@@ -194,7 +198,7 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
     specs = settings.on(asked, data, seeds)
     settings.ready(specs, data, device)
     if given["dry_run"]:
-        return _show_plan(specs, data, device, given.get("probes") != "later", given["json_"])
+        return _show_plan(specs, data, device, given.get("probes") != "later", given)
     url = _common.store_url(given["db"])
     with open_store(url) as store:
         with Progress() as progress:
@@ -249,12 +253,20 @@ def _print_results(results: list[dict[str, Any]], url: str) -> None:
     _common.note(f"store: {url}   next: ncpl runs show {results[0]['id']}, ncpl export -o epochs.csv")
 
 
-def _show_plan(specs: list[Any], data: Any, device: str, probes: bool, as_json: bool) -> None:
+def _show_plan(specs: list[Any], data: Any, device: str, probes: bool, given: dict[str, Any]) -> None:
     from ncpl_cli import estimate
     from ncpl_cli.commands._progress import duration
+    from ncpl_cli.spec import flat
 
     document = estimate.dry_run(specs, data, device, probes=probes)
-    if as_json:
+    if given["gap"] is not None:
+        # this arm and the plain one it will be compared with, as fast as these runs are one by one
+        each = document["seconds_one_by_one"]
+        document["power"] = _gap.seeds_for(
+            given["gap"], _common.store_url(given["db"]), specs[0].scenario.id, flat(specs[0]), len(specs), 2,
+            None if each is None else each / len(specs), 1,
+        )  # fmt: skip
+    if given["json_"]:
         _common.print_json(document)
         return
     _common.print_table(
@@ -270,3 +282,5 @@ def _show_plan(specs: list[Any], data: Any, device: str, probes: bool, as_json: 
         f"{duration(seconds) if seconds is not None else 'an unknown time'} in all, "
         f"{document['bytes'] / 1e6:.1f} MB; nothing was trained or written."
     )
+    if "power" in document:
+        _common.say(document["power"]["sentence"])
