@@ -24,7 +24,7 @@ from ncpl_cli.data import Dataset
 from ncpl_cli.engines.online import OnlineEngine
 from ncpl_cli.metrics import Snapshot, measure
 from ncpl_cli.metrics.curvature import hessian_product, hessian_top
-from ncpl_cli.metrics.dear import CURVATURE_SAMPLES
+from ncpl_cli.metrics.expensive import CURVATURE_SAMPLES
 from ncpl_cli.metrics.inputs import training_samples
 from ncpl_cli.metrics.ntk import SAMPLES, full_kernel
 from ncpl_cli.scenarios.task import Task

@@ -15,17 +15,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ncpl_cli import experiment, networks, settings
+from ncpl_cli import networks, runs, settings
 from ncpl_cli.data import Dataset
 from ncpl_cli.errors import DataError, InputError
-from ncpl_cli.experiment import Observer
 from ncpl_cli.metrics import Measured, Snapshot, measure
 from ncpl_cli.metrics.catalogue import AT_START, METRICS, chosen
-from ncpl_cli.metrics.dear import what_it_takes
+from ncpl_cli.metrics.expensive import what_it_takes
 from ncpl_cli.metrics.features import measure_features
 from ncpl_cli.plan import Cohort, choose_engine
 from ncpl_cli.provenance import provenance
 from ncpl_cli.records import Address, EpochRecord
+from ncpl_cli.runs import Observer
 from ncpl_cli.scenarios import Task, task_of
 from ncpl_cli.spec import MeasureSpec, NetworkSpec, RunSpec
 from ncpl_cli.store import Owner, RunRow, Store
@@ -194,7 +194,7 @@ def of_run(
     from the nearest one before. While another process trains the run, nothing is written.
     """
     last = store.last_epoch(row.id)
-    kept = experiment.kept_epochs(store, row.id)
+    kept = runs.kept_epochs(store, row.id)
     at = (max(kept) if kept else last) if epoch is None else epoch
     if not 0 <= at <= last:
         raise InputError(
@@ -205,7 +205,7 @@ def of_run(
     network = build(spec, data)
     initial = {name: value.detach().clone().to(device) for name, value in network.named_parameters()}
     cohort = _cohort(store, row, spec, data, device)
-    state = experiment.state_after(cohort, store, data, spec.id, at, observer)
+    state = runs.state_after(cohort, store, data, spec.id, at, observer)
     network.load_state_dict(state)
     network.to(device)
     stored = next(one for one in store.rows(row.id) if one["epoch"] == at)

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 import torch
 
-from ncpl_cli import checkpoints, experiment, numerics
+from ncpl_cli import runs
 from ncpl_cli.analysis.casualties import Casualty, casualties, together
 from ncpl_cli.errors import RunFailed
 from ncpl_cli.executors import Executor, Local, Places
-from ncpl_cli.experiment import Stopper
 from ncpl_cli.plan import Cohort, plan
+from ncpl_cli.runs import Stopper, checkpoints, numerics
 from ncpl_cli.scenarios import WarmStart
 from ncpl_cli.spec import RunSpec, otherwise, otherwise_said
 from ncpl_cli.store import Overview, Queue, RunRow, Store
@@ -167,7 +167,7 @@ def enlist(
             specs.setdefault(run, spec)
             labels.setdefault(run, [name]).extend([arm.label] if arm.label else [])
     numerics.require_all_same(list(specs.values()), store, options.device)
-    store.register_all([(experiment.describe(spec), labels[run]) for run, spec in specs.items()])
+    store.register_all([(runs.describe(spec), labels[run]) for run, spec in specs.items()])
     standing = store.standing(list(specs))
     _say_what_differs(specs, {row.id: row for row in store.runs(name=name)}, watcher)
     queue = Queue(store)
@@ -181,7 +181,7 @@ def enlist(
     together = [row["cohort"] for run, row in standing.items() if row["cohort"] and run not in over]
     todo = [spec for run, spec in specs.items() if run not in inside | over]
     cohorts = plan(todo, options.device, together)
-    cohorts.sort(key=lambda cohort: experiment.longest(cohort.specs[0].scenario), reverse=True)
+    cohorts.sort(key=lambda cohort: runs.longest(cohort.specs[0].scenario), reverse=True)
     cohorts += plan([spec for run, spec in specs.items() if run in over - inside], options.device)
     if options.probes:
         cohorts += _probes(specs.values(), store, name, options, watcher)
@@ -198,9 +198,9 @@ def _probes(
     cohorts: list[Cohort] = []
     gone: list[str] = []
     for parent in (spec for spec in specs if isinstance(spec.scenario, WarmStart)):
-        probes, lost = experiment.probe_specs([parent], store)
+        probes, lost = runs.probe_specs([parent], store)
         gone += lost
-        store.register_all([(experiment.describe(probe), [name]) for probe in probes])
+        store.register_all([(runs.describe(probe), [name]) for probe in probes])
         begun = [row["cohort"] for row in store.standing([probe.id for probe in probes]).values() if row["cohort"]]
         cohorts += plan(probes, options.device, begun)
     if gone:
@@ -211,7 +211,7 @@ def _probes(
 def _say_what_lacks(specs: Mapping[str, RunSpec], standing: Mapping[str, Any], watcher: Watcher) -> None:
     lacking = [
         what for run, spec in specs.items()
-        if standing[run]["status"] == "finished" and (what := experiment.lacking(standing[run]["recorded"], spec))
+        if standing[run]["status"] == "finished" and (what := runs.lacking(standing[run]["recorded"], spec))
     ]  # fmt: skip
     if lacking:
         watcher.note(f"{len(lacking)} finished runs were not measured for {lacking[0]}: ncpl train replays them.")
@@ -224,9 +224,9 @@ def _say_what_differs(specs: Mapping[str, RunSpec], stored: Mapping[str, RunRow]
         row = stored.get(run)
         if row is not None and row.attempt and (other := otherwise(spec, row.settings, row.recorded)):
             found.setdefault(otherwise_said(other), []).append(run)
-    for words, runs in found.items():
+    for words, ids in found.items():
         watcher.note(
-            f"{len(runs)} of these runs ({', '.join(runs[:3])}{', ...' if len(runs) > 3 else ''}) are in the store "
+            f"{len(ids)} of these runs ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''}) are in the store "
             f"already, with another setting that is no part of their identity ({words})."
         )
 

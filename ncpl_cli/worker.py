@@ -12,15 +12,15 @@ from pathlib import Path
 
 import torch
 
-from ncpl_cli import checkpoints, experiment, settings
 from ncpl_cli import data as data_room
 from ncpl_cli import device as device_of
+from ncpl_cli import runs, settings
 from ncpl_cli.data import Dataset
 from ncpl_cli.engines import ENGINES
 from ncpl_cli.errors import DataError, InputError, LeaseLost, NcplError, Stopped
-from ncpl_cli.experiment import Observer, Stopper
 from ncpl_cli.plan import Cohort
 from ncpl_cli.provenance import provenance
+from ncpl_cli.runs import Observer, Stopper, checkpoints
 from ncpl_cli.spec import DatasetSpec
 from ncpl_cli.store import Owner, Queue, Store, Unit
 
@@ -62,7 +62,7 @@ def work(name: str, store: Store, *, observer: Observer, data_dir: Path | None =
         if stopper.signal:
             raise stopper.stopped()
         for parent in queue.unharvested(name):
-            experiment.harvest(parent, store)
+            runs.harvest(parent, store)
     return ended
 
 
@@ -89,7 +89,7 @@ def _train(
     if unit.tries > 1:
         observer.note(f"{', '.join(unit.attempts)}: attempt {unit.tries} in a row that begins at the same point.")
     try:
-        statuses, fault = experiment.train_claimed(
+        statuses, fault = runs.train_claimed(
             Cohort(specs, unit.engine, device), unit.attempts, store, loaded[wanted], observer=observer,
             stopper=stopper, keep=keep,
         )  # fmt: skip
@@ -97,8 +97,8 @@ def _train(
         queue.put_back(name, unit)
         raise
     if fault is not None:
-        queue.fail(name, unit, experiment.said(fault), final=isinstance(fault, InputError | DataError))
-        observer.note(f"{', '.join(unit.attempts)}: {experiment.said(fault)}")
+        queue.fail(name, unit, runs.said(fault), final=isinstance(fault, InputError | DataError))
+        observer.note(f"{', '.join(unit.attempts)}: {runs.said(fault)}")
     if rows[0].parent is not None:
         _end_of_probes(rows[0].parent, store, keep)
     return int("failed" not in statuses.values())
@@ -115,10 +115,9 @@ def _end_of_probes(parent: str, store: Store, keep: str | None) -> None:
     """Once all probes of a run have ended, put what they reached on its rows: whoever is last knows them all."""
     if any(row.status not in ("finished", "diverged", "failed") for row in store.runs(parent=parent)):
         return
-    experiment.harvest(parent, store)
+    runs.harvest(parent, store)
     if keep == "last":  # until here the probes needed them
-        epochs = checkpoints.epochs(store.checkpoints, parent)
-        checkpoints.prune(store.checkpoints, parent, checkpoints.wanted(keep), max(epochs, default=0))
+        checkpoints.keep_newest(store.checkpoints, parent)
 
 
 @contextlib.contextmanager

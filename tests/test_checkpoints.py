@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ncpl_cli import checkpoints
 from ncpl_cli.errors import DataError, InputError, StoreError
+from ncpl_cli.runs import checkpoints
 from ncpl_cli.trainer import Position
 
 TENSORS = {"network.w": torch.arange(6.0).reshape(2, 3).t(), "optimizer.step": torch.tensor(3)}

@@ -111,15 +111,15 @@ def test_churn_is_a_step_on_a_copy(digits: Dataset) -> None:
     assert churn(net, batch, other, 0.0) == 0
 
 
-def test_dear_metrics_are_measured_on_request_only(digits: Dataset) -> None:
+def test_expensive_metrics_are_measured_on_request_only(digits: Dataset) -> None:
     net, task = a_network(digits, precision="float32", width=20), a_task(digits)
-    dear = {m.id for m in METRICS.values() if m.cost == "dear"}
-    assert dear and not dear & chosen(["default"]) and dear < chosen(["all"])
-    dear -= {"fresh_gap"}  # of a second training run, not of a snapshot
+    costly = {m.id for m in METRICS.values() if m.cost == "expensive"}
+    assert costly and not costly & chosen(["default"]) and costly < chosen(["all"])
+    costly -= {"fresh_gap"}  # of a second training run, not of a snapshot
     snapshot = Snapshot(net, digits, task, None, learning_rate=0.1)
-    found = measure(snapshot, tuple(dear))
+    found = measure(snapshot, tuple(costly))
     # 1 280 logits and few more parameters, of which dead pixels have no part
-    assert {a.metric for a in found.values} == dear - {"ntk_full_condition"}
+    assert {a.metric for a in found.values} == costly - {"ntk_full_condition"}
     assert found.undefined == {Address("ntk_full_condition"): "the kernel is singular"}
     unknown = measure(replace(snapshot, learning_rate=None), ("churn",))
     assert unknown.undefined[Address("churn")] == "the learning rate is not known"

@@ -92,4 +92,4 @@ def test_it_is_described(name: str) -> None:
     metric = METRICS[name]
     assert metric.id == name == name.lower() and " " not in name
     assert all((metric.formula, metric.direction, metric.needs, metric.source, metric.family))
-    assert metric.cost in ("cheap", "dear")
+    assert metric.cost in ("cheap", "expensive")

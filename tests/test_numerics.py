@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ncpl_cli import numerics, provenance
+from ncpl_cli import provenance
 from ncpl_cli.main import call
+from ncpl_cli.runs import numerics
 from ncpl_cli.store import open_store
 from ncpl_cli.sweep import Options, enlist
 from ncpl_cli.worker import work

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ncpl_cli import experiment, networks, settings, trainer
+from ncpl_cli import networks, runs, settings, trainer
 from ncpl_cli.data import Dataset
 from ncpl_cli.engines import OnlineEngine, StackedEngine
 from ncpl_cli.errors import InputError
@@ -364,5 +364,5 @@ def test_a_stored_run_is_set_up_again_with_its_objective(digits: Dataset, tmp_pa
         DatasetSpec("digits"), [0],
     )  # fmt: skip
     with open_store(str(tmp_path / "s.db")) as store:
-        store.register(experiment.describe(spec))
+        store.register(runs.describe(spec))
         assert settings.from_row(store.run(spec.id), digits) == spec

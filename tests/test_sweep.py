@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from benchmarks.storm import compare, storm, sweep_line
-from ncpl_cli import experiment, settings
+from ncpl_cli import runs, settings
 from ncpl_cli.commands import _grid
 from ncpl_cli.data import load
 from ncpl_cli.errors import InputError, Stopped
@@ -133,7 +133,7 @@ def test_a_worker_trains_what_train_would(local: Store, tmp_path: Path) -> None:
     assert work("s", local, observer=Silent()) == 3  # two runs, and a cohort of three
     with open_store(tmp_path / "b.db") as other:
         for one in (arm([0, 1]), arm([0, 1, 2], batch_size=32)):
-            experiment.run(one.specs, other, load(one.specs[0].dataset), device="cpu", observer=Silent())
+            runs.run(one.specs, other, load(one.specs[0].dataset), device="cpu", observer=Silent())
     assert contents(tmp_path / "a.db") == contents(tmp_path / "b.db")
     names = {row.names for row in local.runs()}
     assert names == {("online", "s"), ("s", "stacked")}
@@ -257,7 +257,7 @@ def test_probes_are_units_and_their_results_stand_on_the_parents_rows(local: Sto
     assert Queue(local).overview("s").probes == {"pending": 3}
     assert work("s", local, observer=Silent()) == 2
     with open_store(tmp_path / "b.db") as other:
-        experiment.run(specs, other, digits, device="cpu", observer=Silent(), jobs=1)
+        runs.run(specs, other, digits, device="cpu", observer=Silent(), jobs=1)
     assert contents(tmp_path / "a.db") == contents(tmp_path / "b.db")
     assert Queue(local).overview("s").probes == {"finished": 3}
 

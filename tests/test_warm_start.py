@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from ncpl_cli import checkpoints, networks
+from ncpl_cli import networks
 from ncpl_cli.data import Dataset
+from ncpl_cli.runs import checkpoints
 from ncpl_cli.scenarios.warm_start import WarmStart
 from tests.test_train import NCPL, contents, ncpl
 

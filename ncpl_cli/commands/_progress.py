@@ -33,7 +33,7 @@ class _Run:
 
 
 class Progress:
-    """An observer of runs (experiment.Observer) that draws them; a context manager."""
+    """An observer of runs (runs.Observer) that draws them; a context manager."""
 
     def __init__(self) -> None:
         self._runs: dict[str, _Run] = {}

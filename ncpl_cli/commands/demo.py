@@ -26,7 +26,7 @@ def demo(
     Example: ncpl demo
     """
     from ncpl_cli import data as data_room
-    from ncpl_cli import device, experiment, settings
+    from ncpl_cli import device, runs, settings
     from ncpl_cli.analysis import load
     from ncpl_cli.commands._progress import Progress
     from ncpl_cli.scenarios import scenario_named
@@ -43,7 +43,7 @@ def demo(
     with open_store(url) as store:
         with Progress() as progress:
             everything = [spec for specs in arms.values() for spec in specs]
-            experiment.run(everything, store, data, device=device.resolve("cpu"), observer=progress, name="demo")
+            runs.run(everything, store, data, device=device.resolve("cpu"), observer=progress, name="demo")
         read = ("online_accuracy", "nc1", "plasticity_loss")
         found = {n: load(store, read, ids=[spec.id for spec in specs]).series for n, specs in arms.items()}
     _show(found, tasks, url)

@@ -27,7 +27,8 @@ def probe(
     Example: ncpl train warm-start --probes later; ncpl probe
     """
     from ncpl_cli import device as device_of
-    from ncpl_cli import experiment, settings
+    from ncpl_cli import runs as running
+    from ncpl_cli import settings
     from ncpl_cli.commands._progress import Progress
     from ncpl_cli.errors import InputError, RunFailed
     from ncpl_cli.store import open_store
@@ -48,7 +49,7 @@ def probe(
             for dataset, of_data in by_data.items():
                 data = _common.load_data(dataset, _common.data_path(data_dir))
                 parents = [settings.from_row(row, data) for row in of_data]
-                statuses |= experiment.probe(
+                statuses |= running.probe(
                     parents, store, data, device=where, observer=progress, name=name, jobs=jobs, skip_held=True
                 )
     counts = dict(Counter(statuses.values()))

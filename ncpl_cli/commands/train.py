@@ -187,7 +187,7 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
     settings.find(asked)  # from here on the line is right, as far as it can be known without data and torch
 
     from ncpl_cli import device as device_of
-    from ncpl_cli import experiment
+    from ncpl_cli import runs
     from ncpl_cli.analysis.warm_start import warm_start_gap
     from ncpl_cli.commands._progress import Progress
     from ncpl_cli.errors import RunFailed
@@ -202,7 +202,7 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
     url = _common.store_url(given["db"])
     with open_store(url) as store:
         with Progress() as progress:
-            statuses = experiment.run(
+            statuses = runs.run(
                 specs, store, data, device=device, observer=progress, name=given["name"], jobs=given["jobs"],
                 keep=given["keep_checkpoints"], resume=given["resume"], probes=given.get("probes") != "later",
             )  # fmt: skip

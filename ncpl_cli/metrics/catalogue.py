@@ -79,7 +79,7 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             "fresh_gap", "first-epoch online accuracy of a fresh network on this task, minus ours",
-            "higher = more loss", "a second training run (--fresh-baseline)", "D24", "history", "dear",
+            "higher = more loss", "a second training run (--fresh-baseline)", "D24", "history", "expensive",
         ),
         *_family(
             "probes", "probes of a warm start",
@@ -147,20 +147,20 @@ METRICS: dict[str, Metric] = {
              "L24"),
             ("gradient_interference_negative", "share of pairs whose cosine is negative", "higher = more interference",
              "L24"),
-            cost="dear",
+            cost="expensive",
         ),
         *_family(
             "curvature", "2 000 training samples; in a run: of a task, at its start",
             ("hessian_top", "largest eigenvalue of the loss's Hessian (Lanczos)", "higher = sharper", "2509.22335"),
             ("hessian_eps_rank", "eigenvalues above 1 % of the top (quadrature, 80 steps, probes 0-3)",
              "lower = less plastic", "2509.22335"),
-            cost="dear",
+            cost="expensive",
         ),
         *_family(
             "churn", "128 + 512 training samples, the learning rate",
             ("churn", "mean |change of the logits| on others by one step on 128 samples", "higher = less local",
              "Tang & Berseth 2024"),
-            cost="dear",
+            cost="expensive",
         ),
     ]
 }  # fmt: skip

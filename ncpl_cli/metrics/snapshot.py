@@ -16,7 +16,7 @@ from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.metrics import units, weights
 from ncpl_cli.metrics.accumulator import CollapseAccumulator
 from ncpl_cli.metrics.catalogue import METRICS, chosen
-from ncpl_cli.metrics.dear import dear_metrics
+from ncpl_cli.metrics.expensive import expensive_metrics
 from ncpl_cli.metrics.few_shot import few_shot_metrics
 from ncpl_cli.metrics.forward import FEW_ROWS, View, accumulate, evaluating, view
 from ncpl_cli.metrics.gradients import by_hand, gradient_norm, gradient_norm_inside
@@ -166,7 +166,7 @@ def _measure(snapshot: Snapshot, wanted: set[str], layers: str) -> Measured:
         own = {name for name in wanted if METRICS[name].family == family}
         with found.timed(family):
             found.put(
-                *dear_metrics(
+                *expensive_metrics(
                     snapshot.network, snapshot.data, snapshot.task, own, device=snapshot.device,
                     learning_rate=snapshot.learning_rate,
                 )

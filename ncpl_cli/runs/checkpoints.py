@@ -114,6 +114,11 @@ def prune(root: Path, run: str, keeps: Callable[[int], bool], newest: int) -> No
             path_of(root, run, epoch).unlink(missing_ok=True)
 
 
+def keep_newest(root: Path, run: str) -> None:
+    """Delete all but the newest."""
+    prune(root, run, wanted("last"), max(epochs(root, run), default=0))
+
+
 def forget(root: Path, run: str, after: int) -> None:
     """Delete the checkpoints after an epoch: what they continue from has been taken back."""
     for epoch in epochs(root, run):

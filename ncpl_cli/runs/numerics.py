@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ncpl_cli import checkpoints
 from ncpl_cli.engines import ENGINES
 from ncpl_cli.errors import InputError
 from ncpl_cli.plan import choose_engine
 from ncpl_cli.provenance import numerics_of
+from ncpl_cli.runs import checkpoints
 from ncpl_cli.spec import RunSpec
 from ncpl_cli.store import Store
 

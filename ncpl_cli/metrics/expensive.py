@@ -24,11 +24,11 @@ GRAPH_BLOCK = 64
 Found = tuple[dict[str, float], dict[str, str]]
 
 
-def dear_metrics(
+def expensive_metrics(
     network: Network, data: Dataset, task: Task, wanted: Collection[str], *, device: str = "cpu",
     learning_rate: float | None = None,
 ) -> Found:  # fmt: skip
-    """The dear metrics among `wanted`, in eval mode on training samples of the task, and why one is undefined."""
+    """The expensive metrics among `wanted`, in eval mode on training samples of the task, and why one is undefined."""
     values: dict[str, float] = {}
     undefined: dict[str, str] = {}
     with evaluating(network):
@@ -43,7 +43,7 @@ def dear_metrics(
 
 
 def what_it_takes(network: Callable[[], Network], classes: int, wanted: Collection[str]) -> str | None:
-    """In words, the memory that the dear metrics among `wanted` will take; None where it is not worth a line.
+    """In words, the memory that the expensive metrics among `wanted` will take; None where it is not worth a line.
 
     The network is made only where it is needed to say so.
     """

@@ -1,0 +1,34 @@
+"""What the store keeps of a run before it starts."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict
+from typing import Any
+
+from ncpl_cli.records import RunInfo
+from ncpl_cli.spec import RunSpec, flat
+
+
+@functools.lru_cache(maxsize=1024)
+def longest(scenario: Any) -> int:
+    """How many epochs a run of these options has at most."""
+    return sum(scenario.task_epochs(index) for index in range(scenario.tasks))
+
+
+def describe(spec: RunSpec) -> RunInfo:
+    """A run with all its settings."""
+    scenario = spec.scenario
+    total = longest(scenario) if scenario.fixed_length else None
+    return RunInfo(
+        id=spec.id,
+        identity=spec.identity,
+        scenario=scenario.id,
+        seed=spec.seed,
+        settings=flat(spec),
+        horizon={scenario.horizon_field: getattr(scenario, scenario.horizon_field)},
+        total_epochs=total,
+        recorded={**asdict(spec.measure), "engine": spec.engine},
+        parent=getattr(scenario, "parent", None),
+        branch_epoch=getattr(scenario, "branch_epoch", None),
+    )

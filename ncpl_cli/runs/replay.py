@@ -1,0 +1,91 @@
+"""Trained again to the same bits: for what a finished run was not measured for, or for a state that is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ncpl_cli.data import Dataset
+from ncpl_cli.errors import DataError, NcplError
+from ncpl_cli.metrics.catalogue import chosen, every_epoch
+from ncpl_cli.plan import Cohort
+from ncpl_cli.provenance import provenance
+from ncpl_cli.runs import checkpoints, numerics
+from ncpl_cli.runs.branches import weights_of
+from ncpl_cli.runs.observer import Observer
+from ncpl_cli.runs.resume import resume_point
+from ncpl_cli.runs.stopper import Stopper
+from ncpl_cli.spec import RunSpec
+from ncpl_cli.store import Owner, Store, heartbeat, not_repeated
+from ncpl_cli.trainer import State, part, train
+
+
+def lacking(recorded: Mapping[str, Any], spec: RunSpec) -> str:
+    """In words, what a finished run was not measured for and now shall be; empty when nothing."""
+    before, now = recorded["metrics"], spec.measure.metrics
+    missing = sorted(chosen(now) - chosen(before) | every_epoch(now) - every_epoch(before))
+    layers = ["all layers"] if spec.measure.layers == "all" and recorded["layers"] == "last" else []
+    return ", ".join([*missing[:5], *(["..."] if len(missing) > 5 else []), *layers])
+
+
+def replay(cohort: Cohort, store: Store, data: Dataset, device: str, observer: Observer) -> None:
+    """Train a finished cohort again from its beginning, to the same bits, and add what its epochs lack."""
+    for run in cohort.ids:
+        numerics.require_same(store, run, cohort.engine)
+    torch.set_num_threads(1 if cohort.engine == "online" else os.cpu_count() or 1)
+    attempts = store.claim(cohort.ids, Owner.current(), provenance(device, cohort.engine), cohort=cohort.ids)
+    claimed = dict(attempts)
+    observer.expect(len(cohort.ids))
+    with Stopper() as stopper, heartbeat(store, claimed):
+        try:
+            for spec in cohort.specs:
+                observer.begin(spec.id, spec.seed, 0, store.last_epoch(spec.id), True)
+            for epoch in train(cohort, data):
+                for run, record in zip(cohort.ids, epoch.records, strict=True):
+                    if record is not None:
+                        store.supplement(run, attempts[run], record)
+                        observer.epoch(run, record)
+                if stopper.signal:
+                    raise stopper.stopped()
+            for spec in cohort.specs:
+                before = store.run(spec.id).recorded
+                metrics = sorted({*before["metrics"], *spec.measure.metrics})
+                layers = "all" if "all" in (before["layers"], spec.measure.layers) else "last"
+                store.remember(spec.id, attempts[spec.id], before | {"metrics": metrics, "layers": layers})
+        finally:
+            for run in cohort.ids:  # it was finished before, and still is
+                with contextlib.suppress(NcplError):
+                    store.finish(run, attempts[run], "finished")
+
+
+def kept_epochs(store: Store, run: str) -> list[int]:
+    """The epochs that a run has a checkpoint of, in order."""
+    return checkpoints.epochs(store.checkpoints, run)
+
+
+def state_after(cohort: Cohort, store: Store, data: Dataset, run: str, epoch: int, observer: Observer) -> State:
+    """Parameters and buffers of a run of a cohort after an epoch.
+
+    From its checkpoint, else by training the cohort again from the nearest one before; raises StoreError when the
+    epoch's online accuracy is then not what is stored.
+    """
+    if epoch in kept_epochs(store, run):
+        return part(checkpoints.read(store.checkpoints, run, epoch)[1], "network.")
+    numerics.require_same(store, run, cohort.engine)
+    start = resume_point(cohort, store, observer, epoch)
+    before = start.position.epoch if start else 0
+    observer.note(f"{run} has no checkpoint after epoch {epoch}: trained again from epoch {before}.")
+    r = cohort.ids.index(run)
+    for now in train(cohort, data, start, weights_of(cohort.specs, store)):
+        record = now.records[r]
+        if now.position.epoch < epoch or record is None:
+            continue
+        stored = next(row["online_accuracy"] for row in store.rows(run) if row["epoch"] == epoch)
+        if record.get("online_accuracy") != stored:
+            raise not_repeated(run, epoch)
+        return part(now.state()[r], "network.")
+    raise DataError(f"run {run} ends before epoch {epoch} when it is trained again.")
