@@ -14,7 +14,7 @@ from ncpl_cli.metrics.snapshot import Snapshot
 from ncpl_cli.plan import Cohort, choose_engine, plan
 from ncpl_cli.scenarios import WarmStart, task_of
 from ncpl_cli.spec import RunSpec
-from ncpl_cli.trainer import begin
+from ncpl_cli.trainer import begin, build
 
 TIMED_SAMPLES = 2000
 TIMED_BATCHES = 20
@@ -22,21 +22,24 @@ BYTES_PER_EPOCH = 4_000
 """One epoch's rows of the default metrics in SQLite, indices included (measured on the demo's store)."""
 
 
-def dry_run(specs: Sequence[RunSpec], data: Dataset, device: str, *, probes: bool = True) -> dict[str, Any]:
+def dry_run(
+    specs: Sequence[RunSpec], data: Dataset, device: str, *, probes: bool = True, here: bool = True
+) -> dict[str, Any]:
     """Runs, cohorts, engine, seconds (None where nobody can know) and bytes; trains a throwaway network only.
 
+    here     whether the device is this machine's: another's is not asked for, and nothing is trained or timed
     at_most  whether the seconds are a bound, as for probes, which end when they fit
     """
     cohorts = plan(specs, device)
     seconds, size = 0.0, 0
-    known, at_most = True, False
+    known, at_most = here, False
     runs: list[dict[str, Any]] = []
     for number, cohort in enumerate(cohorts):
         scenario = cohort.specs[0].scenario
         epochs = sum(scenario.task_epochs(i) for i in range(scenario.tasks)) if scenario.fixed_length else None
         known = known and epochs is not None
         if number == 0:
-            per_epoch, parameters = _seconds_per_epoch(cohort, data)
+            per_epoch, parameters = _seconds_per_epoch(cohort, data) if here else (0.0, _parameters(cohort, data))
         seconds += per_epoch * (epochs or 0)
         size += len(cohort.specs) * ((epochs or 0) * BYTES_PER_EPOCH + parameters * 4)
         runs += [
@@ -51,7 +54,7 @@ def dry_run(specs: Sequence[RunSpec], data: Dataset, device: str, *, probes: boo
     ]  # fmt: skip
     branches.sort(key=lambda spec: spec.scenario.branch_epoch)
     for number, cohort in enumerate(plan(branches, device)):
-        if number == 0:
+        if number == 0 and here:
             per_epoch, _ = _seconds_per_epoch(cohort, data)
             per_epoch /= len(cohort.specs)
         at_most = True
@@ -67,6 +70,11 @@ def dry_run(specs: Sequence[RunSpec], data: Dataset, device: str, *, probes: boo
         "at_most": at_most,
         "bytes": size + kept,
     }
+
+
+def _parameters(cohort: Cohort, data: Dataset) -> int:
+    """How many parameters a run has, from a network in this machine's memory."""
+    return sum(parameter.numel() for parameter in build(cohort.specs[0], data).parameters())
 
 
 def _seconds_per_epoch(cohort: Cohort, data: Dataset) -> tuple[float, int]:

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from ncpl_cli.errors import InputError
+from ncpl_cli.estimate import BYTES_PER_EPOCH
 from ncpl_cli.executors import EXECUTORS, Local, Places, Slurm, executor_named
 from ncpl_cli.main import call
 from ncpl_cli.store import open_store
@@ -270,3 +271,37 @@ def test_options_belong_to_their_executor(
     monkeypatch.chdir(tmp_path)
     assert call([*SWEEP, "--partition", "main"]) == 2
     assert "--partition belongs to --executor slurm, not to local" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", [["--gres", "gpu:1"], ["--device", "cuda"], ["--device", "mps"]], ids=" ".join)
+def test_a_dry_run_for_other_machines_asks_nothing_of_their_device(
+    device: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a login node there is no GPU: the script and the size, with no estimate of the time."""
+    import torch
+
+    def touched(*_: object, **__: object) -> None:
+        raise AssertionError("the workers' device was asked for")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", touched)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    study = ["sweep", "permuted-digits", "--tasks", "2", "--seeds", "0-1", "--name", "s", "--db", "s.db", "--dry-run"]
+    assert call([*study, "--executor", "slurm", *device]) == 0
+    told = capsys.readouterr()
+    assert "#SBATCH --job-name=ncpl-s" in told.out and "an unknown time" in told.err
+    assert call([*study, "--executor", "slurm", *device, "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["seconds"] is None and len(planned["runs"]) == 2
+    parameters = 64 * 100 + 100 + 2 * (100 * 100 + 100) + 100 * 10 + 10
+    assert planned["bytes"] == 2 * (2 * BYTES_PER_EPOCH + parameters * 4)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_warm_starts_for_other_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = ["sweep", "warm-start", "--dataset", "digits", "--network", "mlp", "--name", "s", "--db", "s.db"]
+    assert call([*study, "--dry-run", "--executor", "slurm", "--gres", "gpu:1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["seconds"] is None

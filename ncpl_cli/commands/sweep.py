@@ -222,7 +222,8 @@ def _show_plan(
         specs = [spec for spec in arm.specs if spec.id not in runs]
         if not specs:
             continue
-        found = estimate.dry_run(specs, loaded[specs[0].dataset], device)
+        here = executor.on_this_machine or device == "cpu"
+        found = estimate.dry_run(specs, loaded[specs[0].dataset], device, here=here)
         for run in found["runs"]:
             runs[run["id"]] = {**run, "arm": arm.label, "cohort": cohorts + run["cohort"]}
         cohorts = 1 + max(run["cohort"] for run in runs.values())
