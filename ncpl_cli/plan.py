@@ -16,8 +16,8 @@ from ncpl_cli.spec import MeasureSpec, RunSpec
 ONLINE_UP_TO_BATCH = 16
 """Above this batch size batched matrices beat the per-sample loop on the CPU (benchmarks/stacked_step.py)."""
 
-COHORT_SIZE = 32
-"""Runs trained in lockstep at most: 32 networks of 3x100 still fit a 32 MB cache."""
+COHORT_SIZE = {"cpu": 32, "mps": 32, "cuda": 128}
+"""Runs trained in lockstep at most: 32 networks of 3x100 still fit a 32 MB cache, 128 the one of a large GPU."""
 
 
 T = TypeVar("T")
@@ -71,6 +71,21 @@ def choose_engine(spec: RunSpec, device: str) -> tuple[str, str]:
     raise InputError(f"no engine can carry this run: {'; '.join(f'{n}: {r}' for n, r in refusals.items())}.")
 
 
+def best_device(specs: Sequence[RunSpec], device: str) -> str:
+    """What `auto` means for runs: the CPU where its per-sample loop carries all of them, else the given device.
+
+    At batch sizes near 1 a GPU waits for each step's launches, 25 times as long as a core takes for the step.
+    """
+
+    def on_cpu(spec: RunSpec) -> bool:
+        try:
+            return choose_engine(spec, "cpu")[0] == "online"
+        except InputError:  # an engine or a precision of the device's
+            return False
+
+    return "cpu" if device != "cpu" and all(map(on_cpu, specs)) else device
+
+
 def plan(specs: Iterable[RunSpec], device: str, together: Collection[Sequence[str]] = ()) -> list[Cohort]:
     """Cohorts in the order of the specs.
 
@@ -87,7 +102,7 @@ def plan(specs: Iterable[RunSpec], device: str, together: Collection[Sequence[st
         alone = engine == "online" or not members[0].scenario.lockstep
         # mapped over runs, convolutions lose more than they gain
         alone = alone or members[0].network.name != "mlp"
-        size = 1 if alone else COHORT_SIZE
+        size = 1 if alone else COHORT_SIZE[device.partition(":")[0]]
         cohorts += [Cohort(tuple(members[i : i + size]), engine, device) for i in range(0, len(members), size)]
     return cohorts
 

@@ -14,10 +14,11 @@ from ncpl_cli import __version__
 
 LIBRARIES = ("torch", "torchvision", "numba", "numpy", "scipy", "sqlalchemy", "pandas", "scikit-learn")
 
-NUMERICS = {"online": 2}
+NUMERICS = {"online": 2, "stacked": 2}
 """By engine, how often its results have come to round differently (1 where it is not named); to be raised with them.
 
-online  2: sums of rows held in vector registers, updates of hidden rows in float32 throughout
+online   2: sums of rows held in vector registers, updates of hidden rows in float32 throughout
+stacked  2: convolutions laid out as they are used
 """
 
 

@@ -143,6 +143,7 @@ def _sweep(study: Any, given: dict[str, Any]) -> None:
     if gpus and given["device"] not in ("auto", "cuda"):
         raise InputError(f"--gpus {given['gpus']} does not go with --device {given['device']}.")
 
+    from ncpl_cli.plan import best_device
     from ncpl_cli.sweep import Options, run_sweep, visible_gpus
 
     device = given["device"]
@@ -155,6 +156,9 @@ def _sweep(study: Any, given: dict[str, Any]) -> None:
         gpus = (number,) if given["device"] not in ("auto", "cuda") else visible_gpus()
     data_dir = _common.data_path(given["data_dir"])
     arms, loaded = _grid.arms_of(study, data_dir)
+    if given["device"] == "auto" and not given["gpus"] and not given["gres"]:
+        device = best_device([spec for arm in arms for spec in arm.specs], device)
+        gpus = gpus if device == "cuda" else ()
     for data in loaded:
         settings.ready([spec for arm in arms for spec in arm.specs if spec.dataset == data], loaded[data], device)
     if given["dry_run"]:

@@ -191,11 +191,14 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
     from ncpl_cli.analysis.warm_start import warm_start_gap
     from ncpl_cli.commands._progress import Progress
     from ncpl_cli.errors import RunFailed
+    from ncpl_cli.plan import best_device
     from ncpl_cli.store import open_store, shown
 
     device = device_of.resolve(given["device"])
     data = _common.load_data(asked.dataset, _common.data_path(given["data_dir"]))
     specs = settings.on(asked, data, seeds)
+    if given["device"] == "auto":
+        device = best_device(specs, device)
     settings.ready(specs, data, device)
     if given["dry_run"]:
         return _show_plan(specs, data, device, given.get("probes") != "later", given)

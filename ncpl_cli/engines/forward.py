@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import cast
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ncpl_cli.engines.stack import Stack
+from ncpl_cli.engines.stack import Stack, layout
 from ncpl_cli.networks import ACTIVATIONS, MLP
 
 
@@ -36,6 +36,7 @@ class StackedForward:
         self._stack, self._networks, self._first = stack, networks, networks[0]
         self._device, self._precision = device, precision
         self._dtype = next(self._first.parameters()).dtype
+        self._uncounted: frozenset[str] = frozenset()
 
     def __call__(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits (R, B, C) and the activations of the hidden layers, each (R, B, ...), the features last."""
@@ -48,6 +49,31 @@ class StackedForward:
             activations.append(activation(self._normalised(layer, torch.bmm(h, weight))))  # R x B x width
             h = F.pad(activations[-1], (0, 1), value=1.0)
         return torch.bmm(h, last), activations
+
+    @contextlib.contextmanager
+    def counted(self, steps: int) -> Iterator[None]:
+        """Train `steps` steps: batch norms count them at the end, not with a launch each that nobody reads.
+
+        Norms without a momentum average over all steps so far, and need the count at each.
+        """
+        norms = {
+            f"{name}.num_batches_tracked": module
+            for name, module in self._first.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            and module.num_batches_tracked is not None and module.momentum is not None
+        }  # fmt: skip
+        counts = {name: module.num_batches_tracked for name, module in norms.items()}
+        self._uncounted = frozenset(norms)
+        for module in norms.values():
+            module.num_batches_tracked = None
+        try:
+            yield
+        finally:
+            for name, module in norms.items():
+                module.num_batches_tracked = counts[name]
+            self._uncounted = frozenset()
+        for name in norms:
+            self._stack.buffers[name].add_(steps)
 
     def _normalised(self, layer: int, z: Tensor) -> Tensor:
         """Preactivations z (R, B, width) through the layer's norm, as torch computes it in training mode."""
@@ -64,12 +90,12 @@ class StackedForward:
         with torch.no_grad():
             held["running_mean"].lerp_(mean[:, 0], momentum)
             held["running_var"].lerp_(variance[:, 0] * (batch / (batch - 1)), momentum)
-            held["num_batches_tracked"].add_(1)
         return (z - mean) * torch.rsqrt(variance + norm.eps) * gain + shift
 
     def _forward_modules(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Any network on x (R, B, channels, height, width): itself where it is alone, else mapped over the runs."""
         named = dict(zip(self._stack.others, self._stack.tensors, strict=True))
+        buffers = {name: held for name, held in self._stack.buffers.items() if name not in self._uncounted}
 
         def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
             held = {f"network.{name}": tensor for name, tensor in (parameters | buffers).items()}
@@ -78,22 +104,16 @@ class StackedForward:
             return logits.to(self._dtype), activations[-1].to(self._dtype)
 
         if len(self._networks) == 1:
-            squeezed = [{name: tensor.squeeze(0) for name, tensor in of.items()} for of in (named, self._stack.buffers)]
-            shown = x[0].contiguous(memory_format=self._layout)
+            squeezed = [{name: tensor.squeeze(0) for name, tensor in of.items()} for of in (named, buffers)]
+            shown = x[0].contiguous(memory_format=layout(self._device, self._precision))
             logits, features = (tensor[None] for tensor in one(squeezed[0], squeezed[1], shown))
         else:
-            logits, features = torch.vmap(one, randomness="different")(named, self._stack.buffers, x)
+            logits, features = torch.vmap(one, randomness="different")(named, buffers, x)
         return logits, [features]
 
     @cached_property
     def _classifying(self) -> nn.Module:
         return _Classifying(self._first)
-
-    @cached_property
-    def _layout(self) -> torch.memory_format:
-        """Channels last on CPUs and tensor cores; plain float32 on CUDA is not the faster for it."""
-        last = self._device == "cpu" or self._precision in ("tf32", "bf16")
-        return torch.channels_last if last else torch.contiguous_format
 
     def _arithmetic(self) -> contextlib.AbstractContextManager[object]:
         if self._precision == "bf16":

@@ -27,14 +27,23 @@ def resident(split: Split, device: str) -> Tensor:
     return held[device]
 
 
+def layout(device: str, precision: str) -> torch.memory_format:
+    """How images and convolutions lie: channels last on CPUs and tensor cores; plain float32 on CUDA gains nothing."""
+    last = device == "cpu" or precision in ("tf32", "bf16")
+    return torch.channels_last if last else torch.contiguous_format
+
+
 class Stack:
     """The parameters and buffers of R networks in stacked tensors; the networks' own become views of them.
 
     A linear layer of an MLP is one tensor (R, in + 1, out), its bias the last row: with a column of ones beside its
-    input, bias and weight are one matrix. Everything else is stacked as it is.
+    input, bias and weight are one matrix. Everything else is stacked as it is; the convolutions of a network that is
+    alone lie as they are used, else each step would lay them out anew, and their gradients back.
     """
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
+    def __init__(
+        self, networks: Sequence[nn.Module], layout: torch.memory_format = torch.contiguous_format
+    ) -> None:  # fmt: skip
         parameters = [dict(net.named_parameters()) for net in networks]
         buffers = [dict(net.named_buffers()) for net in networks]
         first = networks[0]
@@ -47,6 +56,10 @@ class Stack:
                          for p in parameters])
             for name in self.linears
         ] + [torch.stack([p[name].detach() for p in parameters]) for name in self.others]  # fmt: skip
+        if len(networks) == 1:
+            self.tensors = [
+                t[0].contiguous(memory_format=layout)[None] if t.dim() == 5 else t for t in self.tensors
+            ]  # fmt: skip
         self.buffers = {name: torch.stack([b[name] for b in buffers]) for name in buffers[0]}
         for run, own in enumerate(parameters):
             for name, view in self.views(self.tensors, run).items():

@@ -14,6 +14,7 @@ cohort may round differently.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -26,11 +27,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ncpl_cli.data.dataset import Dataset
+from ncpl_cli.device import arithmetic
 from ncpl_cli.engines.by_hand import BY_HAND, Space, steps_by_hand
 from ncpl_cli.engines.engine import Progress
 from ncpl_cli.engines.forward import StackedForward
 from ncpl_cli.engines.optimizers import optimizer_of
-from ncpl_cli.engines.stack import Stack, resident
+from ncpl_cli.engines.stack import Stack, layout, resident
 from ncpl_cli.engines.treated import Treated, refused
 from ncpl_cli.errors import InputError
 from ncpl_cli.interventions import Intervention, Treatment
@@ -65,9 +67,7 @@ class StackedEngine:
         self._dtype = next(self._first.parameters()).dtype
         self._images = resident(data.train, device)  # N x D
         self._precision = precision
-        if device.startswith("cuda"):
-            torch.backends.cudnn.allow_tf32 = False  # on by default: float32 is to mean float32
-        self._stack = Stack(networks)
+        self._stack = Stack(networks, layout(device, precision))
         self._forward = StackedForward(self._stack, networks, device, precision)
         self._treated = Treated(self._stack, networks, treatment, self._live_moments)
         self._spaces: dict[tuple[int, int, bool], Space] = {}
@@ -117,11 +117,15 @@ class StackedEngine:
         self._by_hand = self._can_by_hand and not self._treated.needs_autograd
         self._learning_rate(lr)
         self._rearrange(tasks, to_image=True)
-        self._allow_tf32(self._precision == "tf32")
         training = self._first.training
         self._first.train()
-        try:
-            for start, steps, batch in self._blocks(samples):
+        blocks = self._blocks(samples)
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._rearrange, tasks, to_image=False)
+            stack.callback(self._first.train, training)
+            stack.enter_context(arithmetic(self._device, self._precision))
+            stack.enter_context(self._forward.counted(sum(steps for _, steps, _ in blocks)))
+            for start, steps, batch in blocks:
                 rows = slice(start, start + steps * batch)
                 space = self._space(steps, batch)
                 x = self._shown(space, order[:, rows], gather)  # R x kB x ...
@@ -143,10 +147,6 @@ class StackedEngine:
                 self._treated.end_block(steps, partial(self._images_before, tasks, orders, rows.stop))
             for run, (task, shown) in enumerate(zip(tasks, orders, strict=True)):
                 self._treated.shown.add(run, shown, task.pixel_order)
-        finally:
-            self._first.train(training)
-            self._rearrange(tasks, to_image=False)
-            self._allow_tf32(False)
         held = [tensor.detach().flatten(1).isfinite().all(1) for tensor in self._stack.tensors]  # R each
         results = torch.stack([correct, loss, torch.stack(held).all(0).to(exact)], 1).tolist()  # the only wait
         seconds = time.perf_counter() - began
@@ -167,11 +167,6 @@ class StackedEngine:
         shown = np.stack([task.asked[order] for task, order in zip(tasks, orders, strict=True)])
         asked = torch.from_numpy(shown).to(self._device)
         return asked.to(self._dtype) if asked.is_floating_point() else asked
-
-    def _allow_tf32(self, allowed: bool) -> None:
-        if self._device.startswith("cuda") and self._precision == "tf32":
-            torch.backends.cudnn.allow_tf32 = allowed
-            torch.set_float32_matmul_precision("high" if allowed else "highest")
 
     def _images_before(
         self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], end: int, run: int

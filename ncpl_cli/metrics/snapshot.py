@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ncpl_cli.data.dataset import Dataset, Split
+from ncpl_cli.device import arithmetic
 from ncpl_cli.metrics import units, weights
 from ncpl_cli.metrics.accumulator import CollapseAccumulator
 from ncpl_cli.metrics.catalogue import METRICS, chosen
@@ -127,7 +128,7 @@ class Measured:
 def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: str = "last") -> Measured:
     """Every chosen metric of the last layer, or of all, on the training and the test split."""
     wanted = chosen(metrics)
-    with evaluating(snapshot.network):
+    with arithmetic(snapshot.device, "float32"), evaluating(snapshot.network):
         return _measure(snapshot, wanted, layers)
 
 
