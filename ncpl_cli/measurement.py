@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ncpl_cli import networks, runs, settings
+from ncpl_cli import networks, runs, sealed, settings
 from ncpl_cli.data import Dataset
 from ncpl_cli.errors import DataError, InputError
 from ncpl_cli.metrics import Measured, Snapshot, measure
 from ncpl_cli.metrics.catalogue import AT_START, METRICS, chosen
 from ncpl_cli.metrics.expensive import what_it_takes
 from ncpl_cli.metrics.features import measure_features
-from ncpl_cli.plan import Cohort, choose_engine
 from ncpl_cli.provenance import provenance
 from ncpl_cli.records import Address, EpochRecord
 from ncpl_cli.runs import Observer
 from ncpl_cli.scenarios import Task, task_of
-from ncpl_cli.spec import MeasureSpec, NetworkSpec, RunSpec
+from ncpl_cli.spec import NetworkSpec
 from ncpl_cli.store import Owner, RunRow, Store
 from ncpl_cli.trainer import build
 
@@ -133,6 +131,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
         with safe_open(path, framework="pt") as file:
             ours = (file.metadata() or {}).get("ncpl")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        facts = sealed.facts_of(path.read_bytes()) if ours is not None else {}
+    except sealed.Refused as why:
+        raise DataError(f"the checkpoint {path} is {why}.", "measure another one, or the run: --run ID") from why
     except (OSError, SafetensorError) as error:
         raise DataError(
             f"{path} is damaged or no safetensors file ({error}).",
@@ -141,7 +142,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
     if ours is None:
         return tensors, None
     prefix = "network."
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}, json.loads(ours).get("run")
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}, facts.get("run")
 
 
 def _there(path: Path) -> None:
@@ -204,8 +205,7 @@ def of_run(
     spec = settings.from_row(row, data)
     network = build(spec, data)
     initial = {name: value.detach().clone().to(device) for name, value in network.named_parameters()}
-    cohort = _cohort(store, row, spec, data, device)
-    state = runs.state_after(cohort, store, data, spec.id, at, observer)
+    state = runs.state_after(store, row.id, at, data, device, observer)
     network.load_state_dict(state)
     network.to(device)
     stored = next(one for one in store.rows(row.id) if one["epoch"] == at)
@@ -231,14 +231,6 @@ def of_run(
     found.values |= known
     found.undefined |= why
     return Measurement(f"{row.id} epoch {at}", _with_reasons(found, metrics), tuple(notes), added)
-
-
-def _cohort(store: Store, row: RunRow, spec: RunSpec, data: Dataset, device: str) -> Cohort:
-    """The runs it was trained in lockstep with, which bits may depend on; measured for what the scenario needs."""
-    members = [spec if run == row.id else settings.from_row(store.run(run), data) for run in row.cohort or [row.id]]
-    least = MeasureSpec(metrics=("nc1",), every=1 << 40, task_accuracy="current")
-    specs = tuple(replace(one, measure=least) for one in members)
-    return Cohort(specs, choose_engine(spec, device)[0], device)
 
 
 def _add(store: Store, row: RunRow, found: Measured, stored: Mapping[str, Any], facts: Mapping[str, object]) -> None:

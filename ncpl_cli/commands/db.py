@@ -80,6 +80,7 @@ def merge(
     """
     from dataclasses import asdict
 
+    from ncpl_cli.sealed import refusal
     from ncpl_cli.store import open_store, shown
     from ncpl_cli.store.merge import merge as merge_stores
 
@@ -88,7 +89,7 @@ def merge(
         sources = [stack.enter_context(open_store(other, readonly=True)) for other in others]
         store = stack.enter_context(open_store(_common.store_url(db)))
         for source in sources:
-            found[shown(source.url)] = asdict(merge_stores(store, source))
+            found[shown(source.url)] = asdict(merge_stores(store, source, refusal))
     if json_:
         _common.print_json({"merged": found})
         return

@@ -13,6 +13,7 @@ from ncpl_cli.records import EpochRecord
 from ncpl_cli.runs import branches, checkpoints, numerics
 from ncpl_cli.runs.describe import longest
 from ncpl_cli.runs.observer import Observer
+from ncpl_cli.runs.replay import weights_of
 from ncpl_cli.runs.resume import resume_point, spoiled
 from ncpl_cli.store import Store
 from ncpl_cli.trainer import Epoch, train
@@ -70,7 +71,7 @@ class Active:
                 observer.note(f"{spec.id} (seed {spec.seed}) goes on after epoch {done}.")
         # what probes branch off is kept, whatever is asked for
         wanted = checkpoints.wanted(keep or "last", branches.epochs_of(cohort.specs))
-        weights = branches.weights_of(cohort.specs, store)
+        weights = weights_of(cohort, store, data, observer) if start is None else None
         return cls(
             cohort, dict(attempts), store, train(cohort, data, start, weights), done, wanted, checkpointed=done,
             diverged=start.diverged if start else frozenset(),

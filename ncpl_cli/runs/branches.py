@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-
-from torch import Tensor
+from typing import NamedTuple
 
 from ncpl_cli.runs import checkpoints
-from ncpl_cli.scenarios import WarmStart, WarmStartProbe
+from ncpl_cli.scenarios import WarmStart
 from ncpl_cli.spec import RunSpec
 from ncpl_cli.store import Store
-from ncpl_cli.trainer import part
 
 
 def probe_specs(parents: Sequence[RunSpec], store: Store) -> tuple[list[RunSpec], list[str]]:
@@ -73,15 +71,14 @@ def epochs_of(specs: Sequence[RunSpec]) -> list[int]:
     return scenario.branch_epochs if isinstance(scenario, WarmStart) else []
 
 
-def weights_of(specs: Sequence[RunSpec], store: Store) -> list[Mapping[str, Tensor]] | None:
-    """What probes begin with: parameters and buffers of their parents where they branch off; None for other runs.
+class Branch(NamedTuple):
+    """Where a probe branches off; epoch 0 = the network as initialised."""
 
-    A cold start begins with its initialisation: nothing is put in its place.
-    """
-    if not isinstance(specs[0].scenario, WarmStartProbe):
-        return None
-    return [_branched(spec.scenario.parent, spec.scenario.branch_epoch, store) for spec in specs]
+    parent: str
+    epoch: int
 
 
-def _branched(parent: str, epoch: int, store: Store) -> Mapping[str, Tensor]:
-    return part(checkpoints.read(store.checkpoints, parent, epoch)[1], "network.") if epoch else {}
+def branch_of(spec: RunSpec) -> Branch | None:
+    """Where a run branches off another; None for one that begins by itself."""
+    parent = getattr(spec.scenario, "parent", None)
+    return Branch(parent, spec.scenario.branch_epoch) if parent is not None else None

@@ -1,5 +1,7 @@
 """Checkpoints on disk: one safetensors file per run and epoch, beside the store, written whole or not at all.
 
+Each states run, identity, position and a digest (`sealed`); what it states is checked before it is used.
+
 <store>.checkpoints/<run id>/epoch-00000012.safetensors
 """
 
@@ -8,43 +10,46 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
+from ncpl_cli import sealed
 from ncpl_cli.errors import DataError, InputError, StoreError
 from ncpl_cli.provenance import numerics_of
+from ncpl_cli.store import checked_id
 from ncpl_cli.trainer import Position
-
-_NAME = re.compile(r"epoch-(\d{8})\.safetensors")
 
 
 def path_of(root: Path, run: str, epoch: int) -> Path:
-    """Where the checkpoint of a run after an epoch lies."""
-    return root / run / f"epoch-{epoch:08d}.safetensors"
+    """Where the checkpoint of a run after an epoch lies; raises StoreError for an id that leads elsewhere."""
+    return folder_of(root, run) / f"epoch-{epoch:08d}.safetensors"
+
+
+def folder_of(root: Path, run: str) -> Path:
+    """Where the checkpoints of a run lie; nothing out of a store becomes a path to somewhere else."""
+    return root / checked_id(run)
 
 
 def epochs(root: Path, run: str) -> list[int]:
     """The epochs that a run has a checkpoint of, in order."""
-    folder = root / run
-    names = [_NAME.fullmatch(path.name) for path in folder.iterdir()] if folder.is_dir() else []
+    folder = folder_of(root, run)
+    names = [sealed.NAME.fullmatch(path.name) for path in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(name.group(1)) for name in names if name)
 
 
 def write(root: Path, run: str, identity: str, position: Position, tensors: Mapping[str, Tensor], engine: str) -> None:
-    """Write a checkpoint: temporary file, fsync, rename, fsync of the folder."""
+    """Write a checkpoint that proves what it is: temporary file, fsync, rename, fsync of the folder."""
     path = path_of(root, run, position.epoch)
     facts = {
         "run": run, "identity": identity, "position": asdict(position), "engine": engine,
         "numerics": numerics_of(engine),
     }  # fmt: skip
-    metadata = {"ncpl": json.dumps(facts)}
-    data = save({name: value.contiguous() for name, value in tensors.items()}, metadata)
+    data = sealed.seal(save({name: value.contiguous() for name, value in tensors.items()}), facts)
     temporary = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,16 +73,23 @@ def write(root: Path, run: str, identity: str, position: Position, tensors: Mapp
 
 
 def read(root: Path, run: str, epoch: int) -> tuple[Position, dict[str, Tensor]]:
-    """The position and tensors of a checkpoint; raises DataError when it is damaged."""
+    """The position and tensors of a checkpoint, which is proved to be of this run and epoch and whole.
+
+    Raises DataError, which calls it `damaged` or `of another run`.
+    """
     path = path_of(root, run, epoch)
     try:
-        with safe_open(path, framework="pt") as file:
-            position = Position(**json.loads(file.metadata()["ncpl"])["position"])
-            return position, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"the checkpoint {path} is damaged ({error}).", f"delete it; run {run} then goes on from an earlier one"
-        ) from error
+        data = path.read_bytes()
+        facts = sealed.facts_of(data, run, epoch)
+        return Position(**facts["position"]), load(data)
+    except sealed.Refused as why:
+        raise _refused(path, run, str(why)) from why
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
+        raise _refused(path, run, f"damaged ({error})") from error
+
+
+def _refused(path: Path, run: str, why: str) -> DataError:
+    return DataError(f"the checkpoint {path} is {why}.", f"delete it; run {run} then goes on from an earlier one")
 
 
 def made_by(root: Path, run: str, epoch: int, engine: str) -> tuple[str, int]:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from ncpl_cli import settings
 from ncpl_cli.data import Dataset
 from ncpl_cli.errors import DataError, NcplError
 from ncpl_cli.metrics.catalogue import chosen, every_epoch
-from ncpl_cli.plan import Cohort
+from ncpl_cli.plan import Cohort, choose_engine
 from ncpl_cli.provenance import provenance
-from ncpl_cli.runs import checkpoints, numerics
-from ncpl_cli.runs.branches import weights_of
+from ncpl_cli.runs import branches, checkpoints, numerics
 from ncpl_cli.runs.observer import Observer
 from ncpl_cli.runs.resume import resume_point
 from ncpl_cli.runs.stopper import Stopper
-from ncpl_cli.spec import RunSpec
+from ncpl_cli.spec import MeasureSpec, RunSpec
 from ncpl_cli.store import Owner, Store, heartbeat, not_repeated
 from ncpl_cli.trainer import State, part, train
 
@@ -67,20 +68,27 @@ def kept_epochs(store: Store, run: str) -> list[int]:
     return checkpoints.epochs(store.checkpoints, run)
 
 
-def state_after(cohort: Cohort, store: Store, data: Dataset, run: str, epoch: int, observer: Observer) -> State:
-    """Parameters and buffers of a run of a cohort after an epoch.
+def state_after(store: Store, run: str, epoch: int, data: Dataset, device: str, observer: Observer) -> State:
+    """Parameters and buffers of a stored run after an epoch.
 
-    From its checkpoint, else by training the cohort again from the nearest one before; raises StoreError when the
+    From its checkpoint, else by training its cohort again from the nearest one before; raises StoreError when the
     epoch's online accuracy is then not what is stored.
     """
+    why = f"has no checkpoint after epoch {epoch}"
     if epoch in kept_epochs(store, run):
-        return part(checkpoints.read(store.checkpoints, run, epoch)[1], "network.")
+        try:
+            return part(checkpoints.read(store.checkpoints, run, epoch)[1], "network.")
+        except DataError as error:
+            observer.note(str(error))
+            why = f"has no checkpoint after epoch {epoch} that can be used"
+    cohort = cohort_of(store, run, data, device)
     numerics.require_same(store, run, cohort.engine)
     start = resume_point(cohort, store, observer, epoch)
     before = start.position.epoch if start else 0
-    observer.note(f"{run} has no checkpoint after epoch {epoch}: trained again from epoch {before}.")
+    observer.note(f"{run} {why}: trained again from epoch {before}.")
     r = cohort.ids.index(run)
-    for now in train(cohort, data, start, weights_of(cohort.specs, store)):
+    weights = weights_of(cohort, store, data, observer) if start is None else None
+    for now in train(cohort, data, start, weights):
         record = now.records[r]
         if now.position.epoch < epoch or record is None:
             continue
@@ -89,3 +97,27 @@ def state_after(cohort: Cohort, store: Store, data: Dataset, run: str, epoch: in
             raise not_repeated(run, epoch)
         return part(now.state()[r], "network.")
     raise DataError(f"run {run} ends before epoch {epoch} when it is trained again.")
+
+
+def cohort_of(store: Store, run: str, data: Dataset, device: str) -> Cohort:
+    """The runs it was trained in lockstep with, which bits may depend on; measured for what the scenario needs."""
+    members = [settings.from_row(store.run(member), data) for member in store.run(run).cohort or [run]]
+    least = MeasureSpec(metrics=("nc1",), every=1 << 40, task_accuracy="current")
+    engine, _ = choose_engine(members[0], device)
+    return Cohort(tuple(replace(one, measure=least) for one in members), engine, device)
+
+
+def weights_of(cohort: Cohort, store: Store, data: Dataset, observer: Observer) -> list[State] | None:
+    """What probes begin with: parameters and buffers of their parents where they branch off; None for other runs.
+
+    A cold start begins with its initialisation: nothing is put in its place.
+    """
+    branching = [branches.branch_of(spec) for spec in cohort.specs]
+    if not any(branching):
+        return None
+    return [
+        state_after(store, branch.parent, branch.epoch, data, cohort.device, observer)
+        if branch and branch.epoch
+        else {}
+        for branch in branching
+    ]

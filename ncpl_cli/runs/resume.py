@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ncpl_cli import faults
 from ncpl_cli.errors import DataError
-from ncpl_cli.plan import Cohort
+from ncpl_cli.plan import Cohort, agreed
 from ncpl_cli.runs import checkpoints
 from ncpl_cli.runs.observer import Observer
 from ncpl_cli.store import Store
@@ -22,13 +22,13 @@ def resume_point(cohort: Cohort, store: Store, observer: Observer, up_to: int | 
     for epoch in sorted(common, reverse=True):
         try:
             read = [checkpoints.read(root, run, epoch) for run in cohort.ids]
+            position = agreed("position", (replace(at, diverged=False, finished=False) for at, _ in read))
         except DataError as error:
             observer.note(f"{error} Going on from an earlier one.")
             continue
         histories = [list(store.history(run, epoch)) for run in cohort.ids]
         diverged = frozenset(r for r, (position, _) in enumerate(read) if position.diverged)
         finished = frozenset(r for r, (position, _) in enumerate(read) if position.finished)
-        position = replace(read[0][0], diverged=False, finished=False)
         return Start(position, [state for _, state in read], histories, diverged, finished)
     return None
 
