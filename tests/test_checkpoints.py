@@ -86,7 +86,7 @@ def test_a_flipped_bit_anywhere_is_found(tmp_path: Path) -> None:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
         if whole[place : place + 1] == b" ":  # padding of the header says nothing
             continue
-        with pytest.raises(DataError, match="is damaged|of another run"):
+        with pytest.raises(DataError, match=r"is damaged|of another run"):
             checkpoints.read(tmp_path, RUN, 3)
         assert sealed.refusal(path) is not None
 

@@ -23,7 +23,7 @@ def resume_point(cohort: Cohort, store: Store, observer: Observer, up_to: int | 
         try:
             read = [checkpoints.read(root, run, epoch) for run in cohort.ids]
             position = agreed("position", (replace(at, diverged=False, finished=False) for at, _ in read))
-        except DataError as error:
+        except (DataError, ValueError) as error:
             observer.note(f"{error} Going on from an earlier one.")
             continue
         histories = [list(store.history(run, epoch)) for run in cohort.ids]

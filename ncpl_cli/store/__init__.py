@@ -13,6 +13,6 @@ from ncpl_cli.store.store import Store, open_store
 from ncpl_cli.store.writing import not_repeated
 
 __all__ = [
-    "Overview", "Owner", "Queue", "Recorder", "RunRow", "Store", "Unit", "Working", "checked_id", "heartbeat", "not_repeated",
-    "open_store", "shown",
+    "Overview", "Owner", "Queue", "Recorder", "RunRow", "Store", "Unit", "Working", "checked_id", "heartbeat",
+    "not_repeated", "open_store", "shown",
 ]  # fmt: skip
