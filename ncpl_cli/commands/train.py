@@ -49,7 +49,7 @@ def common_options(
     seed: Annotated[int | None, typer.Option(help="One seed; default 0.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Several seeds: 0-4 or 1,3,7.")] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="digits, mnist, fashion-mnist, cifar10, folder:PATH, module:callable.")
+        str | None, typer.Option(help="digits, mnist, cifar10, ... (ncpl catalog), folder:PATH, module:callable.")
     ] = None,
     train_samples: Annotated[int | None, typer.Option(help="Training samples in all, class-balanced.")] = None,
     validation_fraction: Annotated[float | None, typer.Option(help="Share of training samples set aside.")] = None,

@@ -6,13 +6,20 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from ncpl_cli.data.cifar import load_cifar10
+from ncpl_cli.data.cifar import load_cifar10, load_cifar100, load_cifar100_super
 from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.data.folder import load_folder
 from ncpl_cli.data.normalisation import published
 from ncpl_cli.data.own import load_own
 from ncpl_cli.data.sampling import hold_out, limit_train
-from ncpl_cli.data.sets import load_digits, load_fashion_mnist, load_mnist
+from ncpl_cli.data.sets import (
+    load_digits,
+    load_emnist,
+    load_emnist_letters,
+    load_fashion_mnist,
+    load_mnist,
+    load_mnist44,
+)
 from ncpl_cli.errors import unknown
 from ncpl_cli.spec import DatasetSpec
 
@@ -20,7 +27,12 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "digits": load_digits,
     "mnist": load_mnist,
     "fashion-mnist": load_fashion_mnist,
+    "mnist44": load_mnist44,
+    "emnist": load_emnist,
+    "emnist-letters": load_emnist_letters,
     "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+    "cifar100-super": load_cifar100_super,
 }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,17 +17,32 @@ from ncpl_cli.rng import content_order, stream
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images (N, channels, height, width) as uint8, or float32 where that would lose something; labels (N,) int64."""
+    """Images (N, channels, height, width) as uint8, or float32 where that would lose something; labels (N,) int64.
+
+    further  other labels of the same images by name, such as super-classes: (N,) each
+    """
 
     images: NDArray[Any]
     labels: NDArray[np.int64]
+    further: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: NDArray[np.int64]) -> Split:
         """The samples at `index`, in that order."""
-        return replace(self, images=self.images[index], labels=self.labels[index])
+        further = {name: labels[index] for name, labels in self.further.items()}
+        return Split(self.images[index], self.labels[index], further)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        """The images, some at a time."""
+        yield self.images
 
     @cached_property
     def mixed(self) -> NDArray[np.int64]:
@@ -76,8 +93,7 @@ class Dataset:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+        return self.train.shape
 
     @property
     def pixels(self) -> int:
@@ -93,12 +109,13 @@ class Dataset:
         """
         if self.normalisation is not None:
             return np.array(self.normalisation[0]), np.array(self.normalisation[1])
-        images = self.train.images
+        blocks = self.train.blocks()
+        images = next(blocks)
         if images.dtype != np.uint8:
             channels = [images[:, c].astype(np.float64) / self.scale for c in range(images.shape[1])]
             return np.array([c.mean() for c in channels]), np.array([c.std() for c in channels])
         values = np.arange(256) / self.scale
-        counts = np.stack([np.bincount(images[:, c].reshape(-1), minlength=256) for c in range(images.shape[1])])
+        counts = np.sum([_histogram(block) for block in itertools.chain([images], blocks)], axis=0)
         share = counts / counts.sum(1, keepdims=True)
         mean = share @ values
         return mean, np.sqrt((share * (values - mean[:, None]) ** 2).sum(1))
@@ -109,10 +126,17 @@ class Dataset:
         digest = hashlib.sha256()
         for split in (self.train, self.test, self.validation):
             if split is not None:
-                kind = "" if split.images.dtype == np.uint8 else f" {split.images.dtype}"
-                digest.update(f"{split.images.shape}{kind}".encode())
-                digest.update(np.ascontiguousarray(split.images).data)
+                for number, block in enumerate(split.blocks()):
+                    if number == 0:
+                        kind = "" if block.dtype == np.uint8 else f" {block.dtype}"
+                        digest.update(f"{(len(split), *split.shape)}{kind}".encode())
+                    digest.update(np.ascontiguousarray(block).data)
                 digest.update(split.labels.astype("<i8").tobytes())
         given = "" if self.normalisation is None else f" {self.normalisation}"
         digest.update(f"{self.classes} {self.scale}{given}".encode())
         return digest.hexdigest()[:16]
+
+
+def _histogram(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How often each of the 256 values occurs in each channel: (channels, 256)."""
+    return np.stack([np.bincount(images[:, c].reshape(-1), minlength=256) for c in range(images.shape[1])])

@@ -1,13 +1,15 @@
-"""Data sets by name: scikit-learn's bundled digits, and MNIST and Fashion-MNIST through torchvision."""
+"""Data sets by name: scikit-learn's bundled digits, and the MNIST family through torchvision."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.data.sampling import stratified, without
+from ncpl_cli.data.turned import turned
 from ncpl_cli.errors import DataError
 
 RAW_FILES = (
@@ -32,24 +34,57 @@ def load_digits(_: Path) -> Dataset:
 
 def load_mnist(data_dir: Path) -> Dataset:
     """60 000 + 10 000 images of 28x28; downloaded when absent."""
-    return _torchvision("mnist", "MNIST", data_dir)
+    return _torchvision("mnist", "MNIST", data_dir, RAW_FILES, 10, 60_000)
 
 
 def load_fashion_mnist(data_dir: Path) -> Dataset:
     """60 000 + 10 000 images of 28x28; downloaded when absent."""
-    return _torchvision("fashion-mnist", "FashionMNIST", data_dir)
+    return _torchvision("fashion-mnist", "FashionMNIST", data_dir, RAW_FILES, 10, 60_000)
 
 
-def _torchvision(name: str, kind: str, data_dir: Path) -> Dataset:
+def load_mnist44(data_dir: Path) -> Dataset:
+    """MNIST's 2 to 7 turned by quarters and mirrored: 44 classes, made from the same images when they are needed."""
+    return turned(load_mnist(data_dir))
+
+
+def load_emnist(data_dir: Path) -> Dataset:
+    """EMNIST balanced: 47 classes of digits and letters, 112 800 + 18 800 images of 28x28; downloaded when absent."""
+    return _emnist("emnist", "balanced", data_dir, 47, 112_800)
+
+
+def load_emnist_letters(data_dir: Path) -> Dataset:
+    """EMNIST letters: 26 classes, 124 800 + 20 800 images of 28x28; downloaded when absent."""
+    return _emnist("emnist-letters", "letters", data_dir, 26, 124_800)
+
+
+def _emnist(name: str, split: str, data_dir: Path, classes: int, most: int) -> Dataset:
+    files = tuple(
+        f"emnist-{split}-{part}-{what}"
+        for part in ("train", "test")
+        for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
+    )
+    data = _torchvision(name, "EMNIST", data_dir, files, classes, most, split=split)
+    # its files hold images on their side; letters count from 1
+    upright = [
+        Split(np.ascontiguousarray(part.images.swapaxes(2, 3)), part.labels - (split == "letters"))
+        for part in (data.train, data.test)
+    ]
+    return replace(data, train=upright[0], test=upright[1])
+
+
+def _torchvision(
+    name: str, kind: str, data_dir: Path, files: tuple[str, ...], classes: int, most: int, **options: str
+) -> Dataset:
+    """A data set of torchvision's MNIST family from its `files`; `most`: images there are of a split at most."""
     raw = data_dir / kind / "raw"
-    absent = [file for file in RAW_FILES if not (raw / file).is_file()]
+    absent = [file for file in files if not (raw / file).is_file()]
     from torchvision import datasets
 
     loader = getattr(datasets, kind)
     splits = []
     for train in (True, False):
         try:
-            loaded = loader(root=str(data_dir), train=train, download=bool(absent))
+            loaded = loader(root=str(data_dir), train=train, download=bool(absent), **options)
             images, labels = loaded.data.numpy(), loaded.targets.numpy().astype(np.int64)
         except Exception as error:  # torchvision raises AssertionError, ValueError, URLError, RuntimeError, ...
             if absent:
@@ -62,13 +97,12 @@ def _torchvision(name: str, kind: str, data_dir: Path) -> Dataset:
                 f"the {name} files in {raw} are truncated or damaged ({error or type(error).__name__}).",
                 f"delete {raw} so that they are fetched again, or name another --data-dir",
             ) from error
-        expected = 60_000 if train else 10_000
         if len(images) != len(labels):
             raise DataError(
                 f"the {name} files in {raw} do not belong together: {len(images)} images, {len(labels)} labels.",
                 f"delete {raw} so that they are fetched again, or name another --data-dir",
             )
-        if len(images) > expected or images.shape[1:] != (28, 28):
+        if len(images) > most or images.shape[1:] != (28, 28):
             raise DataError(f"the files in {raw} are not {name}: images of shape {images.shape}.")
         splits.append(Split(np.ascontiguousarray(images[:, None]), labels))
-    return Dataset(name, splits[0], splits[1], 10)
+    return Dataset(name, splits[0], splits[1], classes)
