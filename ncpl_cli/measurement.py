@@ -62,8 +62,10 @@ def of_features(path: Path, metrics: Sequence[str], global_mean: str = "sample")
         raise InputError(f"{path} has a bias and no weight.", f"it may hold {KEYS}")
     given = {name: array for name, array in arrays.items() if name not in unused}
     found = measure_features(**given, metrics=metrics, global_mean=global_mean)
-    notes = (f"arrays that mean nothing here are left out: {', '.join(unused)}.",) if unused else ()
-    return Measurement(str(path), _with_reasons(found, metrics), notes)
+    notes = [f"arrays that mean nothing here are left out: {', '.join(unused)}."] if unused else []
+    if nameless := [name for name, array in given.items() if array.dtype.kind == "V"]:
+        notes.append(f"{' and '.join(nameless)} of two bytes without a type, as NumPy saves bfloat16: read as that.")
+    return Measurement(str(path), _with_reasons(found, metrics), tuple(notes))
 
 
 def read_features(path: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -110,12 +112,11 @@ def of_weights(
         statistics=None if shape.name == "mlp" else data.channel_statistics,
         width=shape.width, depth=shape.depth, activation=shape.activation, norm=shape.norm,
     )  # fmt: skip
-    _load(network, tensors, path, shape.name)
+    notes = _load(network, tensors, path, shape.name)
     network.to(device)
     task = Task(0, 1, lambda _: np.arange(len(data.train)), data.train.labels, data.test.labels)
     _say_what_it_takes(network, metrics, observer)
     found = measure(Snapshot(network, data, task, None, device, samples), tuple(metrics), layers)
-    notes = []
     if run:
         notes.append(
             f"this is a checkpoint of run {run}, measured here on the images as they are: ncpl measure --run {run} "
@@ -155,30 +156,67 @@ def _there(path: Path) -> None:
         )
 
 
-def _load(network: networks.Network, tensors: Mapping[str, Tensor], path: Path, name: str) -> None:
-    """Put a file's tensors into a network; one of the user's own may leave out the prefix `body.`."""
-    wanted = network.state_dict()
-    given = dict(tensors)
-    if isinstance(network, networks.OwnNetwork) and not any(key.startswith("body.") for key in given):
-        given = {f"body.{key}": value for key, value in given.items()}
-    optional = {key for key in wanted if key in ("mean", "std") or key.endswith("num_batches_tracked")}
-    lacking = [key for key in wanted if key not in given and key not in optional]
-    unknown = [key for key in given if key not in wanted]
+def _load(network: networks.Network, tensors: Mapping[str, Tensor], path: Path, name: str) -> list[str]:
+    """Put a file's tensors into a network, whatever wrapped it when they were saved; gives what is worth a note.
+
+    Wrappers anywhere in a name, a common prefix (`model.`) and, of a network of the user's own, the lack of our `body.`
+    do not matter; what lies outside the prefix is left out.
+    """
+    wanted, ours = network.state_dict(), "body." if isinstance(network, networks.OwnNetwork) else ""
+    names = {key.removeprefix(ours): key for key in wanted}  # in the file: in the network
+    optional = {n for n, key in names.items() if key in ("mean", "std") or key.endswith("num_batches_tracked")}
+    needed = [n for n in names if n not in optional]
+    given = _unwrapped(tensors, wanted, path)
+    ends = {key.removesuffix(n) for key in given for n in needed[:1] if key == n or key.endswith(f".{n}")}
+    whole = sorted(prefix for prefix in ends if all(prefix + n in given for n in needed))
+    if len(whole) > 1:
+        raise InputError(
+            f"{path} holds the tensors of {name} {len(whole)} times: "
+            f"below {', '.join(one or 'no prefix' for one in whole)}.",
+            "save the state dict of one of them",
+        )
+    prefix = whole[0] if whole else ""
+    held = {key.removeprefix(prefix): value for key, value in given.items() if key.startswith(prefix)}
+    before = prefix.removesuffix(ours)  # where a network of the user's own has mean and std
+    held |= {key: given[before + key] for key in ("mean", "std") if key in names and before + key in given}
+    lacking, unknown = [n for n in needed if n not in held], [n for n in held if n not in names]
     if lacking or unknown:
         parts = [
             f"{word} {_some(keys)}" for word, keys in (("lacks", lacking), ("has in their place", unknown)) if keys
         ]
         raise InputError(
             f"{path} does not hold the tensors of {name}: it {' and '.join(parts)}.",
-            f"{name} has: {', '.join(f'{key} {tuple(wanted[key].shape)}' for key in wanted if key not in optional)}",
+            f"{name} has: {', '.join(f'{n} {tuple(wanted[names[n]].shape)}' for n in needed)}",
         )
-    for key, value in given.items():
-        if value.shape != wanted[key].shape:
+    for key, value in held.items():
+        if value.shape != wanted[names[key]].shape:
             raise InputError(
-                f"{key} of {path} is {tuple(value.shape)}, and here it must be {tuple(wanted[key].shape)}.",
+                f"{key} of {path} is {tuple(value.shape)}, and here it must be {tuple(wanted[names[key]].shape)}.",
                 "--network, --width, --depth, --norm and --dataset must be those it was trained with",
             )
-    network.load_state_dict({**wanted, **given})
+    network.load_state_dict({**wanted, **{names[key]: value for key, value in held.items()}})
+    outside = [key for key in given if not key.startswith(prefix) and key not in {before + "mean", before + "std"}]
+    return [f"tensors outside {prefix} are left out: {_some(outside)}."] if outside else []
+
+
+WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+"""What stands in a tensor's name for DataParallel, averaging, torch.compile and FSDP, anywhere in it."""
+
+COUNTERS = ("n_averaged",)
+"""Tensors of wrappers that are no part of a network."""
+
+
+def _unwrapped(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """A file's tensors by name without what wrappers have put in between."""
+    wrappers = WRAPPERS - {part for key in wanted for part in key.split(".")}
+    given: dict[str, Tensor] = {}
+    for key, value in tensors.items():
+        bare = ".".join(part for part in key.split(".") if part not in wrappers)
+        if bare in given:
+            raise InputError(f"{path} holds {bare} twice, as {key} too.", "save the state dict of one network")
+        if bare.rpartition(".")[2] not in COUNTERS:
+            given[bare] = value
+    return given
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:
