@@ -756,10 +756,10 @@ def test_addresses_follow_split_and_layer(store_path: str, capsys: pytest.Captur
     ("line", "words"),
     [
         (["--x", "nc5"], "unknown metric of these runs 'nc5'"),
-        (["--across", "seeds"], "unknown axis"),
-        (["--method", "kendall"], "unknown method"),
+        (["--across", "seeds"], "unknown --across"),
+        (["--method", "kendall"], "unknown --method"),
         (["--lags", "3"], "is not a range"),
-        (["--pairs", "some"], "unknown choice of --pairs"),
+        (["--pairs", "some"], "unknown --pairs"),
         (["--pairs", "all", "--y", "nc1"], "leave out --x and --y"),
         (["--plot", "a.doc"], "unknown figure format"),
         (

@@ -163,6 +163,23 @@ def test_correlations_are_those_of_correlate(report: Report, store: str) -> None
     assert [row["mean"] for row in drawn][: len(result.windows.mean)] == pytest.approx(result.windows.mean.tolist())
 
 
+def test_the_figure_of_the_question_is_raw_and_detrended(report: Report, store: str) -> None:
+    drawn = rows(named(report, "correlations-0-question-0-numbers"))
+    with open_store(store) as opened:
+        frame = opened.frame(scenario="permuted-digits")
+    ours = frame[(frame["split"] == "train") & (frame["run"] == "a10000000000") & (frame["task"] > 0)]
+    x, y, t = (ours[key].to_numpy(dtype=float) for key in ("nc1", "plasticity_loss", "task"))
+    seed = [row for row in drawn if row["run"].startswith("seed 0")]
+    raw, left = ([row for row in seed if row["panel"].startswith(word)] for word in ("as", "without"))
+    assert [row["x"] for row in raw] == pytest.approx(x.tolist()) and [row["y"] for row in raw] == pytest.approx(y)
+    for name, values in (("x", x), ("y", y)):
+        rest = values - np.polyval(np.polyfit(t, values, 1), t)
+        assert [row[name] for row in left] == pytest.approx(rest.tolist(), abs=1e-12)
+    figure = next(f for f in report.figures() if f.id == "correlations-0-question-0")
+    with theme.drawn(figure.draw()) as picture:
+        assert len(picture.axes) == 2
+
+
 def test_the_share_of_averaging_is_exact_where_first_epochs_do_not_differ() -> None:
     from ncpl_cli.analysis import Run
 

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import signal, stats
 
-from ncpl_cli.analysis import resampling, statistics
+from ncpl_cli.analysis import resampling, statistics, windows
 
 Array = NDArray[np.float64]
 
@@ -55,7 +55,7 @@ def test_offsets_and_units_cost_no_digits(offset: float, unit: float) -> None:
     shifted = (x + offset) * unit
     assert statistics.pearson(shifted, y)[0] == near(expected)
     assert statistics.pearson_between(shifted, y)[0, 0] == near(expected)
-    assert statistics.sliding_pearson(shifted, y, 200)[0, 0] == near(expected)
+    assert windows.sliding_pearson(shifted, y, 200)[0, 0] == near(expected)
     assert statistics.spearman(shifted, y)[0] == near(stats.spearmanr(x[0], y[0]).statistic)
 
 
@@ -76,7 +76,7 @@ def test_what_is_undefined_is_nan_and_not_zero(x: list[float], y: list[float]) -
             continue
         assert np.isnan(f(np.array(x), np.array(y)))
     assert np.isnan(statistics.pearson_between(np.array([x]), np.array([y]))).all()
-    assert np.isnan(statistics.sliding_pearson(np.array([x]), np.array([y]), len(x))).all()
+    assert np.isnan(windows.sliding_pearson(np.array([x]), np.array([y]), len(x))).all()
 
 
 def test_r_of_every_row_with_every_row() -> None:
@@ -91,7 +91,7 @@ def test_r_of_every_row_with_every_row() -> None:
 @pytest.mark.parametrize(("n", "w"), [(10, 4), (100, 100), (101, 100), (257, 16), (250, 50), (60, 59)])
 def test_sliding_windows_are_scipys_window_by_window(n: int, w: int) -> None:
     x, y = draw(2, n).cumsum(1) + 1e4, draw(2, n, seed=1).cumsum(1)
-    found = statistics.sliding_pearson(x, y, w)
+    found = windows.sliding_pearson(x, y, w)
     assert found.shape == (2, n - w + 1)
     for i, start in itertools.product(range(2), range(n - w + 1)):
         part = slice(start, start + w)
@@ -101,14 +101,14 @@ def test_sliding_windows_are_scipys_window_by_window(n: int, w: int) -> None:
 def test_a_constant_stretch_is_undefined_in_the_windows_within_it_only() -> None:
     x, y = draw(1, 60), draw(1, 60, seed=1)
     x[0, 20:40] = 0.3
-    found = statistics.sliding_pearson(x, y, 10)[0]
+    found = windows.sliding_pearson(x, y, 10)[0]
     assert np.flatnonzero(np.isnan(found)).tolist() == list(range(20, 31))
 
 
 def test_windows_shorter_than_four_points_or_longer_than_the_series() -> None:
     x, y = draw(2, 10), draw(2, 10, seed=1)
-    assert np.isnan(statistics.sliding_pearson(x, y, 3)).all()
-    assert statistics.sliding_pearson(x, y, 11).shape == (2, 0)
+    assert np.isnan(windows.sliding_pearson(x, y, 3)).all()
+    assert windows.sliding_pearson(x, y, 11).shape == (2, 0)
 
 
 @pytest.mark.parametrize("method", ["pearson", "spearman"])
@@ -116,7 +116,7 @@ def test_windows_of_unequal_counts(method: str) -> None:
     x, y = draw(3, 40), draw(3, 40, seed=1)
     first = np.array([0, 0, 3, 10, 11, 12, 30, 37])
     last = np.array([3, 9, 12, 19, 20, 21, 39, 39])
-    found = statistics.windows(x, y, first, last, method)
+    found = windows.windows(x, y, first, last, method)
     reference = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}[method]
     for i, j in itertools.product(range(3), range(len(first))):
         part = slice(first[j], last[j] + 1)
@@ -348,7 +348,7 @@ def test_p_values_and_intervals_hold_their_size_under_autocorrelation(
     """A small copy of benchmarks/correlate.py: true r = 0; the naive p of one run rejects half of the time."""
     repetitions, n, w = 600, 300, 100
     x, y = (autoregressive(phi, repetitions * runs, n, seed=s) for s in (1, 2))
-    r = statistics.sliding_pearson(x, y, w)[:, ::10].reshape(repetitions, runs, -1)
+    r = windows.sliding_pearson(x, y, w)[:, ::10].reshape(repetitions, runs, -1)
     single = r[:, 0, 0]
     naive = 2 * stats.t.sf(np.abs(single) * np.sqrt((w - 2) / (1 - single**2)), w - 2)
     assert (naive < 0.05).mean() > 0.4

@@ -38,7 +38,10 @@ def correlate(
         options = replace(options, family_flips=flips_for(max(len(pairs), len(xs))))
     found: list[GroupCorrelation] = []
     without: list[str] = []
-    for group in groups(study, pool=options.pool, ignore=FIRST_TASK_SETTINGS if over_runs else ()):
+    settings = {name for s in study.series for name in s.run.settings}
+    # over runs a setting that is held fixed may differ between them: its values are no groups of their own
+    ignore = FIRST_TASK_SETTINGS | (settings & set(options.controls)) if over_runs else frozenset()
+    for group in groups(study, pool=options.pool, ignore=ignore):
         chosen: list[tuple[str, str, tuple[str, ...]]] = [(x, y, ()) for x, y in pairs]
         if not pairs:
             y, notes = default_y(group)

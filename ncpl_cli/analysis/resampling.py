@@ -130,6 +130,13 @@ class SeedSwap:
     permutations: int
     exact: bool
 
+    @property
+    def share(self) -> float | None:
+        """Share of the matched r that x has with y of another run as well: what a driver shared by all runs makes."""
+        if self.matched_r is None or self.swapped_r is None or self.matched_r == 0:
+            return None
+        return max(0.0, self.swapped_r / self.matched_r)
+
 
 def seed_swap(r: Array, *, permutations: int = FLIPS, seed: int = 0) -> SeedSwap:
     """Permutation test on r (runs x runs), r[i, j] between x of run i and y of run j. No p below six runs."""

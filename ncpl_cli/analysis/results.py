@@ -158,6 +158,7 @@ class Overall:
             "seed_swap_p": self.seed_swap.p,
             "seed_swap_r": self.seed_swap.swapped_r,
             "seed_swap_matched_r": self.seed_swap.matched_r,
+            "shared_driver": self.seed_swap.share,
             "best_lag": self.best_lag,
             "points": self.points,
             "effective_n": self.effective_n,

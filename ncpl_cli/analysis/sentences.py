@@ -198,9 +198,14 @@ def _clock(result: GroupCorrelation) -> list[str]:
     if swap.swapped_r * swap.matched_r <= 0 or abs(swap.swapped_r) < HALF * abs(swap.matched_r):
         return []
     p = "" if swap.p is None else f", seed-swap p = {p_text(swap.p)}"
+    tested = result.overall.p_sign_flip
+    driven = "" if tested is None else (
+        f" A driver that all runs share (a schedule, a common drift) makes them dependent: the sign flips' "
+        f"p = {p_text(tested)} is then too small, and the seed swap's is the one to go by."
+    )  # fmt: skip
     return [
         f"x of one run goes with y of another run too (r = {swap.swapped_r:+.2f} against {swap.matched_r:+.2f} within "
-        f"a run{p}): to that extent both merely follow the training clock."
+        f"a run{p}): to that extent both merely follow the training clock.{driven}"
     ]
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -22,7 +21,6 @@ FEWEST_POINTS = 4
 
 _CERTAIN = 1 - 1e-12  # |r| above this is a straight line up to rounding
 _ROUNDING = 8 * np.finfo(np.float64).eps  # a standard deviation below this share of the mean is rounding
-_BLOCK = 1 << 20  # numbers held at once by the batched paths: fits the cache of a laptop core
 
 
 # correlation ---------------------------------------------------------------------------------------------------
@@ -42,10 +40,10 @@ def pearson(x: Array, y: Array) -> Array:
     scale_x, scale_y = _scale(dx), _scale(dy)
     dx, dy = dx / scale_x, dy / scale_y
     scatter_x, scatter_y = (dx * dx).sum(-1), (dy * dy).sum(-1)
-    flat = _flat(np.sqrt(scatter_x / n) * scale_x[..., 0], mean_x) | _flat(
+    flat = is_flat(np.sqrt(scatter_x / n) * scale_x[..., 0], mean_x) | is_flat(
         np.sqrt(scatter_y / n) * scale_y[..., 0], mean_y
     )
-    return _ratio((dx * dy).sum(-1), scatter_x, scatter_y, flat)
+    return r_of((dx * dy).sum(-1), scatter_x, scatter_y, flat)
 
 
 def ranks(x: Array) -> Array:
@@ -55,7 +53,7 @@ def ranks(x: Array) -> Array:
     found = np.asarray(rankdata(x, axis=-1), dtype=np.float64)
     if x.shape[-1]:
         d, mean = _centred(x)
-        flat = _flat(np.abs(d).max(-1), mean)
+        flat = is_flat(np.abs(d).max(-1), mean)
         found = np.where(flat[..., None], found.mean(-1, keepdims=True), found)
     return found
 
@@ -74,7 +72,7 @@ def constant(x: Array) -> bool:
     if not len(x):
         return True
     d, mean = _centred(x)
-    return bool(_flat(np.abs(d).max(-1), mean))
+    return bool(is_flat(np.abs(d).max(-1), mean))
 
 
 def difference(a: Array, b: Array) -> Array:
@@ -119,12 +117,13 @@ def _scale(deviation: Array) -> Array:
     return np.where(largest > 0, largest, 1.0)
 
 
-def _flat(deviation: Array, mean: Array) -> NDArray[np.bool_]:
+def is_flat(deviation: Array, mean: Array) -> NDArray[np.bool_]:
     """Constant, or varying by no more than rounding."""
     return np.asarray(deviation <= _ROUNDING * np.abs(mean))
 
 
-def _ratio(products: Array, scatter_x: Array, scatter_y: Array, flat: NDArray[np.bool_]) -> Array:
+def r_of(products: Array, scatter_x: Array, scatter_y: Array, flat: NDArray[np.bool_]) -> Array:
+    """r from sums of products and of squares; NaN where a side is flat, has no scatter, or |r| is 1 up to rounding."""
     scatter = np.sqrt(scatter_x * scatter_y)
     undefined = flat | ~(scatter > 0)
     r = products / np.where(undefined, 1.0, scatter)
@@ -141,119 +140,10 @@ def pearson_between(x: Array, y: Array) -> Array:
         scale = _scale(d)
         d = d / scale
         size = np.sqrt((d * d).sum(-1))
-        flat = _flat(size / math.sqrt(d.shape[-1]) * scale[..., 0], mean)
+        flat = is_flat(size / math.sqrt(d.shape[-1]) * scale[..., 0], mean)
         sides.append(d / np.where(flat, np.nan, size)[:, None])
     r = sides[0] @ sides[1].T
     return np.where(np.abs(r) < _CERTAIN, r, np.nan)
-
-
-# sliding windows -----------------------------------------------------------------------------------------------
-
-
-def sliding_pearson(x: Array, y: Array, points: int) -> Array:
-    """Pearson's r of every window of `points` consecutive columns: (rows, n) -> (rows, n - points + 1).
-
-    A window is the end of one block of `points` columns and the beginning of the next (van Herk's two passes), so
-    it is never had by subtracting long sums, which cancels under offset and drift. Moments of the parts follow
-    Welford's recursion and are merged by Chan, Golub & LeVeque's formula, sums of like signs only: a constant
-    window has scatter exactly 0. The work is O(n), whatever the window.
-    """
-    rows, n = x.shape
-    found = np.full((rows, max(n - points + 1, 0)), np.nan)
-    if points < FEWEST_POINTS or n < points:
-        return found
-    step = max(1, _BLOCK // n)
-    for first in range(0, rows, step):
-        part = slice(first, first + step)
-        found[part] = _two_pass_windows(x[part], y[part], points)
-    return found
-
-
-def _two_pass_windows(x: Array, y: Array, w: int) -> Array:
-    rows, n = x.shape
-    blocks = -(-n // w)
-    ending: list[tuple[Array, ...]] = []  # moments of the last w - j columns of each block, j = w-1 .. 0
-    (xb, centre_x), (yb, centre_y) = (_in_blocks(a, blocks, w) for a in (x, y))  # w x rows x blocks, rows x blocks
-    step_x, step_y = _next_block(centre_x) - centre_x, _next_block(centre_y) - centre_y
-    moments = _Moments(xb.shape[1:])
-    for j in reversed(range(w)):
-        moments.add(xb[j], yb[j])
-        ending.append(moments.copy())
-    ending.reverse()
-    found = np.empty((w, rows, blocks))
-    moments = _Moments(xb.shape[1:])
-    for j in range(w):
-        mean_x, mean_y, sxx, syy, sxy = ending[j]
-        if j:
-            moments.add(xb[j - 1], yb[j - 1])
-            dx = _next_block(moments.mean_x) - mean_x + step_x
-            dy = _next_block(moments.mean_y) - mean_y + step_y
-            share = (w - j) * j / w
-            sxx = sxx + _next_block(moments.sxx) + dx * dx * share
-            syy = syy + _next_block(moments.syy) + dy * dy * share
-            sxy = sxy + _next_block(moments.sxy) + dx * dy * share
-            mean_x, mean_y = mean_x + dx * (j / w), mean_y + dy * (j / w)
-        flat = _flat(np.sqrt(sxx / w), mean_x + centre_x) | _flat(np.sqrt(syy / w), mean_y + centre_y)
-        found[j] = _ratio(sxy, sxx, syy, flat)
-    return found.transpose(1, 2, 0).reshape(rows, blocks * w)[:, : n - w + 1]
-
-
-class _Moments:
-    """Means and scatters of a growing set of points, by Welford's recursion."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.count = 0
-        self.mean_x, self.mean_y, self.sxx, self.syy, self.sxy = (np.zeros(shape) for _ in range(5))
-
-    def add(self, x: Array, y: Array) -> None:
-        self.count += 1
-        dx, dy = x - self.mean_x, y - self.mean_y
-        self.mean_x += dx / self.count
-        self.mean_y += dy / self.count
-        rest = y - self.mean_y
-        self.sxx += dx * (x - self.mean_x)
-        self.syy += dy * rest
-        self.sxy += dx * rest
-
-    def copy(self) -> tuple[Array, ...]:
-        return tuple(a.copy() for a in (self.mean_x, self.mean_y, self.sxx, self.syy, self.sxy))
-
-
-def _in_blocks(a: Array, blocks: int, w: int) -> tuple[Array, Array]:
-    """Columns as w x rows x blocks around each block's mean, and these means: an offset then costs no digits."""
-    rows, n = a.shape
-    # a power of two is exact: tiny or huge units then neither underflow nor overflow when squared
-    largest = np.abs(a).max(-1, keepdims=True)
-    a = np.ldexp(a, -np.frexp(largest)[1])
-    padded = np.concatenate([a, np.repeat(a[:, -1:], blocks * w - n, axis=1)], axis=1).reshape(rows, blocks, w)
-    centre = padded.mean(-1)
-    return np.ascontiguousarray((padded - centre[..., None]).transpose(2, 0, 1)), centre
-
-
-def _next_block(a: Array) -> Array:
-    return np.concatenate([a[:, 1:], a[:, -1:]], axis=1)
-
-
-def windows(x: Array, y: Array, first: NDArray[np.intp], last: NDArray[np.intp], method: str = "pearson") -> Array:
-    """r of the windows x[:, first_i : last_i + 1] of every row: (rows, n) -> (rows, windows).
-
-    For windows that do not all hold equally many points, and for ranks, which have to be taken anew in each.
-    """
-    rows = x.shape[0]
-    found = np.full((rows, len(first)), np.nan)
-    counts = last - first + 1
-    for points in np.unique(counts[counts >= FEWEST_POINTS]):
-        chosen = np.flatnonzero(counts == points)
-        if method == "pearson" and len(chosen) > points and np.all(np.diff(first[chosen]) == 1):
-            span = slice(first[chosen[0]], last[chosen[-1]] + 1)
-            found[:, chosen] = sliding_pearson(x[:, span], y[:, span], int(points))
-            continue
-        views = [sliding_window_view(a, int(points), axis=1) for a in (x, y)]  # rows x starts x points
-        step = max(1, _BLOCK // (int(points) * rows))
-        for begin in range(0, len(chosen), step):
-            part = chosen[begin : begin + step]
-            found[:, part] = METHODS[method](views[0][:, first[part]], views[1][:, first[part]])
-    return found
 
 
 # what a shared trend leaves ------------------------------------------------------------------------------------
@@ -302,7 +192,7 @@ def autocorrelations(x: Array) -> Array:
     n = x.shape[-1]
     d, mean = _centred(x)
     scale = _scale(d)
-    d = np.where(_flat(np.abs(d).max(-1), mean)[..., None], 0.0, d / scale)
+    d = np.where(is_flat(np.abs(d).max(-1), mean)[..., None], 0.0, d / scale)
     spectrum = np.fft.rfft(d, 2 * n, axis=-1)
     products = np.fft.irfft(spectrum * spectrum.conj(), 2 * n, axis=-1)[..., :n]
     total = products[..., :1]

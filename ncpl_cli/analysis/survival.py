@@ -21,6 +21,9 @@ SMALL = 0.1
 HALF = 0.5
 """A control that leaves less than this share of r is said to take most of it away."""
 
+SEED_SWAP = "seed_swap"
+"""The control that takes off what x of one run has with y of another: a driver that all runs share."""
+
 SPANS = 1.0
 """An interval wider than this spans most of what r can be: from -1 to 1."""
 
@@ -61,7 +64,7 @@ def survival(result: GroupCorrelation) -> Survival:
     doubt = _doubt(raw, interval, p, result.n_runs)
     if doubt:
         return Survival("undecided", None, None, None, doubt)
-    weakest = _weakest(raw, _controls(result))
+    weakest = _weakest(raw, _left(result))
     of = result.multiverse
     if of is not None and of.kind != "survives":
         low, _, high = of.r
@@ -74,18 +77,16 @@ def survival(result: GroupCorrelation) -> Survival:
         return Survival(kind, of.r[1], "multiverse", of.p_median, text)
     if weakest is None:
         return Survival("undecided", None, None, None, "no control could be held against it")
-    name, control = weakest
-    left = control.summary.mean_r
-    assert left is not None
-    tail = "" if control.p is None else f" (p = {p_text(control.p)})"
+    name, (left, p_left) = weakest
+    tail = "" if p_left is None else f" (p = {p_text(p_left)})"
     if left * raw < 0 and abs(left) >= SMALL:
-        return Survival("flips", left, name, control.p, f"the sign turns {words(name, result)}: {signed(left)}{tail}")
+        return Survival("flips", left, name, p_left, f"the sign turns {words(name, result)}: {signed(left)}{tail}")
     if abs(left) < HALF * abs(raw) or left * raw < 0:
         text = f"of it {signed(left)} is left {words(name, result)}{tail}"
-        return Survival("falls", left, name, control.p, text)
+        return Survival("falls", left, name, p_left, text)
     survived = "every defensible analysis" if of is not None else "every control"
     text = f"it survives {survived}: at least {signed(left)} is left ({words(name, result)})"
-    return Survival("survives", left, name, control.p, text)
+    return Survival("survives", left, name, p_left, text)
 
 
 def _doubt(raw: float, interval: tuple[float, float] | None, p: float | None, runs: int) -> str:
@@ -101,24 +102,33 @@ def _doubt(raw: float, interval: tuple[float, float] | None, p: float | None, ru
     return ""
 
 
-def _controls(result: GroupCorrelation) -> Mapping[str, Control]:
-    """Every control, as the result's method has it; the axis alone is the detrended one."""
-    found = {} if result.across == "runs" else dict(result.overall.controls)
-    found.pop(result.method, None)
-    return found | {name: c for name, c in result.held_fixed.items() if name != result.unit}
+Left = Mapping[str, tuple[float, float | None]]
+"""What each control leaves of r, and its p."""
 
 
-def _weakest(raw: float, controls: Mapping[str, Control]) -> tuple[str, Control] | None:
+def _left(result: GroupCorrelation) -> Left:
+    """Every control, as the result's method has it (the axis alone is the detrended one), and the seed swap."""
+    controls: dict[str, Control] = {} if result.across == "runs" else dict(result.overall.controls)
+    controls.pop(result.method, None)
+    controls |= {name: c for name, c in result.held_fixed.items() if name != result.unit}
+    found = {n: (c.summary.mean_r, c.p) for n, c in controls.items() if c.summary.mean_r is not None}
+    swap = result.overall.seed_swap
+    if swap.matched_r is not None and swap.swapped_r is not None and swap.matched_r * swap.swapped_r > 0:
+        found[SEED_SWAP] = swap.matched_r - swap.swapped_r, swap.p
+    return found
+
+
+def _weakest(raw: float, left: Left) -> tuple[str, tuple[float, float | None]] | None:
     """The control that leaves least of r, its sign counted."""
     sign = 1 if raw > 0 else -1
-    left = {n: sign * c.summary.mean_r for n, c in controls.items() if c.summary.mean_r is not None}
-    return min(((n, controls[n]) for n in left), key=lambda item: left[item[0]]) if left else None
+    return min(left.items(), key=lambda item: sign * item[1][0]) if left else None
 
 
 def words(name: str, result: GroupCorrelation) -> str:
     """What a control does, as the end of a sentence."""
     known = {
         "spearman": "on ranks",
+        SEED_SWAP: "beyond what x of one run has with y of another",
         "first_difference": "between first differences",
         "detrended": f"without a straight line in the {result.unit}",
     }

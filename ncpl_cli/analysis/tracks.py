@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ncpl_cli.analysis import statistics
+from ncpl_cli.analysis import statistics, windows
 from ncpl_cli.analysis.study import Series
 
 Array = NDArray[np.float64]
@@ -145,7 +145,7 @@ def sliding(tracks: Sequence[Track], window: int, method: str) -> tuple[Array, A
         last = np.searchsorted(axis, ends[full], side="right") - 1
         x, y = (np.array([tracks[i].points()[part] for i in members]) for part in (1, 2))
         place = np.ix_(np.array(members), full)
-        r[place] = statistics.windows(x, y, first, last, method)
+        r[place] = windows.windows(x, y, first, last, method)
         counts[place] = last - first + 1
     some = counts.any(0)
     return ends[some], r[:, some], counts[:, some]

@@ -59,6 +59,7 @@ def correlate(
     """
     from ncpl_cli.analysis import Options, all_pairs
     from ncpl_cli.analysis import correlate as correlation_of
+    from ncpl_cli.analysis.levels import between_settings
     from ncpl_cli.metrics.catalogue import METRICS
     from ncpl_cli.report.correlation_figure import check_figure, save_windows
     from ncpl_cli.store import open_store
@@ -100,9 +101,13 @@ def correlate(
         if plot != "-":
             _common.note(f"drawn into {plot}.")
     if json_:
-        _common.print_json({"groups": [result.to_json() for result in results]})
+        document = {"groups": [result.to_json() for result in results]}
+        more = {"between_settings": [b.to_json() for b in between]} if (between := between_settings(results)) else {}
+        _common.print_json(document | more)
         return
     _correlation.show(results)
+    for one in between_settings(results):
+        _common.say(one.sentence())
 
 
 def _with_multiverse(

@@ -12,6 +12,7 @@ from ncpl_cli.report.blocks import Block, Figure, Section, Table, Text, table
 from ncpl_cli.report.correlation_figure import draw_windows, kind_of, window_frames, with_windows
 from ncpl_cli.report.curve_figure import curve_figure
 from ncpl_cli.report.material import WINDOW, Material, Part
+from ncpl_cli.report.question_figure import question_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,6 +63,10 @@ def _of(part: Part, id_: str) -> list[Block]:
     windowed = with_windows([result for _, result in said[:MOST_GROUPS]])
     if windowed:
         blocks += [_windows(windowed, part, f"{id_}-windows"), _run_by_run(windowed, part, f"{id_}-runs")]
+    by_label = dict(zip(part.labels, part.groups, strict=True))
+    for i, (label, result) in enumerate(said[:MOST_CURVES]):
+        what = f"{part.scenario}, {label}"
+        blocks.append(question_figure(by_label[label], result, what, f"{id_}-question-{i}"))
     for i, (label, result) in enumerate(said[:MOST_CURVES]):
         if result.multiverse is not None:
             what = f"{part.scenario}, {label}, {result.x} and {result.y}"
