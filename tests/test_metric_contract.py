@@ -28,7 +28,10 @@ OF_A_LOOK = sorted(METRICS.keys() - OF_A_RUN)
 
 @functools.cache
 def look(how: str = "healthy") -> Measured:
-    """All that is measured of every layer of a small network on 300 + 100 digits; odd and even are unseen classes."""
+    """All that is measured of every layer of a small network on 300 + 100 digits; odd and even are unseen classes.
+
+    The same digits with more and with less ink are further labels, and some images are fresh.
+    """
     digits = load(DatasetSpec("digits"))
     train, test = np.arange(300), np.arange(100)
     if how == "reordered":  # class by class, backwards: what is measured on a draw is measured on the same one
@@ -46,7 +49,13 @@ def look(how: str = "healthy") -> Measured:
         if how == "not a number":
             net.hidden[0].weight[3, 4] = torch.nan  # type: ignore[index, union-attr]
     unseen = Split(data.test.images, data.test.labels % 2)
-    task = Task(0, 1, lambda _: train, data.train.labels, data.test.labels, parts={"unseen": unseen})
+    fresh = digits.train.take(np.arange(400, 600)[:: -1 if how == "reordered" else 1])
+    splits = {"train": data.train, "test": data.test, "fresh": fresh}
+    fine = {name: 2 * s.labels + (s.images.reshape(len(s), -1).sum(1) > 290) for name, s in splits.items()}
+    task = Task(
+        0, 1, lambda _: train, data.train.labels, data.test.labels, parts={"unseen": unseen, "fresh": fresh},
+        label_sets={"fine": fine},
+    )  # fmt: skip
     return measure(Snapshot(net, data, task, initial, learning_rate=0.1), ("all",), layers="all")
 
 
@@ -73,7 +82,7 @@ def test_what_is_undefined_is_null_with_a_reason(name: str, how: str) -> None:
     found = look(how)
     values = {a: v for a, v in found.values.items() if a.metric == name}
     reasons = {a: why for a, why in found.undefined.items() if a.metric == name}
-    if how == "not a number" and name.startswith("few_shot"):
+    if how == "not a number" and METRICS[name].family == "few_shot" and not values and not reasons:
         assert not values  # nobody knows that there are unseen classes without looking at the data
         return
     assert (values or reasons) and not values.keys() & reasons.keys()

@@ -18,7 +18,8 @@ RENUMBER = "labels = np.unique(labels, return_inverse=True)[1]"
 def finite(x: NDArray[Any]) -> bool:
     """Whether every feature is a finite number."""
     # one fast sum tells; where it overflows, every number is looked at
-    return math.isfinite(float(torch.from_numpy(x).sum())) or bool(np.isfinite(x).all())
+    total = torch.from_numpy(x).sum() if x.flags.writeable else x.sum()  # torch warns of memory it may not write
+    return math.isfinite(float(total)) or bool(np.isfinite(x).all())
 
 
 def checked(

@@ -27,6 +27,14 @@ def _family(family: str, needs: str, *rows: tuple[str, str, str, str], cost: str
 
 _LOW = "lower = more collapse"
 
+_READOUTS = {
+    "ncc": "accuracy of the nearest training class mean",
+    "fixed": "accuracy of ridge on centred features, lambda .01 x their mean square",
+    "tuned": "accuracy of ridge on standardised features, lambda of 1e-9 to 1e2 by a held-out fifth",
+}
+_WITHIN = ", among classes of the own group"
+_FRESH = ", fitted on images not trained on"
+
 METRICS: dict[str, Metric] = {
     metric.id: metric
     for metric in [
@@ -121,11 +129,42 @@ METRICS: dict[str, Metric] = {
             ("gradient_norm", "L2 norm of the gradient of the mean loss", "lower = flat or dead", "L24"),
         ),
         *_family(
-            "few_shot", "features of classes not trained on",
-            ("few_shot_error_1", "nearest mean of 1 sample a class, mean over 100 episodes", _LOW, "G22"),
-            ("few_shot_error_5", "nearest mean of 5 samples a class, mean over 100 episodes", _LOW, "G22"),
-            ("few_shot_error_10", "nearest mean of 10 samples a class, mean over 100 episodes", _LOW, "G22"),
+            "few_shot", "features of classes not trained on (100 episodes)",
+            ("few_shot_error_1", "nearest mean of 1 sample a class, min(5, classes) ways", _LOW, "G22"),
+            ("few_shot_error_5", "nearest mean of 5 samples a class, min(5, classes) ways", _LOW, "G22"),
+            ("few_shot_error_10", "nearest mean of 10 samples a class, min(5, classes) ways", _LOW, "G22"),
             ("few_shot_error", "mean of the three", _LOW, "G22"),
+            ("few_shot_error_1_se", "its standard error over episodes", "context of the error", "ncpl"),
+            ("few_shot_error_5_se", "its standard error over episodes", "context of the error", "ncpl"),
+            ("few_shot_error_10_se", "its standard error over episodes", "context of the error", "ncpl"),
+            ("few_shot_ridge_error_1", "the same episodes by ridge (readout_fixed)", _LOW, "ncpl, after G22"),
+            ("few_shot_ridge_error_1_se", "its standard error over episodes", "context of the error", "ncpl"),
+            ("few_shot_ridge_error_5", "the same episodes by ridge (readout_fixed)", _LOW, "ncpl, after G22"),
+            ("few_shot_ridge_error_5_se", "its standard error over episodes", "context of the error", "ncpl"),
+            ("few_shot_ridge_error_10", "the same episodes by ridge (readout_fixed)", _LOW, "ncpl, after G22"),
+            ("few_shot_ridge_error_10_se", "its standard error over episodes", "context of the error", "ncpl"),
+            ("few_shot_bound_1", "16 (ways - 1) (1 + 2/1) cdnv; from 1 on vacuous", "lower = few suffice", "G22"),
+            ("few_shot_bound_5", "16 (ways - 1) (1 + 2/5) cdnv; from 1 on vacuous", "lower = few suffice", "G22"),
+            ("few_shot_bound_10", "16 (ways - 1) (1 + 2/10) cdnv; from 1 on vacuous", "lower = few suffice", "G22"),
+            ("few_shot_ways", "classes of an episode, min(5, classes)", "context of few-shot errors", "ncpl"),
+        ),
+        Metric(
+            "cdnv_directional", "mean over ordered pairs of u' Sigma_i u / d^2, u the unit vector between the means",
+            _LOW, "features, labels", "ncpl, after G22", "few_shot", "expensive",
+        ),
+        *_family(
+            "readouts", "features of a training and a test split",
+            *(
+                (f"readout_{kind}{within}{fresh}", f"{what}{_WITHIN if within else ''}{_FRESH if fresh else ''}",
+                 "higher = more can be read off", "H22, Y23")
+                for kind, what in _READOUTS.items() for within in ("", "_within") for fresh in ("", "_fresh")
+            ),
+            *(
+                (f"readout_lambda{edge}{fresh}", what + (_FRESH if fresh else ""), "context of readout_tuned", "ncpl")
+                for edge, what in (("", "lambda that was chosen"), ("_edge", "1 where it lies at an end of its grid"))
+                for fresh in ("", "_fresh")
+            ),
+            cost="expensive",
         ),
         *_family(
             "weights", "parameters",

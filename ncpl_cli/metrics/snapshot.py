@@ -18,7 +18,6 @@ from ncpl_cli.metrics import units, weights
 from ncpl_cli.metrics.accumulator import CollapseAccumulator
 from ncpl_cli.metrics.catalogue import METRICS, chosen
 from ncpl_cli.metrics.expensive import expensive_metrics
-from ncpl_cli.metrics.few_shot import few_shot_metrics
 from ncpl_cli.metrics.forward import FEW_ROWS, View, accumulate, evaluating, view
 from ncpl_cli.metrics.gradients import by_hand, gradient_norm, gradient_norm_inside
 from ncpl_cli.metrics.inputs import at_initialisation, training_samples
@@ -31,6 +30,7 @@ from ncpl_cli.metrics.neural_collapse import (
     means_of,
     names_of,
 )
+from ncpl_cli.metrics.transfer import INPUT, TOO_LARGE, put_few_shot, put_readouts
 from ncpl_cli.networks import ACTIVATIONS, EXACT_ZEROS, Network
 from ncpl_cli.objectives import REGRESSION
 from ncpl_cli.records import Address
@@ -38,8 +38,6 @@ from ncpl_cli.scenarios.task import Task
 
 DIAGNOSTIC_SAMPLES = FEW_ROWS
 """Samples that units and ranks are measured on; dead-unit counts depend on it, so it is fixed."""
-
-TOO_LARGE = "the layer is too large"
 
 INSIDE = {"preactivations", "gradients"}
 """Families that look inside a network: at what every layer gives on a few samples."""
@@ -50,8 +48,9 @@ CONTEXT = ("null_nc1", "rank_between")
 ON_PARAMETERS = frozenset(
     name
     for name, metric in METRICS.items()
-    if metric.family in ("collapse", "units", "preactivations", "gradients", "weights", "ntk", "curvature", "churn")
-    or name in ("train_accuracy", "train_loss", "test_accuracy", "test_loss")
+    if metric.family
+    in ("collapse", "units", "preactivations", "gradients", "weights", "ntk", "curvature", "churn", "readouts")
+    or name in ("train_accuracy", "train_loss", "test_accuracy", "test_loss", "cdnv_directional")
 )
 """Metrics that a look at a network gives, whatever its scenario, and that parameters without numbers have none of."""
 
@@ -141,17 +140,19 @@ def _measure(snapshot: Snapshot, wanted: set[str], layers: str) -> Measured:
             found.put({}, {name: "parameters are not finite"}, "test" if name in TEST_METRICS else "train")
         return found
     views: dict[str, View] = {}
-    if families & {"collapse", "performance", "units", "few_shot"}:
+    if families & {"collapse", "performance", "units", "few_shot", "readouts"}:
         with found.timed("features"):
             views = _views(snapshot, names, inside=bool(families & INSIDE))
     if "collapse" in families:
         with found.timed("collapse"):
             _collapse(found, snapshot, views, names, wanted)
-    for family, of_layer in (("units", _units), ("few_shot", _few_shot)):
-        if family in families:
-            with found.timed(family):
-                for layer in names:
-                    of_layer(found, snapshot, views, layer, wanted)
+    if "units" in families:
+        with found.timed("units"):
+            for layer in names:
+                _units(found, snapshot, views, layer, wanted)
+    for family in sorted(families & {"few_shot", "readouts"}):
+        with found.timed(family):
+            _transfer(found, snapshot, views, names, wanted, family)
     if "performance" in families:
         _performance(found, snapshot, views)
     if "preactivations" in families:
@@ -377,10 +378,28 @@ def _preactivations(found: Measured, snapshot: Snapshot, views: Mapping[str, Vie
         put("linearised_units", affine, unknown)
 
 
-def _few_shot(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str, _: Collection[str]) -> None:
-    if (seen := views.get("unseen")) is not None and not snapshot.task.regression:
-        rows = seen.few(layer) if layer in seen.streamed else (seen.layers[layer], seen.labels)
-        found.put(*few_shot_metrics(*rows), "unseen", layer)
+def _transfer(
+    found: Measured, snapshot: Snapshot, views: Mapping[str, View], layers: Sequence[str], wanted: Collection[str],
+    family: str,
+) -> None:  # fmt: skip
+    """Few-shot errors or read-outs of every layer, and once, of the untrained network, of the pixels themselves."""
+    names = [name for name in wanted if METRICS[name].family == family]
+    if snapshot.task.regression:
+        found.put({}, dict.fromkeys(names, REGRESSION), "unseen" if family == "few_shot" else "test")
+        return
+    scale = snapshot.data.scale
+    for layer in [INPUT, *layers] if _untrained(snapshot) else layers:
+        if family == "few_shot":
+            put_few_shot(found, views, layer, names, scale)
+        else:
+            put_readouts(found, views, _label_sets(snapshot, views), layer, names, scale)
+
+
+def _untrained(snapshot: Snapshot) -> bool:
+    """Whether the network is as it was initialised."""
+    initial = snapshot.initial
+    named = snapshot.network.named_parameters()
+    return initial is not None and all(torch.equal(p, initial[n].to(p.device)) for n, p in named)
 
 
 def _gradients(found: Measured, snapshot: Snapshot, views: Mapping[str, View]) -> None:
