@@ -6,13 +6,16 @@ import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ncpl_cli import __version__
-from ncpl_cli.errors import NcplError, unknown
+from ncpl_cli import __version__, signals
+from ncpl_cli.app import App, checked
+from ncpl_cli.errors import NcplError, Stopped, unknown
+from ncpl_cli.streams import ReaderGone, visible
 
 COMMANDS = {
     "train": "Train runs of a scenario, measured every epoch.",
@@ -42,8 +45,6 @@ class Commands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """A command's `app`, or its function of the same name; raises InputError that lists the known ones."""
-        from ncpl_cli.commands._app import App
-
         if cmd_name not in COMMANDS:
             raise unknown("command", cmd_name, COMMANDS)
         attribute = "import_" if cmd_name == "import" else cmd_name
@@ -74,7 +75,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
 def everywhere(
     db: Annotated[str | None, typer.Option(help="Store: a path or an SQLAlchemy URL.", envvar="NCPL_DB")] = None,
     data_dir: Annotated[str | None, typer.Option(help="Where data sets lie.", envvar="NCPL_DATA_DIR")] = None,
@@ -89,67 +89,93 @@ def everywhere(
             os.environ[name] = value
 
 
-def run() -> None:
-    """Entry point: run a command and leave with its exit code; never with a traceback, unless --debug."""
+app.callback()(checked(everywhere))
+
+
+def run() -> int:
+    """Run the command line of this process; its exit code. Never a traceback, unless --debug."""
     # threads that spin while they wait make two processes on one machine tens of times slower; set before torch loads
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     arguments = sys.argv[1:]
     if "--version" in arguments[:1]:
-        print(f"ncpl {__version__}")
-        return
+        return _finish(lambda: print(f"ncpl {__version__}"))
     # flags that hold anywhere on the line, taken off before the commands parse what is theirs
     debug = "--debug" in arguments or bool(os.environ.get("NCPL_DEBUG"))
     if "--quiet" in arguments or "-q" in arguments:
         os.environ["NCPL_QUIET"] = "1"
-    arguments = [argument for argument in arguments if argument not in ("--debug", "--quiet", "-q")]
-    sys.exit(call(arguments, debug=debug))
+    return call([argument for argument in arguments if argument not in ("--debug", "--quiet", "-q")], debug=debug)
 
 
 def call(arguments: list[str], *, debug: bool = False) -> int:
     """Run one command line and return its exit code."""
+    return _finish(lambda: _work(arguments), debug=debug)
+
+
+def _work(arguments: list[str]) -> Any:
+    """What Typer's own `main` does, but for its way with pipes and signals: it prints, and forgets which it was."""
+    command = typer.main.get_command(app)
+    if "_NCPL_COMPLETE" in os.environ:
+        return command.main(arguments, standalone_mode=False, prog_name="ncpl")
+    with command.make_context("ncpl", arguments) as context:
+        return command.invoke(context)
+
+
+def _finish(work: Callable[[], Any], *, debug: bool = False) -> int:
+    """Do a command's work, flush what it printed, and turn what went wrong into a sentence and an exit code."""
     try:
-        result = app(arguments, standalone_mode=False, prog_name="ncpl")
+        result = work()
         sys.stdout.flush()
         return int(result or 0)
     except typer.Exit as leaving:
         return leaving.exit_code
-    except NcplError as error:
-        if debug:
-            raise
-        return _say(str(error), error.hint, error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted.", "the same command goes on where it stopped", 130)
-    except BrokenPipeError:  # the reader has enough (| head): nothing to say, and nothing to flush at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ReaderGone, BrokenPipeError):
         return 0
-    except Exception as error:
+    except BaseException as error:
+        # whatever a signal's exception has become on its way up, it was the signal
+        if (number := signals.received()) is not None and not isinstance(error, Stopped):
+            error = signals.stopped(number)
         if debug:
             raise
-        if (message := getattr(error, "format_message", None)) and hasattr(error, "exit_code"):  # Typer's usage errors
-            return _misused(message(), getattr(error, "ctx", None))
-        from ncpl_cli.callables import said, where
-
-        if where(error):
-            return _say(f"code that ncpl was told to use failed: {said(error)}.", "--debug shows the traceback", 1)
-        return _say(
-            f"ncpl failed unexpectedly: {type(error).__name__}: {error}.",
-            "run the command again with --debug to see where, and report it",
-            1,
-        )
+        return _say(*_sentence(error))
 
 
-def _misused(message: str, context: Any) -> int:
-    """Say what Typer found wrong; where a command is missing, after the help that shows them."""
+def _sentence(error: BaseException) -> tuple[str, str | None, int]:
+    """What to say of an error: the sentence, what to do, the exit code."""
+    if isinstance(error, NcplError):
+        return str(error), error.hint, error.exit_code
+    if isinstance(error, typer.Abort):
+        return "not confirmed: nothing was done.", "--yes answers for you", 1
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped before it was done.", "the same command goes on where it stopped", 130
+    if (message := getattr(error, "format_message", None)) and hasattr(error, "exit_code"):  # Typer's usage errors
+        return _misused(message(), getattr(error, "ctx", None))
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory for this ({error or 'asked in vain'}).", "ask for less of it at a time", 1
+    from ncpl_cli.callables import said, where
+
+    if isinstance(error, SystemExit):
+        return f"code that ncpl was told to use has ended the program ({error.code}).", None, 2
+    if isinstance(error, Exception) and where(error):
+        return f"code that ncpl was told to use failed: {said(error)}.", "--debug shows the traceback", 1
+    return (
+        f"ncpl failed unexpectedly: {type(error).__name__}: {error}.",
+        "run the command again with --debug to see where, and report it",
+        1,
+    )
+
+
+def _misused(message: str, context: Any) -> tuple[str, str | None, int]:
+    """What Typer found wrong; where a command is missing, after the help that shows them."""
     path = context.command_path if context else "ncpl"
     if isinstance(getattr(context, "command", None), TyperGroup) and message.startswith("Missing command"):
         with contextlib.redirect_stdout(sys.stderr):
             print(context.get_help())
-        return _say(f"{path} needs a command; the list above shows them.", None, 2)
-    return _say(" ".join(message.split()).rstrip(".") + ".", f"{path} --help shows what is allowed", 2)
+        return f"{path} needs a command; the list above shows them.", None, 2
+    return " ".join(message.split()).rstrip(".") + ".", f"{path} --help shows what is allowed", 2
 
 
 def _say(message: str, hint: str | None, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {visible(message)}", file=sys.stderr)
     if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+        print(f"hint: {visible(hint)}", file=sys.stderr)
     return code

@@ -55,7 +55,7 @@ def dataset_spec(scenario: type[Scenario], given: Mapping[str, Any]) -> DatasetS
 
     given = _read(scenario, given, ("dataset", *(f.name for f in fields(DatasetSpec)[1:])))
     name = str(given.get("dataset", scenario.presets("")["dataset"]))
-    if ":" not in name and name not in DATASETS:
+    if (":" not in name and name not in DATASETS) or (not all(name.partition(":")[::2]) and ":" in name):
         raise unknown("data set", name, [*DATASETS, "folder:PATH", "module:callable"])
     if "image_size" in given and not name.startswith("folder:"):
         raise InputError(f"--image-size belongs to --dataset folder:PATH; {name} has images of one size.")

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ncpl_cli.errors import StoreError
+from ncpl_cli.streams import CONTROL, visible
+
 if TYPE_CHECKING:
     from ncpl_cli.data import Dataset
     from ncpl_cli.spec import DatasetSpec
@@ -39,7 +42,10 @@ PROGRESS_SECONDS = 2.0
 
 def store_url(db: str | None) -> str:
     """Where results go: --db, else NCPL_DB, else ncpl.db in the current directory."""
-    return db if db is not None else os.environ.get("NCPL_DB") or "ncpl.db"
+    url = db if db is not None else os.environ.get("NCPL_DB") or "ncpl.db"
+    if url in (":memory:", "sqlite://", "sqlite:///", "sqlite:///:memory:"):
+        raise StoreError(f"a store in memory ({url}) ends with the command.", "name a file with --db")
+    return url
 
 
 def load_data(dataset: DatasetSpec, data_dir: Path | None) -> Dataset:
@@ -65,7 +71,17 @@ def quiet() -> bool:
 def note(text: str) -> None:
     """One line for the person at the terminal, on stderr."""
     if not quiet():
-        print(text, file=sys.stderr)
+        aside(text)
+
+
+def aside(text: str) -> None:
+    """A line on stderr, whatever a label in it would do to a terminal."""
+    print(visible(text), file=sys.stderr)
+
+
+def out(text: str = "") -> None:
+    """A line of the result on stdout, whatever a label in it would do to a terminal. Commands print by this alone."""
+    print(visible(text))
 
 
 class NowAndThen:
@@ -85,15 +101,17 @@ def say(text: str, mark: str = "") -> None:
     """A sentence of the result on stdout: wrapped on a terminal, one line in a pipe."""
     if sys.stdout.isatty():
         width = max(40, min(shutil.get_terminal_size().columns, 120))
-        text = textwrap.fill(text, width, initial_indent=mark, subsequent_indent=" " * len(mark))
-        print(text)
+        text = textwrap.fill(visible(text), width, initial_indent=mark, subsequent_indent=" " * len(mark))
+        for line in text.splitlines():
+            out(line)
     else:
-        print(f"{mark}{text}")
+        out(f"{mark}{text}")
 
 
 def print_json(document: Any) -> None:
     """Print one JSON document; undefined numbers are null."""
-    print(json.dumps(_plain(document), ensure_ascii=False, allow_nan=False))
+    text = json.dumps(_plain(document), ensure_ascii=False, allow_nan=False)
+    print(CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # json escapes of these only C0
 
 
 def _plain(value: Any) -> Any:
@@ -110,20 +128,19 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
     """A table for a terminal; tab-separated with full precision where stdout is something else."""
     if not sys.stdout.isatty():
         if title:
-            print(f"# {title}")
-        print("\t".join(columns))
-        for row in rows:
-            print("\t".join("" if cell is None else str(cell) for cell in row))
+            out(f"# {title}")
+        for row in (columns, *rows):
+            print("\t".join("" if cell is None else visible(str(cell)) for cell in row))
         return
     from rich.console import Console
     from rich.table import Column, Table
 
     heads = [Column(name, overflow="fold") for name in columns]  # a name that is cut can be that of another metric
-    table = Table(*heads, title=title, title_justify="left", header_style="bold")
+    table = Table(*heads, title=title and visible(title), title_justify="left", header_style="bold")
     for row in rows:
         table.add_row(*(cell_text(cell) for cell in row))
     plain = bool(os.environ.get("NO_COLOR"))  # by itself Rich would leave out colours only, not bold and italics
-    Console(color_system=None if plain else "auto").print(table)
+    Console(color_system=None if plain else "auto", markup=False, emoji=False, highlight=False).print(table)
 
 
 def cell_text(cell: object) -> str:
@@ -132,4 +149,4 @@ def cell_text(cell: object) -> str:
         return "–"
     if isinstance(cell, float):
         return f"{cell:.4g}"
-    return str(cell)
+    return visible(str(cell))

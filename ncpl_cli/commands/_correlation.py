@@ -47,7 +47,7 @@ def show(results: Sequence[GroupCorrelation]) -> None:
 def _show_one(title: str, result: GroupCorrelation) -> None:
     from ncpl_cli.analysis import headline
 
-    print(f"{title}: {result.x} and {result.y}")
+    _common.out(f"{title}: {result.x} and {result.y}")
     _common.say(headline.headline(result))
     _common.say(_estimand(result))
     columns = ("statistic", "r", "low", "high", "p", "what")
@@ -58,7 +58,7 @@ def _show_one(title: str, result: GroupCorrelation) -> None:
         show_multiverse(result.multiverse)
     for line in result.notes:
         _common.say(line, "- ")
-    print()
+    _common.out()
 
 
 def show_multiverse(found: Multiverse) -> None:
@@ -66,7 +66,7 @@ def show_multiverse(found: Multiverse) -> None:
     _common.say(found.verdict)
     if sys.stdout.isatty():
         for line in curve_lines(found, shutil.get_terminal_size().columns):
-            print(line)
+            _common.out(line)
     else:
         names = list(found.curve[0].choices)
         rows = [(*one.choices.values(), one.r, *(one.ci95 or (None, None)), one.runs) for one in found.curve]
@@ -113,7 +113,7 @@ def _show_pairs(title: str, results: Sequence[GroupCorrelation]) -> None:
     from ncpl_cli.analysis.study import LEFT_OUT
 
     first = results[0]
-    print(f"{title}: {len(results)} pairs, strongest first")
+    _common.out(f"{title}: {len(results)} pairs, strongest first")
     _common.say(_estimand(first))
 
     def strength(result: GroupCorrelation) -> float:
@@ -143,7 +143,7 @@ def _show_pairs(title: str, results: Sequence[GroupCorrelation]) -> None:
     if lost:
         _common.say(f"Left out: {'; '.join(f'{e.run} (seed {e.seed}): {e.reason}' for e in lost)}.", "- ")
     _common.say("One pair with its windows, controls and warnings: ncpl correlate --x X --y Y.", "- ")
-    print()
+    _common.out()
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:

@@ -91,7 +91,7 @@ def from_options(
         label, _, written = text.partition("=")
         if not label or label in named:
             raise InputError(f"--arm {text!r}: write each arm once, as --arm NAME=SPEC+SPEC (--arm plain= has none).")
-        named[label] = [part.strip() for part in written.split("+") if part.strip()]
+        named[label] = [part.strip() for part in written.split("+")] if written.strip() else []
     given = {key: value for key, value in settings.items() if value is not None and value is not False and value != []}
     study = Study(
         scenario, name or _name(scenario, given), _seeds("0" if seeds is None else seeds), given, axes, [], named

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -11,8 +10,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import quiet
 from ncpl_cli.records import EpochRecord
+from ncpl_cli.streams import visible
 
 LINE_SECONDS = 5.0
 MOST_ROWS = 12
@@ -39,7 +40,7 @@ class Progress:
         self._runs: dict[str, _Run] = {}
         self._stage: list[_Run] = []
         self._expected = 0
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self._live: Live | None = None
         self._last_line = self._began = self._stage_began = time.monotonic()
 
@@ -56,9 +57,9 @@ class Progress:
     def note(self, text: str) -> None:
         """Print a line above the table."""
         if self._live:
-            self._live.console.print(text, highlight=False, markup=False)
+            self._live.console.print(visible(text))
         elif not quiet():
-            print(text, file=sys.stderr)
+            _common.aside(text)
 
     def expect(self, runs: int) -> None:
         """A stage of so many runs begins."""
@@ -76,7 +77,7 @@ class Progress:
         row.recent.append((time.monotonic(), record.samples_seen))
         if not self._live and not quiet() and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
-            print(self._line(run), file=sys.stderr)
+            _common.aside(self._line(run))
 
     def end(self, run: str, status: str) -> None:
         """A run has ended."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -11,8 +10,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import quiet
 from ncpl_cli.commands._progress import LINE_SECONDS, MOST_ROWS, duration
+from ncpl_cli.streams import visible
 
 if TYPE_CHECKING:
     from ncpl_cli.store import Overview
@@ -22,7 +23,7 @@ class Workers:
     """A watcher of a sweep (sweep.Watcher) that draws it; a context manager."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self._live: Live | None = None
         self._began = self._last_line = time.monotonic()
         self._shown: tuple[Overview, int] | None = None
@@ -40,16 +41,16 @@ class Workers:
     def note(self, text: str) -> None:
         """Print a line above the table."""
         if self._live:
-            self._live.console.print(text, highlight=False, markup=False)
+            self._live.console.print(visible(text))
         elif not quiet():
-            print(text, file=sys.stderr)
+            _common.aside(text)
 
     def update(self, overview: Overview, workers: int) -> None:
         """How it stands now."""
         self._shown = overview, workers
         if not self._live and not quiet() and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
-            print(f"{progress(overview)}; {workers} workers", file=sys.stderr)
+            _common.aside(f"{progress(overview)}; {workers} workers")
 
     def _table(self) -> Table:
         elapsed = f"elapsed {duration(time.monotonic() - self._began)}"

@@ -92,7 +92,7 @@ def _show(comparison: Comparison) -> None:
     from ncpl_cli.analysis.study import titled
 
     plain = titled(comparison.plain, None, comparison.settings)
-    print(f"{comparison.scenario}: gain in {comparison.y} over {plain}, paired by seed")
+    _common.out(f"{comparison.scenario}: gain in {comparison.y} over {plain}, paired by seed")
     columns = ("mean over seeds of", "arm's", "plain", "gain", "low", "high", "p")
     if sys.stdout.isatty():
         for arm in comparison.arms:
@@ -106,7 +106,7 @@ def _show(comparison: Comparison) -> None:
     for arm in comparison.arms:
         for line in arm.notes:
             _common.say(f"{arm.arm}: {line}", "- ")
-    print()
+    _common.out()
 
 
 def _rows(arm: Arm, y: str) -> list[tuple[object, ...]]:

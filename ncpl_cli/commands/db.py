@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ncpl_cli.app import App
 from ncpl_cli.commands import _common
-from ncpl_cli.commands._app import App
 from ncpl_cli.commands._common import Db, Json
 from ncpl_cli.errors import StoreError
 
@@ -62,7 +62,7 @@ def check(db: Db = None, json_: Json = False) -> None:
     if json_:
         _common.print_json({"ok": not problems, "problems": problems})
     elif not problems:
-        print(f"the store {shown(url)} is sound.")
+        _common.out(f"the store {shown(url)} is sound.")
     if problems:
         faults = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
         raise StoreError(f"the store {shown(url)} has {len(problems)} faults: {faults}.", "restore a backup")

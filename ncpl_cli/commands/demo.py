@@ -80,8 +80,8 @@ def _show(found: Mapping[int, Sequence[Series]], tasks: int, url: str) -> None:
         rows, title="Permuted digits, five seeds: means over seeds",
     )  # fmt: skip
     for line in [*findings(rows), *longer_first_task(found, first)]:
-        print(line)
-    print(f"The store is {url}: look further with ncpl report --db {url}, ncpl export --db {url} -o epochs.csv")
+        _common.out(line)
+    _common.out(f"The store is {url}: look further with ncpl report --db {url}, ncpl export --db {url} -o epochs.csv")
 
 
 def findings(rows: list[tuple[float, ...]]) -> list[str]:

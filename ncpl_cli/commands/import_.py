@@ -93,4 +93,4 @@ def import_(
     kinds = {"new": done.new, "extended": done.extended, "replaced": done.replaced, "unchanged": done.unchanged}
     said = ", ".join(f"{n} {kind}" for kind, n in kinds.items() if n) or "none"
     rows, of, stored = count(done.rows, "row"), count(len(done.runs), "run"), count(done.epochs, "epoch")
-    print(f"{rows} of {of} ({said}); {stored} stored as {name!r}.")
+    _common.out(f"{rows} of {of} ({said}); {stored} stored as {name!r}.")

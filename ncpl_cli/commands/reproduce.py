@@ -72,7 +72,7 @@ def reproduce(
     else:
         where = f" --db {url}" if db else ""
         names = " ".join(f"--name {found.id}-{one.id}-{scale}" for one in parts)
-        print(f"The whole of it in one file: ncpl report {names}{where}")
+        _common.out(f"The whole of it in one file: ncpl report {names}{where}")
     if bad:
         raise SweepFailed(f"{bad} runs failed or diverged; the others are done.", "ncpl sweep status shows why")
 
@@ -150,7 +150,7 @@ def _show(part: Part, judged: Sequence[Judged]) -> None:
             _common.say(f"{one.claim.id}: {one.claim.caveat}", "- ")
     for command in part.analyses if sys.stdout.isatty() else ():
         _common.say(f"look further: {command}", "- ")
-    print()
+    _common.out()
 
 
 def _list(json_: bool) -> None:

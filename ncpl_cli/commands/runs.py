@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ncpl_cli.app import App
 from ncpl_cli.commands import _common
-from ncpl_cli.commands._app import App
 from ncpl_cli.commands._common import STATUSES, Db, Json
 from ncpl_cli.values import Allowed
 

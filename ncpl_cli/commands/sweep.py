@@ -15,8 +15,8 @@ import typer
 from typer.core import TyperGroup
 
 from ncpl_cli import values
+from ncpl_cli.app import App
 from ncpl_cli.commands import _common, _gap
-from ncpl_cli.commands._app import App
 from ncpl_cli.commands._common import STATUSES, DataDir, Db, Device, Json
 from ncpl_cli.commands.train import Scenarios, command, common_options, parameters_of, scenario_parameters
 from ncpl_cli.values import Allowed
@@ -273,7 +273,8 @@ def _show_plan(
     if "power" in document:
         _common.say(document["power"]["sentence"])
     if "script" in document:
-        print(document["script"], end="")
+        for line in document["script"].splitlines():
+            _common.out(line)
 
 
 @app.command("status")
@@ -354,7 +355,7 @@ def retry(name: Annotated[str, typer.Argument(help="A sweep.")], db: Db = None) 
 
     with open_store(_common.store_url(db), create=False) as store:
         count = Queue(store).retry(name)
-    print(f"{count} runs of sweep {name} will be tried again.")
+    _common.out(f"{count} runs of sweep {name} will be tried again.")
 
 
 @app.command("cancel")
@@ -367,7 +368,7 @@ def cancel(name: Annotated[str, typer.Argument(help="A sweep.")], db: Db = None)
 
     with open_store(_common.store_url(db), create=False) as store:
         Queue(store).cancel(name)
-    print(f"sweep {name} is cancelled; its workers stop within seconds. The same ncpl sweep takes it up again.")
+    _common.out(f"sweep {name} is cancelled; its workers stop within seconds. The same ncpl sweep takes it up again.")
 
 
 @app.command("worker")

@@ -12,8 +12,8 @@ import typer
 from typer.core import TyperGroup
 
 from ncpl_cli import values
+from ncpl_cli.app import App
 from ncpl_cli.commands import _common, _gap
-from ncpl_cli.commands._app import App
 from ncpl_cli.commands._common import DataDir, Db, Device, Json
 from ncpl_cli.values import Allowed
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ncpl_cli.data.dataset import Dataset, Split
+from ncpl_cli.data.download import clean
 from ncpl_cli.errors import DataError
 
 PIXELS = 3 * 32 * 32
@@ -71,7 +72,8 @@ def _load(name: str, files: Files, data_dir: Path) -> tuple[list[Split], list[Sp
         try:
             from torchvision.datasets.utils import download_and_extract_archive
 
-            download_and_extract_archive(files.archive, str(data_dir), md5=files.md5)
+            with clean(data_dir):
+                download_and_extract_archive(files.archive, str(data_dir), md5=files.md5)
         except Exception as error:  # URLError, RuntimeError, OSError, ...
             raise DataError(
                 f"{name} is not in {folder} (missing: {', '.join(absent)}) and could not be downloaded ({error}).",

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ncpl_cli.data.dataset import Dataset, Split
+from ncpl_cli.data.download import clean
 from ncpl_cli.data.sampling import stratified, without
 from ncpl_cli.data.turned import turned
 from ncpl_cli.errors import DataError
@@ -84,7 +85,8 @@ def _torchvision(
     splits = []
     for train in (True, False):
         try:
-            loaded = loader(root=str(data_dir), train=train, download=bool(absent), **options)
+            with clean(raw):
+                loaded = loader(root=str(data_dir), train=train, download=bool(absent), **options)
             images, labels = loaded.data.numpy(), loaded.targets.numpy().astype(np.int64)
         except Exception as error:  # torchvision raises AssertionError, ValueError, URLError, RuntimeError, ...
             if absent:

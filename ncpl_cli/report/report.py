@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from ncpl_cli.report.blocks import Report
 from ncpl_cli.report.formats import FORMATS, PAGE
 from ncpl_cli.report.material import Material
 from ncpl_cli.report.sections import SECTIONS
+from ncpl_cli.streams import printable
 
 Progress = Callable[[str], None]
 
@@ -50,19 +53,29 @@ def write(
     pictures: dict[str, str] = {}
     everything = list(report.figures()) if figures or kind == PAGE else []
     try:
-        if figures:
-            figures.mkdir(parents=True, exist_ok=True)
-        for i, figure in enumerate(everything):
-            progress(f"figure {i + 1} of {len(everything)}: {figure.id}")
-            with theme.drawn(figure.draw()) as picture:
-                if kind == PAGE:
-                    pictures[figure.id] = theme.page_svg(picture, figure.id, figure.alt or figure.caption)
-                for ending in theme.FILE_FORMATS if figures else ():
-                    assert figures is not None
-                    theme.save(picture, figures / f"{figure.id}.{ending}", ending)
+        with contextlib.ExitStack() as stack:
+            drawn = Path(stack.enter_context(_beside(figures))) if figures else None
+            for i, figure in enumerate(everything):
+                progress(f"figure {i + 1} of {len(everything)}: {figure.id}")
+                with theme.drawn(figure.draw()) as picture:
+                    if kind == PAGE:
+                        pictures[figure.id] = theme.page_svg(picture, figure.id, figure.alt or figure.caption)
+                    for ending in theme.FILE_FORMATS if drawn else ():
+                        assert drawn is not None
+                        theme.save(picture, drawn / f"{figure.id}.{ending}", ending)
+            if figures and drawn:  # all of them or none
+                figures.mkdir(parents=True, exist_ok=True)
+                for picture in sorted(drawn.iterdir()):
+                    picture.replace(figures / picture.name)
     except OSError as error:
         raise StoreError(f"{figures} cannot be made ({error.strerror}).", "name another place for --figures") from error
     beside = Path(os.path.relpath(figures, Path(path).parent)) if figures else None
-    text = FORMATS[kind](report, pictures, beside)
+    text = printable(FORMATS[kind](report, pictures, beside))
     with opened(path) as file:
         file.write(text.encode())
+
+
+def _beside(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    """A directory on the same file system, for what will be moved into the folder when all of it is there."""
+    at = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    return tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=at)

@@ -17,6 +17,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ncpl_cli.output import opened
+from ncpl_cli.streams import printable
 
 INK, FAINT, RULE = "#1c2126", "#68727d", "#dde2e7"
 """Text, minor text and marks, grid lines."""
@@ -85,6 +86,7 @@ def drawn(plot: Any) -> Iterator[Any]:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.text import Text
 
     settings: Any = {
         "svg.hashsalt": "ncpl", "svg.fonttype": "none", "text.parse_math": False, "font.family": [_FONT[0]],
@@ -93,6 +95,9 @@ def drawn(plot: Any) -> Iterator[Any]:
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in another script: the viewer has it
         warnings.filterwarnings("ignore", category=UserWarning, module="plotnine")  # rows without a value, left out
         figure = plot.draw()
+        for text in figure.findobj(Text):  # no picture can hold a control character
+            if (shown := printable(text.get_text())) != text.get_text():
+                text.set_text(shown)
         try:
             yield figure
         finally:

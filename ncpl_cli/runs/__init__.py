@@ -7,7 +7,7 @@ from ncpl_cli.runs.describe import describe, longest
 from ncpl_cli.runs.life import probe, run, said, train_claimed
 from ncpl_cli.runs.observer import Observer
 from ncpl_cli.runs.replay import kept_epochs, lacking, state_after
-from ncpl_cli.runs.stopper import Stopper
+from ncpl_cli.signals import Stopper
 
 __all__ = [
     "Observer", "Stopper", "describe", "epochs_of", "harvest", "kept_epochs", "lacking", "longest", "probe",

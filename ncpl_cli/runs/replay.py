@@ -19,7 +19,7 @@ from ncpl_cli.provenance import provenance
 from ncpl_cli.runs import branches, checkpoints, numerics
 from ncpl_cli.runs.observer import Observer
 from ncpl_cli.runs.resume import resume_point
-from ncpl_cli.runs.stopper import Stopper
+from ncpl_cli.signals import Stopper
 from ncpl_cli.spec import MeasureSpec, RunSpec
 from ncpl_cli.store import Owner, Store, heartbeat, not_repeated
 from ncpl_cli.trainer import State, part, train

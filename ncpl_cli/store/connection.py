@@ -14,7 +14,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ncpl_cli.errors import InputError, StoreError
-from ncpl_cli.store.sqlite_file import StoreFile, sqlite_path
+from ncpl_cli.store.sqlite_file import StoreFile, parsed_url, sqlite_path
 
 ADVISORY_LOCK = 0x6E63706C
 """`ncpl` in ASCII, so that no other program takes the same lock by chance."""
@@ -51,17 +51,17 @@ def connect(url: str, file: StoreFile | None = None, *, readonly: bool = False) 
 
 def _server(url: str, *, readonly: bool) -> sa.Engine:
     try:
-        parsed = sa.make_url(url)
+        parsed = parsed_url(url)
         if parsed.drivername in ("postgresql", "postgres"):
             parsed = parsed.set(drivername="postgresql+psycopg")
         return sa.create_engine(
             parsed, pool_pre_ping=True, execution_options={"postgresql_readonly": True} if readonly else {}
         )
-    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
-        why = f"{shown(url)!r} is no store: {error}."
-        raise InputError(why, "--db wants a file or an SQLAlchemy URL") from error
     except ModuleNotFoundError as error:
         raise InputError(f"{shown(url)} needs {error.name}.", "pip install 'ncpl[postgres]'") from error
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
+        why = f"{shown(url)!r} is no store: {str(error).rstrip('.')}."
+        raise StoreError(why, "--db wants a file or an SQLAlchemy URL") from error
 
 
 def shown(url: str) -> str:

@@ -16,7 +16,7 @@ from ncpl_cli.store.connection import shown, translated
 from ncpl_cli.store.leases import LEASE_SECONDS
 from ncpl_cli.store.migrate import older
 from ncpl_cli.store.schema import HEAD
-from ncpl_cli.store.sqlite_file import StoreFile
+from ncpl_cli.store.sqlite_file import StoreFile, parsed_url
 from ncpl_cli.store.terms import Terms
 
 
@@ -51,7 +51,7 @@ class Database:
         """The directory of checkpoints: beside an SQLite file, else in the current directory."""
         if self.file is not None:
             return folder_of(self.file.path)
-        named = Path(f"{sa.make_url(self.url).database or 'ncpl'}.db") if "://" in self.url else Path("ncpl.db")
+        named = Path(f"{parsed_url(self.url).database or 'ncpl'}.db") if "://" in self.url else Path("ncpl.db")
         return named.absolute().with_name(f"{named.stem}.checkpoints")
 
     @contextlib.contextmanager

@@ -24,11 +24,22 @@ NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "l
                         "ceph", "fuse.ceph", "glusterfs", "fuse.glusterfs", "ocfs2", "gfs2"}  # fmt: skip
 
 
+def parsed_url(url: str) -> sa.URL:
+    """An SQLAlchemy URL; raises StoreError for one that cannot be read, without showing it: a password may be in it."""
+    try:
+        return sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError, TypeError):
+        raise StoreError(
+            f"the store's URL ({url.partition('://')[0]}://...) cannot be read.",
+            "write a file's path, or postgresql://USER:PASSWORD@HOST:PORT/DATABASE",
+        ) from None
+
+
 def sqlite_path(url: str) -> Path | None:
     """The file of an SQLite store, None for another database or a store in memory."""
     if "://" not in url:
         return None if url == ":memory:" else Path(url)
-    parsed = sa.make_url(url)
+    parsed = parsed_url(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         return None
     return Path(parsed.database)
