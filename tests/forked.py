@@ -87,6 +87,8 @@ def _child(
     os.dup2(nothing, 0)
     for number, path in leads.items():
         os.dup2(os.open(path, os.O_WRONLY), number)
+    if before is not None:
+        before()
     for number in closed:
         os.close(number)
     sys.stdin = None if 0 in closed else open(0, closefd=False)  # noqa: SIM115
@@ -99,8 +101,6 @@ def _child(
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     sys.argv = ["ncpl", *arguments]
-    if before is not None:
-        before()
     from ncpl_cli.__main__ import run
 
     code = 1

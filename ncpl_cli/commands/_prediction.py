@@ -28,7 +28,7 @@ def run(
         _common.print_json({"groups": [one.to_json() for one in found]})
         return
     for one in found:
-        print(f"{one.group.title}: what ranks {one.y} beforehand")
+        _common.out(f"{one.group.title}: what ranks {one.y} beforehand")
         for line in one.notes:
             _common.say(line)
         rows = [
@@ -42,4 +42,4 @@ def run(
         _common.print_table(COLUMNS, shown)
         if len(shown) < len(rows):
             _common.say(f"{len(rows) - len(shown)} weaker diagnostics are in --json and in a pipe.", "- ")
-        print()
+        _common.out()

@@ -30,8 +30,8 @@ from ncpl_cli.runs.active import Active
 from ncpl_cli.runs.describe import describe
 from ncpl_cli.runs.observer import Observer
 from ncpl_cli.runs.replay import lacking, replay
-from ncpl_cli.signals import Stopper
 from ncpl_cli.scenarios import outputs_of
+from ncpl_cli.signals import Stopper
 from ncpl_cli.spec import RunSpec, otherwise, otherwise_said
 from ncpl_cli.store import Owner, RunRow, Store, heartbeat
 from ncpl_cli.trainer import Epoch, build
