@@ -135,7 +135,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
     from rich.console import Console
     from rich.table import Column, Table
 
-    heads = [Column(visible(name), overflow="fold") for name in columns]  # a name that is cut can be that of another metric
+    heads = [
+        Column(visible(name), overflow="fold") for name in columns
+    ]  # a name that is cut can be that of another metric
     table = Table(*heads, title=title and visible(title), title_justify="left", header_style="bold")
     for row in rows:
         table.add_row(*(cell_text(cell) for cell in row))
