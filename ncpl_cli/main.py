@@ -22,6 +22,7 @@ COMMANDS = {
     "sweep": "Train many runs with many workers; the same again does what is missing.",
     "probe": "Run the probes that warm starts still lack, from their checkpoints.",
     "measure": "Measure features of any framework, a network or a stored run.",
+    "verify": "Hold anybody's function for collapse metrics against reference cases.",
     "correlate": "Correlate two metrics: the published statistic, and what a statistician would ask for.",
     "compare": "Compare arms with the plain arm, paired by seed and matched on phase 1.",
     "report": "Write one page of everything chosen: curves, collapse, correlations, methods.",
