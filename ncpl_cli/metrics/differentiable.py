@@ -66,8 +66,40 @@ def class_moments(features: Tensor, labels: Tensor, classes: int) -> ClassMoment
 def nc1(moments: ClassMoments, features: Tensor) -> Tensor:
     """tr(Sigma_W pinv(Sigma_B)) / K of each run's minibatch, (R,); 0 with no gradient where fewer than two classes
     count or the class means do not differ (P20, B24). The gradient reaches the features directly."""
+    # with fewer dimensions than class means have, more than what is known is in their null space
+    if features.is_cuda and features.shape[2] >= moments.counts.shape[1] - 1:
+        return nc1_without_waiting(moments)
     value: Tensor = _NC1.apply(features, moments)
     return value
+
+
+def nc1_without_waiting(moments: ClassMoments) -> Tensor:
+    """nc1 where an eigendecomposition would have the host wait for the device at every step: by a shifted inverse.
+
+    A = centred class means (C, d), G = A A^T and Z = H minus class means of n samples. G's null space is known: the
+    class counts, since n^T A = 0, and the classes that do not count. With an orthonormal basis N of it and t > 0
+
+        pinv(G) = (G + t N N^T)^-1 - N N^T / t,   nc1 = |Z A^T pinv(G)|^2 / n
+
+    Where class means coincide but for rounding (a pivot below the floor of `_NC1`), it counts as undefined: 0.
+    """
+    counts, a = moments.counts.double(), moments.centred.double()  # R x C, R x C x d
+    gram = a @ a.mT
+    absent = torch.diag_embed((counts == 0).double())
+    along = counts / torch.linalg.vector_norm(counts, dim=1, keepdim=True).clamp_min(1)
+    null = along[:, :, None] * along[:, None] + absent  # N N^T
+    shift = (gram.detach().diagonal(dim1=1, dim2=2).sum(1) / (moments.classes - 1).clamp_min(1))[:, None, None]
+    shifted = gram + shift * null
+    pivots = torch.linalg.cholesky_ex(shifted.detach())[0].diagonal(dim1=1, dim2=2).square().amin(1)
+    largest = moments.means.detach().abs().amax((1, 2)).double()
+    rounding = (torch.finfo(moments.means.dtype).eps * largest) ** 2 * a.shape[2]
+    floor = torch.maximum(SMALLEST_RATIO * shift[:, 0, 0], rounding)
+    kept = (moments.defined & (pivots > floor))[:, None, None]  # a pivot that is not a number is not above it
+    one = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    inverse = torch.linalg.inv_ex(torch.where(kept, shifted, one))[0] - null / torch.where(kept, shift, 1)
+    projected = moments.within.double() @ a.mT @ inverse  # R x B x C
+    value = torch.where(kept, projected, 0)
+    return (value.square().sum((1, 2)) / moments.samples).to(moments.means.dtype)
 
 
 class _NC1(torch.autograd.Function):
