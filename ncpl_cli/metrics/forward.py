@@ -131,7 +131,7 @@ def view(
             to: slice | Tensor = rows
             if len(drawn) < n:
                 here = torch.from_numpy(np.flatnonzero(places[rows] >= 0) if streamed or within else places[:0])
-                to = torch.from_numpy(places[rows])[here]
+                here, to = here.to(device), torch.from_numpy(places[rows])[here].to(device)
             for name, a in zip(names, activations, strict=True):
                 if name in streamed:
                     kept[name][to] = a[here]

@@ -44,7 +44,7 @@ def loss_gradient(network: nn.Module, batch: Batch, block: int = BLOCK) -> list[
 
 def gradient_norm(network: nn.Module, batch: Batch, block: int = BLOCK) -> float:
     """L2 norm of the gradient of the mean loss over a batch; low = flat, saturated or dead."""
-    return math.sqrt(sum(float(g.square().sum()) for g in loss_gradient(network, batch, block)))
+    return math.sqrt(float(torch.stack([g.square().sum() for g in loss_gradient(network, batch, block)]).sum()))
 
 
 def by_hand(network: nn.Module, device: str) -> TypeGuard[MLP]:

@@ -135,7 +135,7 @@ def _measure(snapshot: Snapshot, wanted: set[str], layers: str) -> Measured:
     families = {METRICS[name].family for name in wanted}
     names = snapshot.network.layer_names if layers == "all" else ["last"]
     found = Measured()
-    if not all(bool(torch.isfinite(p).all()) for p in snapshot.network.parameters()):
+    if not bool(torch.stack([p.isfinite().all() for p in snapshot.network.parameters()]).all()):
         for name in wanted & ON_PARAMETERS:
             found.put({}, {name: "parameters are not finite"}, "test" if name in TEST_METRICS else "train")
         return found
