@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from ncpl_cli import __version__, faults
 from ncpl_cli.data import Dataset
 from ncpl_cli.plan import Cohort
-from ncpl_cli.records import EpochRecord
 from ncpl_cli.runs import branches, checkpoints, numerics
+from ncpl_cli.runs.batch import Batch
 from ncpl_cli.runs.describe import longest
 from ncpl_cli.runs.observer import Observer
 from ncpl_cli.runs.replay import weights_of
@@ -31,6 +31,7 @@ class Active:
     cohort: Cohort
     attempts: dict[str, int]
     store: Store
+    batch: Batch
     epochs: Iterator[Epoch]
     done: int
     wanted: Callable[[int], bool]
@@ -44,8 +45,8 @@ class Active:
 
     @classmethod
     def start(
-        cls, cohort: Cohort, attempts: Mapping[str, int], store: Store, data: Dataset, observer: Observer, *,
-        resume: bool = True, keep: str | None = None,
+        cls, cohort: Cohort, attempts: Mapping[str, int], store: Store, data: Dataset, observer: Observer,
+        batch: Batch, *, resume: bool = True, keep: str | None = None,
     ) -> Active:  # fmt: skip
         """Find the newest point all runs of a claimed cohort can go on from, and take back what lies after it."""
         wrong = spoiled(cohort, store)
@@ -73,7 +74,7 @@ class Active:
         wanted = checkpoints.wanted(keep or "last", branches.epochs_of(cohort.specs))
         weights = weights_of(cohort, store, data, observer) if start is None else None
         return cls(
-            cohort, dict(attempts), store, train(cohort, data, start, weights), done, wanted, checkpointed=done,
+            cohort, dict(attempts), store, batch, train(cohort, data, start, weights), done, wanted, checkpointed=done,
             diverged=start.diverged if start else frozenset(),
         )  # fmt: skip
 
@@ -81,12 +82,12 @@ class Active:
         """Train one epoch; None when there is none left."""
         return next(self.epochs, None)
 
-    def save(self, epoch: Epoch) -> list[tuple[str, EpochRecord]]:
-        """Store an epoch of every run in one transaction, and a checkpoint when one is due; what was stored."""
+    def save(self, epoch: Epoch) -> None:
+        """Store an epoch of every run, and a checkpoint when one is due."""
         rows = [(run, rec) for run, rec in zip(self.cohort.ids, epoch.records, strict=True) if rec is not None]
         number = epoch.position.epoch
         due = self.wanted(number) or time.monotonic() - self.last_checkpoint >= CHECKPOINT_SECONDS
-        self.store.save([(run, self.attempts[run], record) for run, record in rows], durable=due)
+        self.batch.add([(run, self.attempts[run], record) for run, record in rows], durable=due)
         self.latest, self.done = epoch, number
         if due:
             self.checkpoint()
@@ -97,10 +98,13 @@ class Active:
                 known["epochs"] += 1
             if record.counts:
                 self.counts[run] = record.counts
-        return rows
 
     def checkpoint(self) -> None:
-        """Write the state after the latest epoch of every run, then delete older ones: a common one always exists."""
+        """Write the state after the latest epoch of every run, then delete older ones: a common one always exists.
+
+        The disk has confirmed the rows before.
+        """
+        self.batch.flush(durable=True)
         if self.latest is None or self.checkpointed == self.done:
             return
         root, engine = self.store.checkpoints, self.cohort.engine

@@ -2,8 +2,8 @@
 
     specs -> register -> plan cohorts -> claim -> train (least advanced cohort first) -> save -> checkpoint -> finish
 
-Every epoch is one transaction. A checkpoint follows a durable commit, at most about once a second; after a kill
-the rows behind the last checkpoint are taken back and trained again, to the same bits.
+Every epoch is one transaction, of short ones several are. A checkpoint follows a durable commit, at most about once a
+second; after a kill the rows behind the last checkpoint are taken back and trained again, to the same bits.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ncpl_cli.plan import Cohort, choose_engine, plan
 from ncpl_cli.provenance import provenance
 from ncpl_cli.runs import branches, checkpoints, numerics
 from ncpl_cli.runs.active import Active
+from ncpl_cli.runs.batch import Batch
 from ncpl_cli.runs.describe import describe
 from ncpl_cli.runs.observer import Observer
 from ncpl_cli.runs.replay import lacking, replay
@@ -121,7 +122,7 @@ def train_claimed(
     with _session(store, observer, stopper) as session:
         session.claimed |= attempts
         try:
-            one = Active.start(cohort, attempts, store, data, observer, keep=keep)
+            one = Active.start(cohort, attempts, store, data, observer, session.batch, keep=keep)
             session.drive([one], 1)
         except (LeaseLost, StoreError, Stopped):
             raise
@@ -209,7 +210,9 @@ def _train(
 
         def begin(cohort: Cohort) -> Active:
             attempts = session.claim(cohort)
-            return Active.start(cohort, attempts, store, data, observer, resume=how.resume, keep=how.keep)
+            return Active.start(
+                cohort, attempts, store, data, observer, session.batch, resume=how.resume, keep=how.keep
+            )
 
         if online:  # many at once: all are claimed now, so that their progress is one picture
             session.drive([begin(cohort) for cohort in cohorts], workers)
@@ -233,6 +236,7 @@ class _Session:
     store: Store
     observer: Observer
     stopper: Stopper
+    batch: Batch
     claimed: dict[str, int] = field(default_factory=dict)
     statuses: dict[str, str] = field(default_factory=dict)
 
@@ -255,6 +259,7 @@ class _Session:
                     one = heapq.heappop(ready)[2]
                     flying[pool.submit(one.advance)] = one
                 landed, _ = wait(flying, timeout=0.5, return_when=FIRST_COMPLETED)
+                self.batch.flush_old()
                 for future in landed:
                     one = flying.pop(future)
                     if self._land(one, future):
@@ -278,12 +283,12 @@ class _Session:
             for run, status in one.finish().items():
                 self._ended(run, status)
             return False
-        for run, record in one.save(epoch):
-            self.observer.epoch(run, record)
+        one.save(epoch)
         return True
 
     def fail(self, attempts: Mapping[str, int], error: Exception) -> None:
         """End runs with an error."""
+        self.batch.flush()
         for run, attempt in attempts.items():
             self.store.finish(run, attempt, "failed", said(error))
             self._ended(run, "failed")
@@ -303,7 +308,7 @@ class _Session:
 @contextlib.contextmanager
 def _session(store: Store, observer: Observer, stopper: Stopper) -> Iterator[_Session]:
     """Leases are renewed while it is open, and what is left is given back."""
-    session = _Session(store, observer, stopper)
+    session = _Session(store, observer, stopper, Batch(store, observer))
     with contextlib.ExitStack() as stack:
         stack.callback(session.release)
         stack.enter_context(heartbeat(store, session.claimed))

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -70,39 +72,43 @@ class Writing(Reading):
                 hold(connection, run, attempt, lease or self.lease)
 
     def save(self, batch: Sequence[tuple[str, int, EpochRecord]], *, durable: bool = False) -> None:
-        """Store an epoch of every run of a cohort in one transaction, and lengthen the leases.
+        """Store epochs of runs (run, attempt, record) in one transaction, and lengthen the leases.
 
         `durable` has the disk confirm it, as is needed before a checkpoint is written. Raises LeaseLost, storing
         nothing, when another process has taken a run over.
         """
         with self.writing(durable=durable) as connection:
+            took: defaultdict[tuple[str, int], float] = defaultdict(float)
             for run, attempt, record in batch:
-                pk = hold(connection, run, attempt, self.lease, record.seconds + record.measure_seconds)
-                self._insert(connection, pk, record)
+                took[run, attempt] += record.seconds + record.measure_seconds
+            pks = {run: hold(connection, run, attempt, self.lease, took[run, attempt]) for run, attempt in took}
+            self._insert(connection, [({"run": pks[run], "epoch": record.epoch}, record) for run, _, record in batch])
 
-    def _insert(self, connection: sa.Connection, pk: int, record: EpochRecord) -> None:
-        key = {"run": pk, "epoch": record.epoch}
-        wide = {name: None if (value := record.get(name)) is None else float(value) for name in WIDE}
-        connection.execute(  # values beside the statement, always the same keys: it is compiled once
-            epochs.insert(),
-            {
+    def _insert(self, connection: sa.Connection, batch: Sequence[tuple[dict[str, int], EpochRecord]]) -> None:
+        found: dict[sa.Table, list[dict[str, Any]]] = {epochs: [], measurements: [], undefined: [], task_accuracy: []}
+        values = {a for _, record in batch for a in record.values}
+        long = {a for a in values if not (a.metric in WIDE and a.split == "train" and a.layer == "last")}
+        addresses = long | {a for _, record in batch for a in record.undefined}
+        self.terms.learn(connection, addresses, {why for _, record in batch for why in record.undefined.values()})
+        places = {a: self.terms.place(a) for a in addresses}
+        for key, record in batch:
+            wide = {name: None if (value := record.get(name)) is None else float(value) for name in WIDE}
+            found[epochs].append({
                 **key, "task": record.task, "task_epoch": record.task_epoch, "samples_seen": record.samples_seen,
                 "seconds": float(record.seconds), "measure_seconds": float(record.measure_seconds), **wide,
-            },
-        )  # fmt: skip
-        long = [a for a in record.values if not (a.metric in WIDE and a.split == "train" and a.layer == "last")]
-        self.terms.learn(connection, {*long, *record.undefined}, record.undefined.values())
-        if long:
-            rows = [{**key, **self.terms.place(a), "value": float(record.values[a])} for a in long]
-            connection.execute(measurements.insert(), rows)
-        if record.undefined:
-            reasons = [
-                {**key, **self.terms.place(a), "reason": self.terms.reason(why)} for a, why in record.undefined.items()
+            })  # fmt: skip
+            found[measurements] += [
+                {**key, **places[a], "value": float(value)} for a, value in record.values.items() if a in long
             ]
-            connection.execute(undefined.insert(), reasons)
-        if record.task_accuracy:
-            seen = [{**key, "evaluated_task": t, "accuracy": float(a)} for t, a in record.task_accuracy.items()]
-            connection.execute(task_accuracy.insert(), seen)
+            found[undefined] += [
+                {**key, **places[a], "reason": self.terms.reason(why)} for a, why in record.undefined.items()
+            ]
+            found[task_accuracy] += [
+                {**key, "evaluated_task": t, "accuracy": float(a)} for t, a in record.task_accuracy.items()
+            ]
+        for table, rows in found.items():
+            if rows:  # values beside the statement, always the same keys: it is compiled once
+                connection.execute(table.insert(), rows)
 
     def supplement(self, run: str, attempt: int, record: EpochRecord) -> None:
         """Add to a stored epoch what it lacks, when it is measured again; what stands already stays as it is.
