@@ -133,6 +133,7 @@ class MeasureSpec:
     samples: int | None = None
     task_accuracy: str = "end"
     task_accuracy_samples: int = 1000
+    plan: str | None = None  # of the analysis, as canonical JSON: fixed before the first epoch
 
 
 @dataclass(frozen=True)

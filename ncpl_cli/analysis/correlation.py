@@ -10,6 +10,7 @@ import numpy as np
 
 from ncpl_cli.analysis import resampling, sentences, statistics, words
 from ncpl_cli.analysis.across_runs import correlate_over_runs
+from ncpl_cli.analysis.preregistered import standing
 from ncpl_cli.analysis.results import GroupCorrelation, Options, flips_for, number
 from ncpl_cli.analysis.study import FIRST_TASK_SETTINGS, Group, Study, groups
 from ncpl_cli.analysis.within_runs import correlate_within_runs
@@ -47,7 +48,7 @@ def correlate(
             y, notes = default_y(group)
             chosen = [(x, y, notes) for x in xs]
         results = [estimate(group, x, y, options, notes) for x, y, notes in chosen]
-        kept = [result for result in results if result is not None]
+        kept = [with_standing(result, group, options) for result in results if result is not None]
         if not kept:
             without.append(f"{group.title} ({words.count(len(group.series) + len(group.left_out), 'run')})")
         found += paid_for_pairs(kept)
@@ -57,6 +58,13 @@ def correlate(
         line = f"Groups without a point, and so without a result: {'; '.join(without)}."
         found[0] = replace(found[0], notes=(*found[0].notes, line))
     return tuple(found)
+
+
+def with_standing(result: GroupCorrelation, group: Group, options: Options) -> GroupCorrelation:
+    """The result with whether it was planned before the first run; said where there is a plan."""
+    found = standing(result, [s.run for s in group.series if s.run.id in result.seeds], options.controls)
+    notes = result.notes if found.kind == "unplanned" else (found.sentence, *result.notes)
+    return replace(result, notes=notes, more={**result.more, "plan": found.to_json()})
 
 
 def default_y(group: Group) -> tuple[str, tuple[str, ...]]:

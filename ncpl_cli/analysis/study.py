@@ -37,7 +37,8 @@ WHOLE_TASK = frozenset({"plasticity_loss", "plasticity_loss_b24", "fresh_gap"})
 
 @dataclass(frozen=True)
 class Run:
-    """Who a series belongs to. `settings`: flat, without the seed and without what says only how far the run goes."""
+    """Who a series belongs to. `settings`: flat, without the seed and without what says only how far the run goes;
+    `plan`: of the analysis, as it was fixed before the run (see preregistered)."""
 
     id: str
     seed: int
@@ -47,6 +48,7 @@ class Run:
     status: str = "finished"
     total_epochs: int | None = None
     imported: bool = False
+    plan: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,7 +268,7 @@ def load(
         settings = {k: v for k, v in row.settings.items() if k not in row.horizon and k != "seed"}
         run = Run(
             id=row.id, seed=row.seed, scenario=row.scenario, names=row.names, settings=settings, status=row.status,
-            total_epochs=row.total_epochs, imported=imported,
+            total_epochs=row.total_epochs, imported=imported, plan=row.recorded.get("plan"),
         )  # fmt: skip
         values = {a: found[str(Address.parse(a))] for a in wanted}
         series.append(Series.of(run, found["epoch"], found["task"], found["task_epoch"], values))

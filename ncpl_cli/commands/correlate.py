@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ncpl_cli.analysis import GroupCorrelation, Options, Study
+    from ncpl_cli.analysis.preregistered import Question
     from ncpl_cli.store import Store
 
 
@@ -48,6 +51,10 @@ def correlate(
     predict: Annotated[
         str | None, typer.Option(help="Which diagnostic before a task ranks this metric of the task? All in one table.")
     ] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option(help="TOML of questions: answer each as it was planned, and say what has changed since."),
+    ] = None,
     resampling_seed: Annotated[int, typer.Option(help="Seed of all resampling.")] = 0,
     plot: Annotated[str | None, typer.Option(help="Draw the windows into this file: .svg, .png or .pdf.")] = None,
     db: Db = None,
@@ -60,10 +67,14 @@ def correlate(
     from ncpl_cli.analysis import Options, all_pairs
     from ncpl_cli.analysis import correlate as correlation_of
     from ncpl_cli.analysis.levels import between_settings
+    from ncpl_cli.analysis.preregistered import read_plan
     from ncpl_cli.metrics.catalogue import METRICS
     from ncpl_cli.report.correlation_figure import check_figure, save_windows
     from ncpl_cli.store import open_store
 
+    questions = read_plan(Path(plan)).questions if plan else ()
+    if questions and (pairs or y is not None or x != "nc1" or control or predict):
+        raise InputError("--plan names pairs and controls: leave out --x, --y, --pairs, --control and --predict.")
     if predict:
         if pairs or multiverse or y is not None or plot:
             raise InputError("--predict ranks every diagnostic: leave out --y, --pairs, --multiverse and --plot.")
@@ -76,6 +87,9 @@ def correlate(
         )
     if pairs and (y is not None or x != "nc1"):
         raise InputError("--pairs all takes every pair: leave out --x and --y.")
+    if questions:
+        x, y = ",".join(q.x for q in questions), ",".join(q.y for q in questions)
+        control = [c for q in questions for c in q.controls]
     xs = [_address(part, split, layer) for part in x.split(",")]
     ys = [_address(part, split, layer) for part in y.split(",")] if y else []
     controls = tuple(_address(part, split, layer) for one in control or [] for part in one.split(","))
@@ -93,7 +107,18 @@ def correlate(
         raise InputError("no two metrics that vary are recorded.", "ncpl export shows what is recorded")
     if plot is not None:
         check_figure(plot, len(chosen))
-    results = correlation_of(study, chosen, options, xs=xs)
+    if questions:
+        results = tuple(
+            result
+            for q in questions
+            for result in correlation_of(
+                study, [(q.x, q.y)],
+                replace(options, window=q.window, method=q.method, across=q.across, controls=q.controls),
+            )
+        )  # fmt: skip
+        _say_changes(questions, study)
+    else:
+        results = correlation_of(study, chosen, options, xs=xs)
     if multiverse:
         results = _with_multiverse(study, results, options)
     if plot is not None:
@@ -110,12 +135,26 @@ def correlate(
         _common.say(one.sentence())
 
 
+def _say_changes(questions: Sequence[Question], study: Study) -> None:
+    """What has changed since the plans that these runs were made under."""
+    from ncpl_cli.analysis.preregistered import Plan, changes
+
+    now = Plan(tuple(questions))
+    stored = dict.fromkeys(s.run.plan for s in study.series if s.run.plan)
+    if not stored:
+        _common.note(f"plan {now.digest}: these runs were begun without a plan; all of it was asked afterwards.")
+    for text in stored:
+        before = Plan.of(text)
+        if lines := changes(before, now):
+            _common.note(
+                f"plan {before.digest}, under which runs were made, has become {now.digest}: {'; '.join(lines)}."
+            )
+
+
 def _with_multiverse(
     study: Study, results: Sequence[GroupCorrelation], options: Options
 ) -> tuple[GroupCorrelation, ...]:
     """The results, each with the verdict over every defensible analysis of its pair."""
-    from dataclasses import replace
-
     from ncpl_cli.analysis import groups
     from ncpl_cli.analysis.multiverse import multiverse
 

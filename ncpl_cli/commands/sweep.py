@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +17,9 @@ from typer.core import TyperGroup
 
 from ncpl_cli import values
 from ncpl_cli.app import App
-from ncpl_cli.commands import _common, _gap
+from ncpl_cli.commands import _beforehand, _common
 from ncpl_cli.commands._common import STATUSES, DataDir, Db, Device, Json
-from ncpl_cli.commands.train import Scenarios, command, common_options, parameters_of, scenario_parameters
+from ncpl_cli.commands.train import Scenarios, command, common_options, parameters_of, planned, scenario_parameters
 from ncpl_cli.values import Allowed
 
 
@@ -51,8 +52,8 @@ app = App(cls=Sweeps, help="Train many runs with many workers; the same again do
 
 WORKERS = Allowed(form=values.count_or_auto)
 
-OF_ONE_COMMAND = ("seed", "seeds", "jobs", "name", "resume", "dry_run", "gap", "db", "data_dir", "device", "json_",
-                  "keep_checkpoints")  # fmt: skip
+OF_ONE_COMMAND = ("seed", "seeds", "jobs", "name", "resume", "dry_run", "gap", "plan", "db", "data_dir", "device",
+                  "json_", "keep_checkpoints")  # fmt: skip
 """Options of `ncpl train` that a sweep has not, or has its own of."""
 
 OF_THE_FILE = ("seeds", "grid", "arm")
@@ -96,6 +97,9 @@ def _options(
         str | None, typer.Option(help="last, probes, every:K or all; default last, warm-start: probes.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, how long, how large.")] = False,
+    plan: Annotated[
+        str | None, typer.Option(help="TOML of questions, fixed before the first run; reports tell planned from found.")
+    ] = None,
     gap: Annotated[
         float | None, typer.Option(min=1e-9, help="With --dry-run: also how many seeds show a gap of this size.")
     ] = None,
@@ -135,7 +139,8 @@ def _sweep(study: Any, given: dict[str, Any]) -> None:
     from ncpl_cli.errors import InputError, Stopped, SweepFailed
     from ncpl_cli.store import open_store, shown
 
-    _gap.check(given["gap"], given["dry_run"])
+    _beforehand.check(given["gap"], given["dry_run"])
+    plan = _beforehand.plan_text(given["plan"])
     jobs = given["jobs"]
     probes = study.settings.pop("probes", None)
     executor = _executor(given)
@@ -156,6 +161,8 @@ def _sweep(study: Any, given: dict[str, Any]) -> None:
         gpus = (number,) if given["device"] not in ("auto", "cuda") else visible_gpus()
     data_dir = _common.data_path(given["data_dir"])
     arms, loaded = _grid.arms_of(study, data_dir)
+    if plan is not None:
+        arms = [replace(arm, specs=tuple(planned(spec, plan) for spec in arm.specs)) for arm in arms]
     if given["device"] == "auto" and not given["gpus"] and not given["gres"]:
         device = best_device([spec for arm in arms for spec in arm.specs], device)
         gpus = gpus if device == "cuda" else ()
@@ -243,7 +250,7 @@ def _show_plan(
         seeds = len({run["seed"] for run in runs.values()})
         each = None if seconds is None else seconds / len(runs)
         first = arms[0].specs[0]
-        document["power"] = _gap.seeds_for(
+        document["power"] = _beforehand.seeds_for(
             given["gap"],
             _common.store_url(given["db"]),
             first.scenario.id,

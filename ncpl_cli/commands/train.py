@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from ncpl_cli import values
 from ncpl_cli.app import App
-from ncpl_cli.commands import _common, _gap
+from ncpl_cli.commands import _beforehand, _common
 from ncpl_cli.commands._common import DataDir, Db, Device, Json
 from ncpl_cli.values import Allowed
 
@@ -89,7 +89,7 @@ def common_options(
         list[str] | None, typer.Option(help="ID or ID:KEY=VALUE,...; may be repeated (ncpl catalog).")
     ] = None,
     fresh_baseline: Annotated[
-        bool, typer.Option("--fresh-baseline", help="Train a fresh network on every task too: fresh_gap.")
+        bool, typer.Option("--fresh-baseline", help="Train a fresh network on every task too: fresh_beforehand.")
     ] = False,
     engine: Annotated[str | None, typer.Option(help="auto, online or stacked; default auto.")] = None,
     metrics: Annotated[str | None, typer.Option(help="default, all, or ids with commas (ncpl catalog).")] = None,
@@ -109,6 +109,9 @@ def common_options(
     name: Annotated[str | None, typer.Option(help="A label for these runs.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on where an identical run stopped, or begin anew.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, how long, how large.")] = False,
+    plan: Annotated[
+        str | None, typer.Option(help="TOML of questions, fixed before the first run; reports tell planned from found.")
+    ] = None,
     gap: Annotated[
         float | None, typer.Option(min=1e-9, help="With --dry-run: also how many seeds show a gap of this size.")
     ] = None,
@@ -170,6 +173,13 @@ def command(name: str, text: str, parameters: list[inspect.Parameter], body: Cal
     return typer.main.get_command(one)
 
 
+def planned(spec: Any, plan: str | None) -> Any:
+    """The spec under a plan of the analysis, which its run keeps; it is no part of its identity."""
+    from dataclasses import replace
+
+    return spec if plan is None else replace(spec, measure=replace(spec.measure, plan=plan))
+
+
 SHOWN = ("online_accuracy", "test_accuracy", "nc1", "plasticity_loss")
 """The metrics of a run's last epoch that are printed."""
 
@@ -181,9 +191,10 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
 
     if given["seed"] is not None and given["seeds"] is not None:
         raise InputError("--seed and --seeds say the same thing: give one.")
-    _gap.check(given["gap"], given["dry_run"])
+    _beforehand.check(given["gap"], given["dry_run"])
     seeds = given["seeds"] if given["seeds"] is not None else (given["seed"] if given["seed"] is not None else 0,)
     asked = settings.asked(scenario, given)
+    plan = _beforehand.plan_text(given["plan"])
     settings.find(asked)  # from here on the line is right, as far as it can be known without data and torch
 
     from ncpl_cli import device as device_of
@@ -196,7 +207,7 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
 
     device = device_of.resolve(given["device"])
     data = _common.load_data(asked.dataset, _common.data_path(given["data_dir"]))
-    specs = settings.on(asked, data, seeds)
+    specs = [planned(spec, plan) for spec in settings.on(asked, data, seeds)]
     if given["device"] == "auto":
         device = best_device(specs, device)
     settings.ready(specs, data, device)
@@ -265,7 +276,7 @@ def _show_plan(specs: list[Any], data: Any, device: str, probes: bool, given: di
     if given["gap"] is not None:
         # this arm and the plain one it will be compared with, as fast as these runs are one by one
         each = document["seconds_one_by_one"]
-        document["power"] = _gap.seeds_for(
+        document["power"] = _beforehand.seeds_for(
             given["gap"], _common.store_url(given["db"]), specs[0].scenario.id, flat(specs[0]), len(specs), 2,
             None if each is None else each / len(specs), 1,
         )  # fmt: skip

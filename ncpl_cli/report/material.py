@@ -24,6 +24,7 @@ from ncpl_cli.analysis import (
 from ncpl_cli.analysis.claims import Judged, arms_of, judge
 from ncpl_cli.analysis.correlation import default_y
 from ncpl_cli.analysis.multiverse import multiverse
+from ncpl_cli.analysis.preregistered import Plan, Question
 from ncpl_cli.analysis.study import FIRST_TASK_SETTINGS
 from ncpl_cli.analysis.warm_start import WarmStartGap, warm_start_gap
 from ncpl_cli.errors import InputError
@@ -98,12 +99,19 @@ class Part:
             y, _ = default_y(group)
             spans = [len(s.task_ends()) if self.several else float(np.ptp(s.epoch)) + 1 for s in group.series]
             options = Options(window=window_for(max(spans, default=0)), directions=self.directions)
-            results = _or_none(lambda g=group, o=options, y=y: correlate(Study(g.series), [("nc1", y)], o))
+            asked = {(q.x, q.y): planned_options(q, options) for q in planned_questions(group) if q.across != "runs"}
+            results: list[GroupCorrelation] = []
+            for pair in dict.fromkeys([("nc1", y), *asked]):
+                chosen = asked.get(pair, options)
+                results += _or_none(lambda g=group, o=chosen, p=pair: correlate(Study(g.series), [p], o)) or ()
             # by itself the group has nothing that tells it from others: give it back what does
             shown = {k: v for k, v in group.settings.items() if v is not None}
             name = group.name if group.series[0].run.imported else None
-            for r in results or ():
-                whole = multiverse(group, "nc1", y, options, metrics=[a for a in MULTIVERSE if self.has(a)])
+            for r in results:
+                metrics = [a for a in MULTIVERSE if self.has(a)] if r.x == "nc1" else [r.x]
+                whole = None
+                if r.across != "runs":
+                    whole = multiverse(group, r.x, r.y, replace(options, across=r.across), metrics=metrics)
                 found.append((label, replace(r, name=name, settings=shown, multiverse=whole)))
         return tuple(found)
 
@@ -125,6 +133,18 @@ class Part:
     def comparisons(self) -> tuple[Comparison, ...]:
         """Every arm against its plain arm; empty where there is no such pair."""
         return _or_none(lambda: compare(self.study)) or ()
+
+
+def planned_questions(group: Group) -> tuple[Question, ...]:
+    """What was to be asked of these runs, as their first plan says."""
+    text = next((s.run.plan for s in group.series if s.run.plan), None)
+    return Plan.of(text).questions if text else ()
+
+
+def planned_options(question: Question, options: Options) -> Options:
+    """The options as a question plans them."""
+    return replace(options, window=question.window, method=question.method, across=question.across,
+                   controls=question.controls)  # fmt: skip
 
 
 def window_for(span: float) -> int:
@@ -171,6 +191,17 @@ class Material:
     selection: str = ""
     claims: tuple[Claims, ...] = ()
     faults: tuple[str, ...] = ()
+
+    @property
+    def plans(self) -> dict[Plan, int]:
+        """Plans of the analysis that these runs were begun under, with the number of runs; in order."""
+        found: dict[Plan, int] = {}
+        for part in self.parts:
+            for series in part.study.series:
+                if series.run.plan:
+                    plan = Plan.of(series.run.plan)
+                    found[plan] = found.get(plan, 0) + 1
+        return found
 
     def trained_here(self, group: Group) -> bool:
         """Whether ncpl trained these runs, so that a command can do it again; else imported or recorded elsewhere."""

@@ -16,6 +16,13 @@ def longest(scenario: Any) -> int:
     return sum(scenario.task_epochs(index) for index in range(scenario.tasks))
 
 
+def _recorded(spec: RunSpec) -> dict[str, object]:
+    found = {**asdict(spec.measure), "engine": spec.engine}
+    if found["plan"] is None:  # most runs are made without one
+        del found["plan"]
+    return found
+
+
 def describe(spec: RunSpec) -> RunInfo:
     """A run with all its settings."""
     scenario = spec.scenario
@@ -28,7 +35,7 @@ def describe(spec: RunSpec) -> RunInfo:
         settings=flat(spec),
         horizon={scenario.horizon_field: getattr(scenario, scenario.horizon_field)},
         total_epochs=total,
-        recorded={**asdict(spec.measure), "engine": spec.engine},
+        recorded=_recorded(spec),
         parent=getattr(scenario, "parent", None),
         branch_epoch=getattr(scenario, "branch_epoch", None),
     )

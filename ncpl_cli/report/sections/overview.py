@@ -10,6 +10,7 @@ import numpy as np
 from ncpl_cli.analysis import Group, headline, plasticity, words
 from ncpl_cli.analysis.casualties import casualties, together
 from ncpl_cli.analysis.claims import AGREES, DIFFERS, UNDECIDED
+from ncpl_cli.analysis.preregistered import changes
 from ncpl_cli.analysis.survival import survival
 from ncpl_cli.report.blocks import Block, Commands, Section, Text, table
 from ncpl_cli.report.material import Material, Part
@@ -33,6 +34,7 @@ def draw(material: Material) -> Section:
         found = ["Too little was recorded to say: see the sections below."]
     blocks: list[Block] = [
         Text(tuple(_run(material)), title="What was run"),
+        *([Text(tuple(_planned(material)), title="What was planned")] if material.plans else []),
         *([Text(tuple(found), "finding", "What was found")] if found else []),
         *(
             [Text(tuple(undecided), "undecided", "What these runs do not decide, or what a control takes away")]
@@ -119,7 +121,8 @@ def _found(part: Part) -> list[tuple[bool, str]]:
         lines += [(True, line) for label, g in long[:FEW] if (line := _fall(part, label, g))]
     for label, result in part.correlations[:FEW]:
         if result.overall.summary.mean_r is not None:
-            line = f"{part.scenario}, {label}, nc1 and {result.y}: {headline.headline(result)}"
+            said = {"planned": "Planned. ", "unplanned": ""}.get(result.more["plan"]["kind"], "Exploratory. ")
+            line = f"{said}{part.scenario}, {label}, {result.x} and {result.y}: {headline.headline(result)}"
             lines.append((survival(result).stands, line))
     if (others := len(part.groups) - FEW) > 0:
         lines.append((True, f"{part.scenario}: {words.count(others, 'further group')} in the sections below."))
@@ -142,6 +145,21 @@ def _found(part: Part) -> list[tuple[bool, str]]:
                 )
                 lines.append((stands, text))
     return lines
+
+
+def _planned(material: Material) -> list[str]:
+    """The plan of the analysis, what was made of it, and what was changed later."""
+    plans = list(material.plans)
+    runs = sum(len(g.series) + len(g.left_out) for part in material.parts for g in part.groups)
+    lines = []
+    for plan, n in material.plans.items():
+        questions = "; ".join(f"{q.name} ({q.x} and {q.y})" for q in plan.questions)
+        lines.append(f"Plan {plan.digest}, fixed before the first epoch of {n} of {runs} runs: {questions}.")
+    answered = {r.more["plan"]["question"] for part in material.parts for _, r in part.correlations}
+    unanswered = [q.name for q in plans[0].questions if q.name not in answered]
+    lines += [f"Planned and not answered here as planned: {name}." for name in unanswered]
+    lines += [f"Changed later: {'; '.join(changes(plans[0], later))}." for later in plans[1:]]
+    return [*lines, "What is not marked as planned was found by looking."]
 
 
 def _told_from_0(ci95: tuple[float, float] | None) -> bool:

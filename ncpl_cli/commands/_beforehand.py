@@ -1,4 +1,4 @@
-"""`--dry-run --gap`: how many seeds it takes, from what is in the store, with hours."""
+"""Before running: `--dry-run --gap`, how many seeds it takes, with hours; `--plan`, what will be asked."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ from typing import Any
 
 from ncpl_cli.commands import _common
 from ncpl_cli.errors import InputError, StoreError
+
+
+def plan_text(path: str | None) -> str | None:
+    """The plan of the analysis in a file, as runs keep it."""
+    if path is None:
+        return None
+    from ncpl_cli.analysis.preregistered import read_plan
+
+    plan = read_plan(Path(path))
+    _common.note(f"plan {plan.digest}: {len(plan.questions)} questions, kept with every run that has not begun.")
+    return plan.text
 
 
 def check(gap: float | None, dry_run: bool) -> None:
