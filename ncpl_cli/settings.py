@@ -14,7 +14,7 @@ from ncpl_cli.interventions import Intervention, parse, parse_all
 from ncpl_cli.interventions.decay import L2
 from ncpl_cli.metrics.catalogue import check_names, chosen
 from ncpl_cli.objectives import Objective
-from ncpl_cli.scenarios import SCENARIOS, Scenario, WarmStartProbe, objective_of, objectives_of
+from ncpl_cli.scenarios import SCENARIOS, Scenario, WarmStartProbe, objective_of, objectives_of, outputs_of
 from ncpl_cli.spec import (
     ALLOWED,
     DEFAULT_WIDTH,
@@ -126,7 +126,7 @@ def on(spec: RunSpec, data: Dataset, seeds: Sequence[int]) -> list[RunSpec]:
         )
     if spec.network.name == "mlp":
         width, depth = spec.network.width, spec.network.depth
-        if (count := (data.pixels + data.classes + (depth - 1) * width) * width) > MOST_PARAMETERS:
+        if (count := (data.pixels + outputs_of(spec, data) + (depth - 1) * width) * width) > MOST_PARAMETERS:
             raise InputError(
                 f"--width {width} --depth {depth} would be {count:.2g} parameters: allowed are {MOST_PARAMETERS:.0g}."
             )
@@ -219,7 +219,8 @@ def _objective(scenario: Scenario, given: Mapping[str, Any]) -> Objective | None
 
 def _check_classes(one: Intervention, spec: RunSpec, data: Dataset) -> None:
     """Raise InputError where an intervention could do nothing, since a batch holds too few of a class."""
-    classes = data.classes - len(getattr(spec.scenario, "hold_out_classes", ()))
+    asked = spec.scenario.outputs(data) if hasattr(spec.scenario, "outputs") else data.classes
+    classes = asked - len(getattr(spec.scenario, "hold_out_classes", ()))
     if one.needs_classes and not one.idle and spec.optimizer.batch_size < 2 * classes:
         raise InputError(
             f"--intervention {one.id} compares classes within a batch and would be silent at batch size "

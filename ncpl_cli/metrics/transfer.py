@@ -6,6 +6,8 @@ import functools
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ncpl_cli.metrics.arrays import finite
 from ncpl_cli.metrics.few_shot import directional_cdnv, few_shot_metrics
 from ncpl_cli.metrics.forward import View
@@ -20,6 +22,7 @@ INPUT = "input"
 
 TOO_LARGE = "the layer is too large"
 NO_GROUPS = "the task tells these classes apart itself"
+NOT_FINER = "a label lies in several of the task's classes"
 NO_FRESH = "there are no images left over by training"
 
 
@@ -50,8 +53,10 @@ def put_readouts(
         if any(rows(of) is None for of in ("train", "test", "fresh") if of in seen):
             found.put({}, dict.fromkeys((own for own in wanted if own.startswith("readout")), TOO_LARGE), split, layer)
             continue
-        if not name:
-            found.put({}, dict.fromkeys((own for own in wanted if "_within" in own), NO_GROUPS), split, layer)
+        groups = _groups(seen, views) if name else None
+        if groups is None:
+            why = NOT_FINER if name else NO_GROUPS
+            found.put({}, dict.fromkeys((own for own in wanted if "_within" in own), why), split, layer)
         if "fresh" not in seen:
             found.put({}, dict.fromkeys((own for own in wanted if own.endswith("_fresh")), NO_FRESH), split, layer)
         fresh = (rows("fresh"), seen["fresh"].labels) if "fresh" in seen else None
@@ -59,9 +64,17 @@ def put_readouts(
         found.put(
             *readouts(
                 (rows("train"), seen["train"].labels), (rows("test"), seen["test"].labels), fresh=fresh, kinds=kinds,
-                groups=(seen["train"].labels, views["train"].labels) if name else None, orders=orders,
+                groups=groups, orders=orders,
             ), split, layer,
         )  # fmt: skip
+
+
+def _groups(seen: Mapping[str, View], views: Mapping[str, View]) -> tuple[Any, Any] | None:
+    """(labels, the task's classes) of all samples at hand; None where the labels do not divide the classes."""
+    labels = np.concatenate([seen[of].labels for of in seen])
+    classes = np.concatenate([views[of].labels for of in seen])
+    pairs = np.unique(np.stack([labels, classes]), axis=1)
+    return (labels, classes) if len(np.unique(pairs[0])) == pairs.shape[1] else None
 
 
 def put_few_shot(found: Measured, views: Mapping[str, View], layer: str, wanted: Collection[str], scale: float) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncpl_cli import rng
-from ncpl_cli.data.dataset import Dataset
+from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.scenarios.task import Task, epochs_of, option, sample_order, shortest
 
 
@@ -61,11 +61,13 @@ class ShuffledLabels:
     def task(self, index: int, data: Dataset, seed: int) -> Task:
         """Task `index` of the run with this seed."""
         draw = rng.stream(seed, "labels", index)
-        if self.relabel == "classes":
-            renamed = draw.permutation(data.classes)
-            train, test = renamed[data.train.labels], renamed[data.test.labels]
-        else:
-            train, test = _shuffled(draw, data.train.labels), _shuffled(draw, data.test.labels)
+        renamed = draw.permutation(data.classes) if self.relabel == "classes" else None
+
+        def labelled(split: Split) -> NDArray[np.int64]:
+            return _shuffled(draw, split.labels) if renamed is None else renamed[split.labels]
+
+        train, test = labelled(data.train), labelled(data.test)
+        checked = data.validation
         return Task(
             index=index,
             epochs=self.task_epochs(index),
@@ -73,6 +75,7 @@ class ShuffledLabels:
             order=sample_order(seed, index, len(data.train)),
             train_labels=train,
             test_labels=test,
+            parts={} if checked is None else {"validation": replace(checked, labels=labelled(checked))},
         )
 
 
