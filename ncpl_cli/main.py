@@ -37,6 +37,10 @@ COMMANDS = {
 """Every command, in the order of the help: the way a study goes. Its module in `commands` loads when it is called."""
 
 
+LOOKS_UP = frozenset(COMMANDS) - {"runs", "export", "db"}
+"""Commands that look parts up by name, and so need those of somebody's own."""
+
+
 class Commands(TyperGroup):
     """The commands, each made when it is called: listing them all loads and builds none."""
 
@@ -80,6 +84,7 @@ def everywhere(
     db: Annotated[str | None, typer.Option(help="Store: a path or an SQLAlchemy URL.", envvar="NCPL_DB")] = None,
     data_dir: Annotated[str | None, typer.Option(help="Where data sets lie.", envvar="NCPL_DATA_DIR")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", envvar="NCPL_DEVICE")] = None,
+    plugin: Annotated[list[str] | None, typer.Option(help="File of parts of your own; repeatable.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
@@ -117,7 +122,7 @@ def _work(arguments: list[str]) -> Any:
     command = typer.main.get_command(app)
     if "_NCPL_COMPLETE" in os.environ:
         return command.main(arguments, standalone_mode=False, prog_name="ncpl")
-    with command.make_context("ncpl", arguments) as context:
+    with command.make_context("ncpl", _with_plugins(arguments)) as context:
         return command.invoke(context)
 
 
@@ -163,6 +168,16 @@ def _sentence(error: BaseException) -> tuple[str, str | None, int]:
         "run the command again with --debug to see where, and report it",
         1,
     )
+
+
+def _with_plugins(arguments: list[str]) -> list[str]:
+    """The command line without `--plugin FILE`; what is named so, or installed, is added to the registries."""
+    if any(word in LOOKS_UP for word in arguments) or any(word.startswith("--plugin") for word in arguments):
+        from ncpl_cli import plugins
+
+        arguments = plugins.taken(arguments)
+        plugins.load()
+    return arguments
 
 
 def _misused(message: str, context: Any) -> tuple[str, str | None, int]:

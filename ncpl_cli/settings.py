@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from ncpl_cli import objectives, values
+from ncpl_cli import objectives, plugins, values
 from ncpl_cli.callables import load_object
 from ncpl_cli.errors import InputError, unknown
 from ncpl_cli.interventions import Intervention, parse, parse_all
@@ -18,6 +18,7 @@ from ncpl_cli.scenarios import SCENARIOS, Scenario, WarmStartProbe, objective_of
 from ncpl_cli.spec import (
     ALLOWED,
     DEFAULT_WIDTH,
+    NETWORKS,
     OPTIMIZER_LR,
     DatasetSpec,
     MeasureSpec,
@@ -146,7 +147,7 @@ def ready(specs: Sequence[RunSpec], data: Dataset, device: str) -> None:
 
     for spec in {replace(spec, seed=0): spec for spec in specs}.values():
         choose_engine(spec, device)
-        if ":" in spec.network.name:
+        if spec.network.name not in NETWORKS:
             build(spec, data)
 
 
@@ -156,12 +157,25 @@ def dataset_of(row: Any) -> DatasetSpec:
     return DatasetSpec(row.settings["dataset"], **given)
 
 
+def _check_plugins(row: Any) -> None:
+    """Raise InputError where a part that is not ncpl's is not here as the run was trained with it."""
+    for text in row.settings.get("plugins", ()):
+        registry, name, digest = text.split(" ")
+        found = plugins.origin(registry.upper(), name)
+        if found is None or found.digest != digest:
+            what = "is not here" if found is None else f"is another now in {found.file}"
+            raise InputError(f"run {row.id} was trained with {name}, a part of somebody's own, which {what}.",
+                             "name the file it was trained with: --plugin FILE")  # fmt: skip
+
+
 def from_row(row: Any, data: Dataset) -> RunSpec:
     """The spec of a stored run (store.RunRow), from its settings; raises InputError when it is not reproduced."""
+    _check_plugins(row)
     known: dict[str, type[Any]] = {one.id: one for one in (*SCENARIOS, WarmStartProbe)}
     if row.scenario not in known:
         raise InputError(f"run {row.id} is of {row.scenario}, which this ncpl cannot train.")
     stored, recorded = row.settings, {**row.recorded, "metrics": tuple(row.recorded["metrics"])}
+    check_names(recorded["metrics"])
 
     def part(kind: type[Any], **named: Any) -> Any:
         return kind(**named, **{

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ncpl_cli import values
+from ncpl_cli import plugins, values
 from ncpl_cli.values import Allowed
 
 NETWORKS = ("mlp", "resnet18")
@@ -30,7 +30,11 @@ DEFAULT_WIDTH = {"mlp": 100, "resnet18": 64}
 
 
 def _network(text: str, said: str) -> str:
-    return text if ":" in text else str(values.read(text, Allowed(choices=(*NETWORKS, "module:callable")), said))
+    return (
+        text
+        if ":" in text
+        else str(values.read(text, Allowed(choices=(*NETWORKS, *plugins.names("NETWORKS"), "module:callable")), said))
+    )
 
 
 ALLOWED: dict[str, Allowed] = {
@@ -165,12 +169,21 @@ class RunSpec:
             "objective": {"id": self.objective.id, **_changed(self.objective)} if self.objective else None,
             "precision": self.precision if self.precision != "float32" else None,
             "seed": self.seed,
+            "plugins": self.plugins,
         }
         horizon = self.scenario.horizon_field
         if self.optimizer.lr_schedule == "cosine" and horizon != "tasks":
             parts["horizon"] = getattr(self.scenario, horizon)  # the schedule depends on how long the task is
         kept = {key: value for key, value in parts.items() if value not in (None, {}, [])}
         return json.dumps(kept, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """Digests of the files of the parts that are somebody's own; a data set's content speaks for itself."""
+        parts = [("SCENARIOS", self.scenario.id), ("NETWORKS", self.network.name)]
+        parts += [("INTERVENTIONS", one.id) for one in self.interventions]
+        parts += [("OBJECTIVES", self.objective.id)] if self.objective else []
+        return plugins.digests(parts)
 
     @property
     def id(self) -> str:
@@ -195,6 +208,7 @@ def flat(spec: RunSpec) -> dict[str, object]:
     settings |= {"network": spec.network.name} | _said(spec.network)
     settings |= {"optimizer": spec.optimizer.name} | _said(spec.optimizer)
     settings |= {"objective": spec.objective.label} if spec.objective else {}
+    settings |= {"plugins": [f"{part} {digest}" for part, digest in own.items()]} if (own := spec.plugins) else {}
     settings |= {"interventions": [i.label for i in spec.interventions], "precision": spec.precision}
     return settings
 

@@ -7,17 +7,27 @@ from typing import Annotated, Any
 import typer
 
 from ncpl_cli.commands import _common
-from ncpl_cli.commands._common import Json
+from ncpl_cli.commands._common import DataDir, Json
 
 
 def catalog(
     metrics: Annotated[bool, typer.Option("--metrics", help="Metrics only.")] = False,
+    check: Annotated[
+        str | None, typer.Option(help="Ask of the parts in this file what all parts keep, and say what fails.")
+    ] = None,
+    data_dir: DataDir = None,
     json_: Json = False,
 ) -> None:
     """What there is: scenarios, data sets, networks, engines, interventions, metrics with formula and source.
 
+    Parts of your own (--plugin FILE, NCPL_PLUGINS, entry points `ncpl.plugins`) are listed with the file they are from.
+
     Example: ncpl catalog --metrics
+
+    Example: ncpl catalog --check mine.py
     """
+    if check is not None:
+        return _check(check, data_dir, json_)
     found = contents()
     if metrics:
         found = {"metrics": found["metrics"]}
@@ -29,10 +39,39 @@ def catalog(
         _common.print_table(columns, [[entry[c] for c in columns] for entry in entries], title=kind)
 
 
+def _check(file: str, data_dir: str | None, as_json: bool) -> None:
+    """Ask every check of the parts in a file; RunFailed where one is not kept."""
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from ncpl_cli import plugins
+    from ncpl_cli.contracts import checked
+    from ncpl_cli.errors import RunFailed
+
+    parts = plugins.load_file(Path(file))
+    found = [
+        one for registry, name in parts
+        for one in checked(registry, name, plugins.part(registry, name), _common.data_path(data_dir))
+    ]  # fmt: skip
+    if as_json:
+        _common.print_json({"file": file, "checks": [asdict(one) for one in found]})
+    else:
+        rows = [(one.registry.lower(), one.part, one.check, one.wrong or "kept") for one in found]
+        _common.print_table(("kind", "part", "check", "outcome"), rows)
+    if bad := [one for one in found if one.wrong]:
+        raise RunFailed(
+            f"{len(bad)} of {len(found)} checks of {file} are not kept, the first is {bad[0].part}, {bad[0].check}: "
+            f"{bad[0].wrong}.",
+            "docs/plugins.md has a complete example of each kind",
+        )
+    _common.note(f"{len(found)} checks of {len(parts)} parts are kept.")
+
+
 def contents() -> dict[str, list[dict[str, Any]]]:
     """Every registry as plain values."""
     from dataclasses import fields
 
+    from ncpl_cli import plugins
     from ncpl_cli.data import DATASETS
     from ncpl_cli.engines import ENGINES
     from ncpl_cli.interventions import INTERVENTIONS
@@ -44,9 +83,9 @@ def contents() -> dict[str, list[dict[str, Any]]]:
         return f"{value:g}" if isinstance(value, float) else str(value)
 
     def first_line(thing: Any) -> str:
-        return (thing.__doc__ or "").strip().splitlines()[0]
+        return (thing.__doc__ or "").strip().partition("\n")[0]
 
-    return {
+    found: dict[str, list[dict[str, Any]]] = {
         "scenarios": [
             {
                 "id": s.id,
@@ -85,3 +124,8 @@ def contents() -> dict[str, list[dict[str, Any]]]:
             for m in METRICS.values()
         ],
     }  # fmt: skip
+    for registry in plugins.REGISTRIES:
+        for entry in found.get(registry.lower(), ()):
+            own = plugins.origin(registry, entry["id"])
+            entry["origin"] = own.file if own else "ncpl"
+    return found

@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from ncpl_cli import plugins
+from ncpl_cli.callables import call
 from ncpl_cli.data.cifar import load_cifar10, load_cifar100, load_cifar100_super
 from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.data.folder import load_folder
 from ncpl_cli.data.normalisation import published
-from ncpl_cli.data.own import load_own
+from ncpl_cli.data.own import load_own, made
 from ncpl_cli.data.sampling import hold_out, limit_train
 from ncpl_cli.data.sets import (
     load_digits,
@@ -44,7 +46,11 @@ def load(spec: DatasetSpec, data_dir: Path | None = None) -> Dataset:
     if spec.name.startswith("folder:"):
         data = load_folder(Path(spec.name.removeprefix("folder:")), spec.image_size).shuffled()
     elif spec.name in DATASETS:
-        data = DATASETS[spec.name](data_dir or default_dir())
+        loader = DATASETS[spec.name]
+        if plugins.origin("DATASETS", spec.name):
+            data = made(spec.name, call(spec.name, loader, data_dir or default_dir())).shuffled()
+        else:
+            data = loader(data_dir or default_dir())
     elif ":" in spec.name:
         data = load_own(spec.name).shuffled()
     else:

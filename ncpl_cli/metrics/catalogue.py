@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from ncpl_cli.errors import unknown
@@ -10,7 +10,11 @@ from ncpl_cli.errors import unknown
 
 @dataclass(frozen=True)
 class Metric:
-    """What a metric is. `direction`: what a low value means. `family`: what is computed together."""
+    """What a metric is. `direction`: what a low value means. `family`: what is computed together.
+
+    compute  of one's own metrics (family `own`): f(features, labels, weight, bias) -> number, of every split and
+             layer; arrays (N, d), (N,), and of the last layer (C, d) and (C,), else None
+    """
 
     id: str
     formula: str
@@ -19,6 +23,7 @@ class Metric:
     source: str
     family: str
     cost: str = "cheap"
+    compute: Callable[..., float] | None = None
 
 
 def _family(family: str, needs: str, *rows: tuple[str, str, str, str], cost: str = "cheap") -> list[Metric]:

@@ -14,6 +14,7 @@ from ncpl_cli.metrics.arrays import checked, finite
 from ncpl_cli.metrics.catalogue import chosen
 from ncpl_cli.metrics.few_shot import few_shot_metrics
 from ncpl_cli.metrics.neural_collapse import CLASSIFIER_METRICS, TEST_METRICS, collapse, means_of
+from ncpl_cli.metrics.of_ones_own import own_metrics
 from ncpl_cli.metrics.snapshot import Measured, collapse_names, context_metrics
 from ncpl_cli.rng import content_order, stream
 
@@ -70,6 +71,7 @@ def measure_features(
             found.put({}, dict.fromkeys(CLASSIFIER_METRICS, NO_CLASSIFIER), split)
         found.contexts[split, "last"] = result.context
         found.put(*context_metrics(result), split)
+        found.put(*own_metrics(wanted, h, own, w, b), split)
         few = [name for name in wanted if name.startswith("few_shot")]
         if few:
             found.put(*few_shot_metrics(h, own), split)

@@ -30,6 +30,8 @@ from ncpl_cli.metrics.neural_collapse import (
     means_of,
     names_of,
 )
+from ncpl_cli.metrics.of_ones_own import FAMILY as OWN
+from ncpl_cli.metrics.of_ones_own import own_metrics
 from ncpl_cli.metrics.transfer import INPUT, TOO_LARGE, put_few_shot, put_readouts
 from ncpl_cli.networks import ACTIVATIONS, EXACT_ZEROS, Network
 from ncpl_cli.objectives import REGRESSION
@@ -136,11 +138,11 @@ def _measure(snapshot: Snapshot, wanted: set[str], layers: str) -> Measured:
     names = snapshot.network.layer_names if layers == "all" else ["last"]
     found = Measured()
     if not bool(torch.stack([p.isfinite().all() for p in snapshot.network.parameters()]).all()):
-        for name in wanted & ON_PARAMETERS:
+        for name in (n for n in wanted if n in ON_PARAMETERS or METRICS[n].family == OWN):
             found.put({}, {name: "parameters are not finite"}, "test" if name in TEST_METRICS else "train")
         return found
     views: dict[str, View] = {}
-    if families & {"collapse", "performance", "units", "few_shot", "readouts"}:
+    if families & {"collapse", "performance", "units", "few_shot", "readouts", OWN}:
         with found.timed("features"):
             views = _views(snapshot, names, inside=bool(families & INSIDE))
     if "collapse" in families:
@@ -153,6 +155,9 @@ def _measure(snapshot: Snapshot, wanted: set[str], layers: str) -> Measured:
     for family in sorted(families & {"few_shot", "readouts"}):
         with found.timed(family):
             _transfer(found, snapshot, views, names, wanted, family)
+    if OWN in families:
+        with found.timed(OWN):
+            _own(found, snapshot, views, names, wanted)
     if "performance" in families:
         _performance(found, snapshot, views)
     if "preactivations" in families:
@@ -174,6 +179,19 @@ def _measure(snapshot: Snapshot, wanted: set[str], layers: str) -> Measured:
                 )
             )  # fmt: skip
     return found.only(wanted)
+
+
+def _own(
+    found: Measured, snapshot: Snapshot, views: Mapping[str, View], layers: Sequence[str], wanted: Collection[str]
+) -> None:
+    classifier = snapshot.network.classifier
+    for layer in layers:
+        of_layer = (classifier.weight, classifier.bias) if layer == "last" else (None, None)
+        for split, seen in views.items():
+            if layer in seen.streamed:
+                found.put({}, dict.fromkeys((n for n in wanted if METRICS[n].family == OWN), TOO_LARGE), split, layer)
+            else:
+                found.put(*own_metrics(wanted, seen.layers[layer], seen.labels, *of_layer), split, layer)
 
 
 def _views(snapshot: Snapshot, layers: Sequence[str], inside: bool) -> dict[str, View]:

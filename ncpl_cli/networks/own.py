@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ncpl_cli import plugins
 from ncpl_cli.callables import call, load_object
 from ncpl_cli.errors import InputError
 from ncpl_cli.networks.classifier import calls_of, find_classifier, logits_of
@@ -29,7 +30,7 @@ class OwnNetwork(nn.Module):
 
     def __init__(self, name: str, shape: tuple[int, int, int], classes: int, *, mean: Tensor, std: Tensor) -> None:
         super().__init__()
-        self._make = load_object(name)
+        self._make = plugins.part("NETWORKS", name) or load_object(name)
         self._arguments = (name, shape, classes)
         self.register_buffer("mean", mean.reshape(1, -1, 1, 1).clone())
         self.register_buffer("std", std.reshape(1, -1, 1, 1).clone())

@@ -1,4 +1,4 @@
-"""Scenarios: which samples, which order, which pixels, which labels. The tuple below is the registry.
+"""Scenarios: which samples, which order, which pixels, which labels. The list below is the registry.
 
 A scenario is a frozen dataclass of its options with `id`, `presets(data set)` (its own defaults for options, network
 and optimiser), `of(options)`, `tasks`, `task_epochs(index)`, `task(index, data, seed)`, `horizon_field` (the option
@@ -24,7 +24,7 @@ from ncpl_cli.scenarios.warm_start import WarmStart, WarmStartProbe
 
 Scenario = PermutedMNIST | ShuffledLabels | WarmStart
 
-SCENARIOS: tuple[type[Scenario], ...] = (PermutedMNIST, PermutedDigits, ShuffledLabels, WarmStart)
+SCENARIOS: list[type[Scenario]] = [PermutedMNIST, PermutedDigits, ShuffledLabels, WarmStart]
 
 
 def scenario_named(name: str) -> type[Scenario]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,3 +131,39 @@ def sample_order(seed: int, task: int, size: int, *, repeat: bool = False) -> Ca
         return rng.stream(seed, "data order", task, 1 if repeat else task_epoch).permutation(size)
 
     return order
+
+
+@dataclass(frozen=True)
+class TaskSequence:
+    """What most scenarios of `tasks` with `epochs` each have in common: a sibling adds id, preset, options and `task`.
+
+    preset  its own defaults: dataset, network, lr, batch_size, and any of its options
+    """
+
+    id: ClassVar[str]
+    preset: ClassVar[Mapping[str, object]]
+    horizon_field: ClassVar[str] = "tasks"
+    fixed_length: ClassVar[bool] = True
+    lockstep: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Self:
+        """The scenario with the options that were given."""
+        return cls(**given)
+
+    @classmethod
+    def presets(cls, dataset: str) -> dict[str, object]:
+        """Defaults for a data set: the same for all."""
+        return dict(cls.preset)
+
+    def check_data(self, data: Any) -> None:
+        """Nothing in these options depends on the data."""
+
+    def task_epochs(self, index: int) -> int:
+        """How many epochs a task has."""
+        return int(self.epochs)  # type: ignore[attr-defined]
+
+    @property
+    def lockstep_key(self) -> Self:
+        """What runs that can advance together have in common."""
+        return self
