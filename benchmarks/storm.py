@@ -41,7 +41,7 @@ def sweep_line(seeds: int, tasks: int, db: str, jobs: int) -> list[str]:
 def holding(db: Path) -> list[psutil.Process]:
     """The living workers that are training now, stalled ones left out."""
     found = []
-    with contextlib.suppress(NcplError), open_store(db, create=False, upgrade=False) as store:
+    with contextlib.suppress(NcplError), open_store(db, readonly=True) as store:
         for one in Queue(store).overview("storm").working:
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(one.owner.pid)

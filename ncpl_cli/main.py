@@ -27,7 +27,7 @@ COMMANDS = {
     "compare": "Compare arms with the plain arm, paired by seed and matched on phase 1.",
     "report": "Write one page of everything chosen: curves, collapse, correlations, methods.",
     "reproduce": "Run a paper's experiments and hold its claims against the results.",
-    "runs": "List, show and delete runs.",
+    "runs": "List, show, release and delete runs.",
     "export": "Write every recorded epoch as a row, metrics as columns.",
     "import": "Import a CSV of recorded epochs, in the shape that export writes.",
     "db": "Look after the store.",

@@ -34,7 +34,7 @@ def made(store: Store, *cohorts: int, name: str = "s", **settings: object) -> tu
 
 def lapse(store: Store, attempts: dict[str, int]) -> None:
     """The worker that holds these runs has fallen silent."""
-    store.renew(attempts, lease=-1)
+    store.renew(attempts, lease=1e-9)
 
 
 def test_units_are_taken_whole_in_order_and_once(store: Store) -> None:

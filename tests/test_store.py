@@ -89,7 +89,7 @@ def test_an_attempt_that_was_taken_over_is_refused(store: Store) -> None:
     run, first = filled(store, 2)
     with pytest.raises(LeaseLost, match="being trained by process"):
         store.claim([run], Owner.current(), {})
-    store.renew({run: first}, lease=-1)  # the lease has run out
+    store.renew({run: first}, lease=1e-9)  # the lease has run out
     second = store.claim([run], Owner.current(), {})[run]
     assert second == first + 1
     for write in (
@@ -163,7 +163,7 @@ def test_runs_are_found_by_prefix_label_and_filter(store: Store) -> None:
 
 def test_a_deleted_run_leaves_nothing_and_a_held_one_stays(store: Store) -> None:
     run, attempt = filled(store)
-    with pytest.raises(InputError, match="stop that first"):
+    with pytest.raises(InputError, match="is being trained"):
         store.delete(run)
     store.finish(run, attempt, "finished")
     store.delete(run)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from ncpl_cli.errors import StoreError
 from ncpl_cli.records import Address, EpochRecord, RunInfo
 from ncpl_cli.store import Owner, Store, open_store
+from ncpl_cli.store.checkpoint_folder import folder_of
 from ncpl_cli.store.merge import Merged, merge
 
 
@@ -138,3 +141,27 @@ def test_ids_that_are_paths_are_refused_where_they_are_read(store: Store, run: s
     for read in (lambda: store.run(run), store.runs, store.frame):
         with pytest.raises(StoreError, match="which no run can have"):
             read()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's list of locks")
+def test_looking_for_the_folder_loses_no_lock(tmp_path: Path) -> None:
+    code = (  # a process that closes a file loses its locks on it; another one then takes the shared memory for its own
+        "import sys; from ncpl_cli.store import open_store\n"
+        "with open_store(sys.argv[1]) as store, store.writing() as connection:\n"
+        "    connection.exec_driver_sql(\"INSERT INTO terms (kind, text) VALUES ('reason', 'theirs')\")\n"
+    )
+    with open_store(tmp_path / "a.sqlite") as first, open_store(tmp_path / "a.db") as store:
+        for one in (first, store):
+            attempt = begin(one)
+            assert one.checkpoints.name in ("a.checkpoints", "a.db.checkpoints")
+            del one.__dict__["checkpoints"]  # it is looked up once
+            with one.reading():
+                assert folder_of(tmp_path / "a.sqlite") != folder_of(tmp_path / "a.db")
+                held = [line for line in Path("/proc/locks").read_text().splitlines() if "POSIX" in line]
+                for path in (tmp_path / "a.sqlite", tmp_path / "a.db"):
+                    for file in (path, path.with_name(f"{path.name}-shm")):
+                        inode = f":{file.stat().st_ino} "
+                        assert any(inode in line for line in held), file
+            subprocess.run([sys.executable, "-c", code, str(one.file.path)], check=True, timeout=60)  # type: ignore[union-attr]
+            one.finish("aa0000000001", attempt, "finished")
+            assert one.check() == []

@@ -170,7 +170,7 @@ def test_a_stalled_worker_is_refused_and_goes_on_with_other_work(local: Store) -
 
         def epoch(self, run: str, record: EpochRecord) -> None:
             if self.stolen is None:
-                local.renew({run: 1}, lease=-1)
+                local.renew({run: 1}, lease=1e-9)
                 self.stolen = run, local.claim([run], replace(Owner.current(), pid=1), {}, lease=60)[run]
 
         def note(self, text: str) -> None:

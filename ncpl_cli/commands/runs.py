@@ -1,4 +1,4 @@
-"""`ncpl runs`: list, show, delete."""
+"""`ncpl runs`: list, show, release, delete."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import STATUSES, Db, Json
 from ncpl_cli.values import Allowed
 
-app = App(help="List, show and delete runs.")
+app = App(help="List, show, release and delete runs.")
 
 
 @app.command("list")
@@ -138,6 +138,33 @@ def delete(
             else:
                 shutil.rmtree(folder, ignore_errors=True)
         _common.note(f"deleted {said}.")
+
+
+@app.command("release")
+def release(
+    run: Annotated[str, typer.Argument(help="Id, label, or the beginning of an id.")],
+    force: Annotated[bool, typer.Option("--force", help="Also while its lease lasts: its host is lost.")] = False,
+    db: Db = None,
+) -> None:
+    """Give a run free that a lost process holds, so that the same command goes on with it at once.
+
+    What that process still writes, should it live after all, is refused.
+
+    Example: ncpl runs release 3fa9 --force
+    """
+    from ncpl_cli.store import open_store
+    from ncpl_cli.store.run_row import LAST_MOMENT
+
+    with open_store(_common.store_url(db), create=False) as store:
+        row = store.break_lease(run, force=force)
+    if row.status != "running" or row.owner is None:
+        _common.note(f"nobody holds run {row.id}: it is {row.status}.")
+        return
+    until = f"lasted until {_time(min(row.lease_expires or 0, LAST_MOMENT - 1))}" if row.held else "had ended"
+    _common.note(
+        f"run {row.id} is free: the lease of process {row.owner.pid} on {row.owner.host} {until}. It is interrupted "
+        f"after epoch {row.epochs}; what that process still writes is refused."
+    )
 
 
 def _summary(row: Any) -> dict[str, Any]:

@@ -6,11 +6,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import zlib
 from pathlib import Path
 
 from ncpl_cli.errors import StoreError
 from ncpl_cli.store.schema import APPLICATION_ID
+
+_COMPANIONS = ("-wal", "-shm", "-journal", "-turn")
 
 
 def birth_mark(path: Path) -> int:
@@ -48,7 +52,8 @@ def _folders(path: Path) -> tuple[Path, Path]:
 def _rivals(path: Path) -> list[Path]:
     """Other stores to which the folder of the stem could belong."""
     shared = _folders(path)[1]
-    beside = [other for other in path.parent.glob("*") if other.name != path.name and shared in _folders(other)]
+    beside = [other for other in path.parent.iterdir() if other.name != path.name and shared in _folders(other)]
+    beside = [other for other in beside if not other.name.endswith(_COMPANIONS)]
     return [other for other in beside if not _has_own(other, shared) and _header(other) is not None]
 
 
@@ -63,12 +68,17 @@ def _rank(path: Path, shared: Path) -> tuple[bool, bool, bool, str]:
 
 
 def _header(path: Path) -> int | None:
-    """The birth mark that a store's file bears; None for what is no store."""
+    """The birth mark that a store's file bears; None for what is no store.
+
+    SQLite reads it, not we: a process that closes a file loses all its locks on it, also those that SQLite has on a
+    store which is open here.
+    """
+    if not path.is_file():
+        return None
     try:
-        with path.open("rb") as file:
-            head = file.read(100)
-    except OSError:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as file:
+            (application,) = file.execute("PRAGMA application_id").fetchone()
+            (mark,) = file.execute("PRAGMA user_version").fetchone()
+    except sqlite3.Error:
         return None
-    if head[:16] != b"SQLite format 3\0" or int.from_bytes(head[68:72], "big") != APPLICATION_ID:
-        return None
-    return int.from_bytes(head[60:64], "big")
+    return int(mark) if application == APPLICATION_ID else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Collection, Iterator
 
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 
 from ncpl_cli import faults
 from ncpl_cli.errors import StoreError
+from ncpl_cli.store.leases import MAX_LEASE
 from ncpl_cli.store.owner import Owner
 from ncpl_cli.store.run_row import BY_RECORDER, run_row, runs_query
 from ncpl_cli.store.schema import HEAD, as_json, attempts, epochs, metadata, runs, sweeps, terms
@@ -54,6 +56,8 @@ def row_faults(connection: sa.Connection) -> Iterator[str]:
             yield f"run {found.id} is a probe of {found.parent}, which is not in the store"
         if found.status == "running" and (found.owner is None or found.lease_expires is None):
             yield f"run {found.id} is running, but nobody holds it"
+        elif found.status == "running" and (found.lease_expires or 0) > time.time() + MAX_LEASE:
+            yield f"run {found.id} has a lease that no ncpl gives (ncpl runs release {found.id} --force ends it)"
     query = sa.select(runs.c.id, attempts.c.attempt, attempts.c.owner, attempts.c.provenance)
     for run, attempt, owner, provenance in connection.execute(query.join(runs, runs.c.pk == attempts.c.run)):
         try:

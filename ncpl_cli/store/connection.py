@@ -7,7 +7,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -18,6 +18,10 @@ from ncpl_cli.store.sqlite_file import StoreFile, parsed_url, sqlite_path
 
 ADVISORY_LOCK = 0x6E63706C
 """`ncpl` in ASCII, so that no other program takes the same lock by chance."""
+
+
+BUSY_MILLISECONDS = 30_000
+"""How long a reader waits for one who has locked the whole store."""
 
 
 def connect(url: str, file: StoreFile | None = None, *, readonly: bool = False) -> sa.Engine:
@@ -44,7 +48,15 @@ def connect(url: str, file: StoreFile | None = None, *, readonly: bool = False) 
         # a deferred BEGIN that reads and then writes fails at once when another writer came between,
         # whatever the timeout; IMMEDIATE waits its turn
         reader = readonly or connection.get_execution_options().get("ncpl_reader")
-        connection.exec_driver_sql("BEGIN" if reader else "BEGIN IMMEDIATE")
+        raw = cast(sqlite3.Connection, connection.connection.driver_connection)
+        waits = 0 if file is not None and not reader else BUSY_MILLISECONDS  # who writes waits as StoreFile.begin does
+        if connection.info.get("waits") != waits:
+            raw.execute(f"PRAGMA busy_timeout = {waits}")
+            connection.info["waits"] = waits
+        if waits or file is None:
+            connection.exec_driver_sql("BEGIN")
+        else:
+            file.begin(raw)
 
     return engine
 

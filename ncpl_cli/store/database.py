@@ -61,7 +61,8 @@ class Database:
             raise StoreError(
                 f"the store {shown(self.url)} is open for reading only.", "open_store(url) opens it for both"
             )
-        with translated(self.url), self.engine.connect() as connection:
+        turn = self.file.turns.taken() if self.file is not None else contextlib.nullcontext()
+        with translated(self.url), turn, self.engine.connect() as connection:
             sqlite = durable and connection.dialect.name == "sqlite"
             raw: Any = connection.connection.driver_connection
             if sqlite:

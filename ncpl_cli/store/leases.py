@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from ncpl_cli.errors import LeaseLost, StoreError
+from ncpl_cli.errors import InputError, LeaseLost, StoreError
 from ncpl_cli.store import schema
 from ncpl_cli.store.owner import Owner
+from ncpl_cli.store.run_row import LAST_MOMENT, owner_of
 from ncpl_cli.store.schema import as_json, attempts, runs
 
 LEASE_SECONDS = 30.0
@@ -39,22 +41,43 @@ _LOSE = (
 )
 
 
+MAX_LEASE = 86_400.0
+"""No lease lasts longer: one that ends later was written by a clock that is wrong."""
+
+
+def checked_lease(seconds: float) -> float:
+    """How long a run is to be held; raises InputError for what would hold it never or for good."""
+    if not 0 < seconds <= MAX_LEASE:
+        raise InputError(f"a lease of {seconds} s is not possible.", f"allowed: more than 0, up to {MAX_LEASE:.0f} s")
+    return float(seconds)
+
+
+def held_by(run: str, owner: Owner, expires: float) -> tuple[str, str]:
+    """Who holds a run and until when, as a sentence, and what can be done."""
+    left = expires - time.time()
+    said = f"run {run} is being trained by process {owner.pid} on {owner.host}"
+    if left > MAX_LEASE:
+        said += f", until {datetime.fromtimestamp(min(expires, LAST_MOMENT - 1), UTC):%Y-%m-%d}: its clock was wrong"
+        return f"{said}.", f"where that process is lost: ncpl runs release {run} --force"
+    return f"{said}.", (
+        f"wait for it (ncpl runs list shows it), or stop that process; its lease then ends by itself in {left:.0f} s; "
+        f"where that host is lost: ncpl runs release {run} --force"
+    )
+
+
 def claim(
     connection: sa.Connection, ids: Sequence[str], owner: Owner, provenance: Mapping[str, object],
     lease: float, cohort: Sequence[str],
 ) -> dict[str, int]:  # fmt: skip
     """Take runs over, all or none; see `Writing.claim`."""
-    now, claimed, pks = time.time(), {}, {}
+    now, claimed, pks, lease = time.time(), {}, {}, checked_lease(lease)
     rows = {row["id"]: row for row in connection.execute(TO_CLAIM, {"ids": list(ids)}).mappings()}
     for run in ids:
         if (row := rows.get(run)) is None:
             raise StoreError(f"run {run} is no longer in the store.")
-        holder = Owner.read(row["owner"]) if row["owner"] else None
+        holder = owner_of(row)
         if row["status"] == "running" and holder and now < (row["lease_expires"] or 0) and not holder.dead:
-            raise LeaseLost(
-                f"run {run} (seed {row['seed']}) is being trained by process {holder.pid} on {holder.host}.",
-                "wait for it (ncpl runs list shows it), or stop that process; its lease then ends by itself",
-            )
+            raise LeaseLost(*held_by(run, holder, row["lease_expires"]))
         claimed[run], pks[run] = row["attempt"] + 1, row["pk"]
     common = {"new_owner": str(owner), "expires": now + lease, "now": now, "together": as_json(list(cohort))}
     each = [{"key": pks[run], "next": attempt, **common} for run, attempt in claimed.items()]
@@ -64,6 +87,14 @@ def claim(
     tried = {"owner": str(owner), "provenance": as_json(provenance), "started": now}
     connection.execute(attempts.insert(), [{"run": pks[r], "attempt": n, **tried} for r, n in claimed.items()])
     return claimed
+
+
+def break_lease(connection: sa.Connection, pk: int, attempt: int) -> None:
+    """Take a run away from whoever holds it: it is interrupted, and what that process still writes is refused."""
+    now = time.time()
+    free = {"status": "interrupted", "owner": None, "lease_expires": None, "updated": now}
+    connection.execute(runs.update().where(runs.c.pk == pk).values(free))
+    end_attempt(connection, pk, attempt, "released", now)
 
 
 def hold(connection: sa.Connection, run: str, attempt: int, lease: float, seconds: float = 0.0) -> int:

@@ -104,6 +104,7 @@ class Queue:
         The first one in order, but for those that are given back meanwhile: they come when the others are taken. A
         unit whose attempts come no further again and again is given up here: its runs fail.
         """
+        self.store.warm()
         while True:
             wanted = {"name": name, "now": time.time(), "start": self._start.get(name, 0)}
             orphan = None

@@ -17,7 +17,7 @@ from ncpl_cli.store.schema import epochs, labels, runs
 
 _Kind = TypeVar("_Kind", dict[str, Any], list[Any])
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_LAST_MOMENT = 253402300800.0  # the year 10 000, where Python's dates end
+LAST_MOMENT = 253402300800.0  # the year 10 000, where Python's dates end
 
 BY_RECORDER = {"by": "recorder"}
 """What marks a run as a user's own: its epochs need not be without gaps."""
@@ -106,7 +106,7 @@ def run_row(row: Any, names: Mapping[int, tuple[str, ...]] | None = None) -> Run
         if not isinstance(row[column], kinds):
             raise unreadable(row["id"], column, f"{row[column]!r:.40}")
     for column in ("created", "updated", "finished"):
-        if row[column] is not None and not 0 <= row[column] < _LAST_MOMENT:
+        if row[column] is not None and not 0 <= row[column] < LAST_MOMENT:
             raise unreadable(row["id"], column, f"{row[column]} is no time")
     cohort = from_json(row, "cohort", list)
     for name in cohort:

@@ -10,15 +10,22 @@ no -wal, a read-only medium       immutable: no locks, no files
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from ncpl_cli.errors import StoreError
+from ncpl_cli.store.turns import Turns
+
+NOTE_AFTER = 5.0
+"""Seconds of waiting after which it is said."""
 
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "gpfs", "beegfs", "9p", "afs",
                         "ceph", "fuse.ceph", "glusterfs", "fuse.glusterfs", "ocfs2", "gfs2"}  # fmt: skip
@@ -51,6 +58,7 @@ class StoreFile:
     def __init__(self, path: Path, *, readonly: bool, timeout: float = 30.0) -> None:
         refuse_network(path)
         self.path, self.readonly, self.timeout = path.absolute(), readonly, timeout
+        self.turns = Turns(self.path)
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         self._identity: tuple[int, int] | None = None
         self._frozen: tuple[int, ...] | None = None
@@ -77,6 +85,19 @@ class StoreFile:
         self._identity = self._identity or _identity(self.path)
         return connection
 
+    def begin(self, connection: sqlite3.Connection) -> None:
+        """Begin to write. However long another program holds the store, wait, say so on stderr, and go on."""
+        waiting = None
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):
+                    raise
+                waiting = waiting or Waiting(f"the store {self.path}")
+                waiting.on()
+
     def still_there(self) -> None:
         """Raise StoreError where the file is no longer the one that was opened: it was deleted or replaced."""
         if self._identity is not None and _identity(self.path) != self._identity:
@@ -86,7 +107,8 @@ class StoreFile:
             )
 
     def close(self) -> None:
-        """Remove what was copied; a further connection copies again."""
+        """Leave nothing behind; it can be opened again."""
+        self.turns.close()
         if self._copy is not None:
             self._copy.cleanup()
         self._copy = None
@@ -115,6 +137,24 @@ class StoreFile:
             for path in (self.path, wal):
                 shutil.copyfile(path, Path(self._copy.name) / path.name)
         return Path(self._copy.name) / self.path.name
+
+
+class Waiting:
+    """Waiting for what others hold: short naps first, a note after a while and every minute from then on."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._since, self._nap = what, time.monotonic(), 0.0005
+        self._next_note = NOTE_AFTER
+
+    def on(self) -> None:
+        """Wait a little longer."""
+        time.sleep(self._nap)
+        self._nap = min(0.05, 1.5 * self._nap)
+        waited = time.monotonic() - self._since
+        if waited > self._next_note:
+            self._next_note += 60
+            with contextlib.suppress(OSError, ValueError):  # a closed stderr stops nothing
+                print(f"waiting for {self._what}, which another program has locked ({waited:.0f} s).", file=sys.stderr)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

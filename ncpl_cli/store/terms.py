@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 
 import sqlalchemy as sa
@@ -13,12 +13,14 @@ from ncpl_cli.store.connection import insert_new, one_at_a_time
 from ncpl_cli.store.schema import terms
 from ncpl_cli.store.views import make_views
 
+_ALL = sa.select(terms.c.kind, terms.c.text, terms.c.id)
+
 
 class Terms:
     """The numbers that are known so far, by kind (metric, split, layer, reason) and text."""
 
-    def __init__(self) -> None:
-        self._numbers: dict[tuple[str, str], int] = {}
+    def __init__(self, known: Mapping[tuple[str, str], int] | None = None) -> None:
+        self._numbers = dict(known or {})
         self._lock = threading.Lock()
 
     def place(self, address: Address) -> dict[str, int]:
@@ -48,17 +50,23 @@ class Terms:
 
     def number(self, connection: sa.Connection, wanted: Set[tuple[str, str]]) -> None:
         """Give every new name its number."""
-        missing = wanted - self._numbers.keys()
-        if not missing:
+        if wanted <= self._numbers.keys():
+            return
+        self.read(connection)  # most often another process has given them their numbers
+        if not (missing := wanted - self._numbers.keys()):
             return
         one_at_a_time(connection)
         for kind, text in sorted(missing):
             insert_new(connection, terms, {"kind": kind, "text": text})
-        found = connection.execute(sa.select(terms.c.kind, terms.c.text, terms.c.id)).all()
-        with self._lock:
-            self._numbers |= {(kind, text): number for kind, text, number in found}
+        self.read(connection)
         if any(kind == "metric" for kind, _ in missing):
             make_views(connection)
+
+    def read(self, connection: sa.Connection) -> None:
+        """Learn all that have one."""
+        found = connection.execute(_ALL).all()
+        with self._lock:
+            self._numbers |= {(kind, text): number for kind, text, number in found}
 
     @contextmanager
     def kept_if_done(self) -> Iterator[None]:

@@ -11,19 +11,19 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
 from ncpl_cli.errors import InputError, StoreError
 from ncpl_cli.records import Address, EpochRecord, RunInfo
-from ncpl_cli.store.connection import insert_new
+from ncpl_cli.store.connection import insert_new, translated
+from ncpl_cli.store.epoch_rows import compile_all, end_run, insert_epochs
 from ncpl_cli.store.keys import meant
-from ncpl_cli.store.leases import claim, end_attempt, hold
+from ncpl_cli.store.leases import break_lease, checked_lease, claim, end_attempt, held_by, hold
 from ncpl_cli.store.owner import Owner
 from ncpl_cli.store.reading import Reading
 from ncpl_cli.store.run_row import RunRow, by_id, one_run, run_row
-from ncpl_cli.store.schema import WIDE, as_json, epochs, labels, measurements, runs, task_accuracy, undefined
+from ncpl_cli.store.schema import WIDE, as_json, epochs, labels, measurements, runs, undefined
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Belongings:
 
 class Writing(Reading):
     """What changes runs."""
+
+    _warm = False
 
     def register(self, info: RunInfo, name: str | None = None) -> RunRow:
         """Make a run known. One that is known keeps its epochs; a longer horizon opens a finished one again."""
@@ -62,14 +64,23 @@ class Writing(Reading):
         Free are runs that nobody holds, whose lease has run out, or whose owner has died on this host.
         Raises LeaseLost, naming who holds it, when one is not free.
         """
+        self.warm()
         with self.writing() as connection:
-            return claim(connection, ids, owner, provenance, lease or self.lease, cohort or ids)
+            return claim(connection, ids, owner, provenance, self.lease if lease is None else lease, cohort or ids)
+
+    def warm(self) -> None:
+        """Have the statements of a claim, a save and a finish compiled before the store is locked for the first."""
+        if not self._warm and self.file is not None:
+            with translated(self.url), self.engine.connect() as connection:
+                compile_all(connection.execution_options(ncpl_reader=True), self.terms)
+        self._warm = True
 
     def renew(self, claimed: Mapping[str, int], *, lease: float | None = None) -> None:
         """Lengthen the leases of runs; raises LeaseLost for one that another process has taken over."""
+        length = checked_lease(self.lease if lease is None else lease)
         with self.writing() as connection:
             for run, attempt in claimed.items():
-                hold(connection, run, attempt, lease or self.lease)
+                hold(connection, run, attempt, length)
 
     def save(self, batch: Sequence[tuple[str, int, EpochRecord]], *, durable: bool = False) -> None:
         """Store epochs of runs (run, attempt, record) in one transaction, and lengthen the leases.
@@ -82,33 +93,10 @@ class Writing(Reading):
             for run, attempt, record in batch:
                 took[run, attempt] += record.seconds + record.measure_seconds
             pks = {run: hold(connection, run, attempt, self.lease, took[run, attempt]) for run, attempt in took}
-            self._insert(connection, [({"run": pks[run], "epoch": record.epoch}, record) for run, _, record in batch])
-
-    def _insert(self, connection: sa.Connection, batch: Sequence[tuple[dict[str, int], EpochRecord]]) -> None:
-        found: dict[sa.Table, list[dict[str, Any]]] = {epochs: [], measurements: [], undefined: [], task_accuracy: []}
-        values = {a for _, record in batch for a in record.values}
-        long = {a for a in values if not (a.metric in WIDE and a.split == "train" and a.layer == "last")}
-        addresses = long | {a for _, record in batch for a in record.undefined}
-        self.terms.learn(connection, addresses, {why for _, record in batch for why in record.undefined.values()})
-        places = {a: self.terms.place(a) for a in addresses}
-        for key, record in batch:
-            wide = {name: None if (value := record.get(name)) is None else float(value) for name in WIDE}
-            found[epochs].append({
-                **key, "task": record.task, "task_epoch": record.task_epoch, "samples_seen": record.samples_seen,
-                "seconds": float(record.seconds), "measure_seconds": float(record.measure_seconds), **wide,
-            })  # fmt: skip
-            found[measurements] += [
-                {**key, **places[a], "value": float(value)} for a, value in record.values.items() if a in long
-            ]
-            found[undefined] += [
-                {**key, **places[a], "reason": self.terms.reason(why)} for a, why in record.undefined.items()
-            ]
-            found[task_accuracy] += [
-                {**key, "evaluated_task": t, "accuracy": float(a)} for t, a in record.task_accuracy.items()
-            ]
-        for table, rows in found.items():
-            if rows:  # values beside the statement, always the same keys: it is compiled once
-                connection.execute(table.insert(), rows)
+            insert_epochs(
+                connection, self.terms,
+                [({"run": pks[run], "epoch": record.epoch}, record) for run, _, record in batch],
+            )  # fmt: skip
 
     def supplement(self, run: str, attempt: int, record: EpochRecord) -> None:
         """Add to a stored epoch what it lacks, when it is measured again; what stands already stays as it is.
@@ -181,12 +169,7 @@ class Writing(Reading):
         now = time.time()
         with self.writing(durable=True) as connection:
             pk = hold(connection, run, attempt, 0.0)
-            connection.execute(
-                runs.update().where(runs.c.pk == pk).values(
-                    status=status, error=error, finished=now, updated=now, owner=None, lease_expires=None
-                )
-            )  # fmt: skip
-            end_attempt(connection, pk, attempt, status, now)
+            end_run(connection, pk, attempt, status, error, now)
 
     def release(self, run: str, attempt: int) -> None:
         """Give a run back unfinished, so that it can go on at once."""
@@ -199,6 +182,20 @@ class Writing(Reading):
                 )
             )  # fmt: skip
             end_attempt(connection, pk, attempt, "interrupted", now)
+
+    def break_lease(self, key: str, *, force: bool = False) -> RunRow:
+        """Take a run away from a process that is lost; returns it as it was. `force`: though its lease still lasts.
+
+        It is then interrupted, so that it can go on at once; what that process still writes is refused.
+        """
+        with self.writing() as connection:
+            pk, run = meant(connection, key)
+            row = run_row(one_run(connection, runs.c.pk == pk, run))
+            if row.held and row.owner is not None and not force:
+                raise InputError(*held_by(run, row.owner, row.lease_expires or 0))
+            if row.status == "running":
+                break_lease(connection, pk, row.attempt)
+        return row
 
     def belongings(self, keys: Sequence[str]) -> Belongings:
         """What `delete` would take away with these runs."""
@@ -219,11 +216,7 @@ class Writing(Reading):
                 with contextlib.suppress(StoreError):  # what cannot be read holds nothing
                     row = run_row(one_run(connection, runs.c.pk == pk, run))
                     if row.held and row.owner is not None:
-                        raise InputError(
-                            f"run {run} is being trained by process {row.owner.pid} on {row.owner.host}: "
-                            "stop that first.",
-                            "ncpl runs list shows who trains what",
-                        )
+                        raise InputError(*held_by(run, row.owner, row.lease_expires or 0))
                 connection.execute(runs.delete().where(runs.c.pk == pk))
         return (*mine.values(), *probes.values())
 
