@@ -15,12 +15,12 @@ import numpy as np
 
 from ncpl_cli.analysis import plain_arms, resampling
 from ncpl_cli.analysis.aggregate import FEWEST_SCENARIOS, Aggregate, aggregate
-from ncpl_cli.analysis.comparison import PHASE_1, Arm, Comparison, end_of_phase_1
+from ncpl_cli.analysis.comparison import PHASE_1, Arm, Comparison, default_y, end_of_phase_1
 from ncpl_cli.analysis.gain import Gain, over_seeds
 from ncpl_cli.analysis.outcomes import common_tasks, outcomes
 from ncpl_cli.analysis.results import number
 from ncpl_cli.analysis.statistics import difference
-from ncpl_cli.analysis.study import LEFT_OUT, NOT_IDENTITY, Group, Series, Study, groups
+from ncpl_cli.analysis.study import LEFT_OUT, NOT_IDENTITY, Group, Study, groups
 from ncpl_cli.analysis.words import count, said
 from ncpl_cli.errors import InputError, unknown
 
@@ -105,7 +105,10 @@ def _comparisons(
     runs = [s for g in living for s in g.series]
     if any(s.tasks > 1 for s in runs) and (most := max(s.tasks for s in runs)) > common_tasks(runs):
         notes.append(f"Compared over the first {common_tasks(runs)} of up to {most} tasks: those that all runs have.")
-    chosen = list(ys) or [default_y(runs)]
+    chosen = list(ys)
+    if not chosen:
+        y, said_of_y = default_y(runs)
+        chosen, notes = [y], [*notes, *said_of_y]
     found = []
     for y in chosen:
         for name, outcome in outcomes(runs, y).items():
@@ -124,18 +127,6 @@ def _comparisons(
                 )
             )  # fmt: skip
     return found
-
-
-def default_y(runs: Sequence[Series]) -> str:
-    """First-epoch online accuracy where tasks follow each other (on random labels, where that is chance, the task's
-    mean), the probes' test accuracy in warm starts, else the test accuracy."""
-    if any(s.tasks > 1 for s in runs):
-        whole = any(s.run.scenario == "shuffled-labels" and np.isfinite(s.column("task_online_accuracy")).any()
-                    for s in runs)  # fmt: skip
-        return "task_online_accuracy" if whole else "online_accuracy"
-    if any(np.isfinite(s.column("probe_test_accuracy")).any() for s in runs):
-        return "probe_test_accuracy"
-    return "test_accuracy"
 
 
 def _arm(

@@ -31,7 +31,7 @@ PHASE_1 = ("train_accuracy", "test_accuracy", "nc1")
 """What is shown of the first phase (of the first task), at its last recorded epoch."""
 
 ADDRESSES = (*PHASE_1, "online_accuracy", "task_online_accuracy", "probe_test_accuracy")
-"""What a comparison reads where no outcome is named: phase 1, and every metric that `_default_y` may choose."""
+"""What a comparison reads where no outcome is named: phase 1, and every metric that `default_y` may choose."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def compare(
         raise plain_arms.nothing_to_compare(everything or every, plain)
     found = []
     for base, arms in together.values():
-        chosen, said = (y, ()) if y else _default_y([base, *arms])
+        chosen, said = (y, ()) if y else default_y([s for g in (base, *arms) for s in g.series])
         made = [_arm(arm, base, chosen, flips, seed) for arm in arms]
         if len(made) > 1:
             p = np.array([math.nan if a.gain.p is None else a.gain.p for a in made])
@@ -164,11 +164,20 @@ def check_answered(study: Study, found: Sequence[Comparison]) -> None:
     )
 
 
-def _default_y(arms: Sequence[Group]) -> tuple[str, tuple[str, ...]]:
-    series = [s for arm in arms for s in arm.series]
-    if any(s.tasks > 1 for s in series):
-        return "online_accuracy", ()
-    if any(np.isfinite(s.column("probe_test_accuracy")).any() for s in series):
+def default_y(runs: Sequence[Series]) -> tuple[str, tuple[str, ...]]:
+    """What is compared where nothing is named, and a note.
+
+    First-epoch online accuracy where tasks follow each other; on random labels, where that is chance for every network,
+    the task's mean; the probes' test accuracy in warm starts, else the test accuracy.
+    """
+    if any(s.tasks > 1 for s in runs):
+        if not any(s.run.scenario == "shuffled-labels" for s in runs):
+            return "online_accuracy", ()
+        blind = "On random labels the first epoch's accuracy is chance for every network"
+        if any(np.isfinite(s.column("task_online_accuracy")).any() for s in runs):
+            return "task_online_accuracy", (f"{blind}: y is the task's mean, task_online_accuracy.",)
+        return "online_accuracy", (f"{blind}: --metrics task_online_accuracy records the task's mean.",)
+    if any(np.isfinite(s.column("probe_test_accuracy")).any() for s in runs):
         return "probe_test_accuracy", ()
     return "test_accuracy", ("No probe_test_accuracy was recorded: y is test_accuracy.",)
 

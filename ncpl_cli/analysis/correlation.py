@@ -70,6 +70,11 @@ def with_standing(result: GroupCorrelation, group: Group, options: Options) -> G
 def default_y(group: Group) -> tuple[str, tuple[str, ...]]:
     """Plasticity loss where tasks follow each other, the probes' test accuracy in warm starting; and a note."""
     if any(s.tasks > 1 for s in group.series):
+        if group.scenario == "shuffled-labels":
+            return "plasticity_loss", (
+                "On random labels the first epoch's accuracy is chance for every network, so plasticity_loss is blind: "
+                "--y task_online_accuracy takes the task's mean, where it was recorded.",
+            )
         return "plasticity_loss", ()
     if any(np.isfinite(s.column("probe_test_accuracy")).any() for s in group.series):
         return "probe_test_accuracy", ()

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ncpl_cli.analysis.by_setting import default_y
-from ncpl_cli.analysis.comparison import compare
+from ncpl_cli.analysis.comparison import compare, default_y
 from ncpl_cli.analysis.gain import POWER, power, seeds_needed
 from ncpl_cli.analysis.outcomes import outcomes
 from ncpl_cli.analysis.study import LEFT_OUT, Study, groups
@@ -86,7 +85,7 @@ def spread(study: Study, settings: Mapping[str, object]) -> Spread | None:
     )  # fmt: skip
     if not like:
         return None
-    y = default_y(like)
+    y, _ = default_y(like)
     differences = []
     try:
         for of in compare(Study(like), y):

@@ -93,6 +93,8 @@ def _show(comparison: Comparison) -> None:
 
     plain = titled(comparison.plain, None, comparison.settings)
     _common.out(f"{comparison.scenario}: gain in {comparison.y} over {plain}, paired by seed")
+    for arm in comparison.arms:
+        _common.say(_sentence(arm, comparison))
     columns = ("mean over seeds of", "arm's", "plain", "gain", "low", "high", "p")
     if sys.stdout.isatty():
         for arm in comparison.arms:
@@ -107,6 +109,30 @@ def _show(comparison: Comparison) -> None:
         for line in arm.notes:
             _common.say(f"{arm.arm}: {line}", "- ")
     _common.out()
+
+
+def _sentence(arm: Arm, comparison: Comparison) -> str:
+    """What the arm gained, for a person: rounded by its standard error, and whether it is told from 0."""
+    from ncpl_cli.analysis.words import count, rounded
+
+    gain = arm.gain
+    if gain.mean is None:
+        return f"{arm.arm}: nothing is paired."
+    low, high = gain.ci95 or (None, None)
+    error = None if low is None or high is None else (high - low) / 4
+    what = "higher" if gain.mean > 0 else "lower" if gain.mean < 0 else "no different"
+    text = f"{arm.arm}: {comparison.y} is {rounded(abs(gain.mean), error)} {what} than {comparison.plain}'s"
+    if low is None or high is None:
+        return f"{text}, over {count(len(gain.per_seed), 'seed')}: no interval."
+    text += f" (95 % interval {rounded(low, error)} to {rounded(high, error)}, {count(len(gain.per_seed), 'seed')})"
+    if low <= 0 <= high:
+        return f"Undecided: {text}: not told from 0."
+    matched = arm.matched.gain if arm.matched else None
+    if matched is not None and matched.mean is not None:
+        least, most = matched.ci95 or (0.0, 0.0)
+        held = "which is not told from 0" if least <= 0 <= most else "which is told from 0"
+        text += f"; against networks that had learned equally much {rounded(matched.mean, error)} is left, {held}"
+    return f"{text}."
 
 
 def _rows(arm: Arm, y: str) -> list[tuple[object, ...]]:
