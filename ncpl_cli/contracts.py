@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ncpl_cli import networks
+from ncpl_cli import networks, objectives
 from ncpl_cli.callables import said
 from ncpl_cli.data import Dataset, default_dir, load
 from ncpl_cli.interventions import parse
 from ncpl_cli.metrics.of_ones_own import FAMILY
 from ncpl_cli.plan import plan
-from ncpl_cli.scenarios import scenario_named
+from ncpl_cli.scenarios import scenario_named, task_of
 from ncpl_cli.settings import specs
 from ncpl_cli.spec import NETWORKS, DatasetSpec, RunSpec
 from ncpl_cli.trainer import begin
@@ -81,7 +81,7 @@ def _trained(specs: list[RunSpec], data: Dataset) -> list[dict[str, torch.Tensor
     """The parameters of runs after their first epoch, one cohort."""
     (cohort,) = plan(specs, "cpu")
     nets, engine = begin(cohort, data)
-    tasks = [spec.scenario.task(0, data, spec.seed) for spec in specs]
+    tasks = [task_of(spec, 0, data) for spec in specs]
     if specs[0].interventions:
         engine.change("a check")
     found = engine.train_epoch(tasks, [task.order(1) for task in tasks], specs[0].optimizer.lr)
@@ -170,6 +170,41 @@ def _intervention(name: str, part: Any, _: Path | None) -> Checks:
     yield "trains, alone as with others", alone
 
 
+def _objective(name: str, part: Any, _: Path | None) -> Checks:
+    def written() -> None:
+        one = objectives.parse(name)
+        assert objectives.parse(one.label) == one, f"{one.label!r} does not say what it is"
+
+    def slope() -> None:
+        """The residual against differences of the losses, on either axis."""
+        one, draw = part(), torch.Generator().manual_seed(0)
+        width = one.outputs(5)
+        for dim in (1, -1):
+            out = torch.randn((4, width, 3) if dim == 1 else (4, 3, width), dtype=torch.float64, generator=draw)
+            shape = (4, 3) if one.of_labels else (4, 5, 3) if dim == 1 else (4, 3, 5)
+            asked = torch.randint(5, shape, generator=draw) if one.of_labels else torch.rand(shape, generator=draw)
+            asked = asked if one.of_labels else asked.double()
+            assert one.losses(out, asked, dim).shape == (4, 3), "the losses are not one a sample"
+            towards = torch.randn(out.shape, dtype=torch.float64, generator=draw)
+            ahead, behind = (one.losses(out + sign * 1e-6 * towards, asked, dim).sum() for sign in (1, -1))
+            found = (one.residual(out, asked, dim) * towards).sum()
+            assert math.isclose(float(found), float(ahead - behind) / 2e-6, rel_tol=1e-4, abs_tol=1e-6), (
+                "the residual is not the slope of the losses"
+            )
+
+    def trains() -> None:
+        data = _data()
+        _trained(_spec(data, objective=name), data)
+
+    yield "is called in small letters and _", lambda: _called(name, r"[a-z][a-z0-9_]*")
+    yield "is described", lambda: _described(part)
+    yield "is written as it is read", written
+    yield "options", lambda: _optioned(part)
+    yield "its slope", slope
+    if part.of_labels:
+        yield "trains", trains
+
+
 def _network(name: str, part: Any, _: Path | None) -> Checks:
     data = _data()
     small: dict[str, Any] = {"width": 8} if name in NETWORKS else {}
@@ -253,5 +288,5 @@ def _finite(value: float) -> None:
 
 _CHECKS: dict[str, Callable[[str, Any, Path | None], Checks]] = {
     "SCENARIOS": _scenario, "INTERVENTIONS": _intervention, "NETWORKS": _network, "DATASETS": _dataset,
-    "METRICS": _metric,
+    "METRICS": _metric, "OBJECTIVES": _objective,
 }  # fmt: skip

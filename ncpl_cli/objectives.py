@@ -70,36 +70,48 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
-class _Objective:
+class Base:
+    """What an objective need not say: it gives `losses`, and where digits or time count a `residual` of its own."""
+
     id: ClassVar[str]
     of_labels: ClassVar[bool] = True
     of_numbers: ClassVar[bool] = False
 
     @property
     def label(self) -> str:
+        """As it is written."""
         return parts.written(self)
 
     def outputs(self, asked: int) -> int:
+        """As many as classes or numbers."""
         return asked
 
     def losses(self, out: Tensor, asked: Tensor, dim: int = -1) -> Tensor:
+        """The loss of each sample."""
         raise NotImplementedError
 
     def residual(self, out: Tensor, asked: Tensor, dim: int = -1) -> Tensor:
-        raise NotImplementedError
+        """By automatic differentiation of the losses."""
+        with torch.enable_grad():
+            leaf = out.detach().requires_grad_()
+            (found,) = torch.autograd.grad(self.losses(leaf, asked, dim).sum(), leaf)
+        return found
 
     def step(self, out: Tensor, asked: Tensor, residual: Tensor, kept: Tensor) -> None:
+        """The residual; nothing is kept."""
         residual.copy_(self.residual(out, asked, 1))
 
     def seen(self, out: Tensor, kept: Tensor, asked: Tensor, dim: int) -> Tensor:
+        """From the outputs."""
         return self.losses(out, asked, dim)
 
     def right(self, out: Tensor, asked: Tensor, dim: int = -1) -> Tensor | None:
+        """Whether the largest output is the label's; None for numbers."""
         return None if asked.is_floating_point() else out.max(dim).indices == asked
 
 
 @dataclass(frozen=True)
-class CrossEntropy(_Objective):
+class CrossEntropy(Base):
     """-sum over c of q_c log softmax(out)_c, q = (1 - smoothing) [c = label] + smoothing / C, as torch smooths."""
 
     id: ClassVar[str] = "cross_entropy"
@@ -136,7 +148,7 @@ class CrossEntropy(_Objective):
 
 
 @dataclass(frozen=True)
-class MSE(_Objective):
+class MSE(Base):
     """Mean over the outputs of (out - target)^2; the targets of a label are 1 for its class and 0 for the others."""
 
     id: ClassVar[str] = "mse"
@@ -161,7 +173,7 @@ class MSE(_Objective):
 
 
 @dataclass(frozen=True)
-class TwoHot(_Objective):
+class TwoHot(Base):
     """Cross-entropy of a number spread over the two of `bins` centres, from low to high, that it lies between.
 
     A target has `bins` outputs of its own; its prediction is the mean of the centres under their softmax. What lies

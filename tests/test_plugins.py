@@ -24,6 +24,7 @@ FILES = dict(re.findall(r"```python\n# file: (\S+)\n(.*?)```", PAGE, re.DOTALL))
 USES = {
     "radius.py": ["permuted-digits", "--metrics", "radius,nc1", "--layers", "all", "--batch-size", "32"],
     "small_logits.py": ["permuted-digits", "--intervention", "small_logits:strength=0.1", "--batch-size", "32"],
+    "hinge.py": ["permuted-digits", "--objective", "hinge:margin=2", "--batch-size", "32"],
     "small_conv.py": ["permuted-digits", "--network", "small-conv", "--batch-size", "32"],
     "bars.py": ["permuted-digits", "--dataset", "bars", "--batch-size", "32"],
     "halves.py": ["halves", "--batch-size", "32"],
@@ -129,6 +130,7 @@ BROKEN = {
     "is a number": ("radius.py", [("return within", "return float('nan') * within")]),
     "trains, alone as with others": ("small_logits.py", [(".mean((1, 2))", ".mean()")]),
     "options": ("halves.py", [('"epochs of each task"', '""')]),
+    "its slope": ("hinge.py", [("clamp_min(0)", "detach().clamp_min(0)")]),
     "identity": ("halves.py", [(", identity=False", "")]),
     "tasks": ("halves.py", [("half * (index % 2)", "half * (1 + index % 2)")]),
     "its classifier is found": ("small_conv.py", [("nn.Linear(64, classes)", "nn.Linear(64, classes), nn.Tanh()")]),
@@ -190,7 +192,9 @@ def test_installed_packages_bring_their_parts(written: Callable[..., str], tmp_p
 
 
 OURS = [
-    (registry, name) for registry in ("SCENARIOS", "INTERVENTIONS", "NETWORKS") for name in plugins.entries(registry)
+    (registry, name)
+    for registry in ("SCENARIOS", "INTERVENTIONS", "NETWORKS", "OBJECTIVES")
+    for name in plugins.entries(registry)
 ] + [("DATASETS", "digits")]
 """What can be asked of our own here: data sets of the net are not here, our metrics are computed together."""
 

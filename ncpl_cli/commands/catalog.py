@@ -77,6 +77,7 @@ def contents() -> dict[str, list[dict[str, Any]]]:
     from ncpl_cli.interventions import INTERVENTIONS
     from ncpl_cli.metrics.catalogue import METRICS
     from ncpl_cli.networks import NETWORKS
+    from ncpl_cli.objectives import OBJECTIVES
     from ncpl_cli.scenarios import SCENARIOS
 
     def _shown(value: Any) -> str:
@@ -115,6 +116,13 @@ def contents() -> dict[str, list[dict[str, Any]]]:
                 "id": "weight_decay", "what": "The optimiser's weight decay: the same as --weight-decay.",
                 "parameters": "strength=0.0001", "engines": "online stacked", "source": "common",
             }
+        ],
+        "objectives": [
+            {
+                "id": o.id, "what": " ".join((o.__doc__ or "").split()),
+                "parameters": ",".join(f"{f.name}={_shown(f.default)}" for f in fields(o)),
+            }
+            for o in OBJECTIVES.values()
         ],
         "metrics": [
             {

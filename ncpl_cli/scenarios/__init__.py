@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from ncpl_cli import plugins
 from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.errors import unknown
 from ncpl_cli.objectives import CROSS_ENTROPY, Objective
@@ -44,7 +45,9 @@ def objective_of(scenario: Any) -> Objective:
 def objectives_of(scenario: Any) -> tuple[str, ...]:
     """The ids of what a run of the scenario may ask instead."""
     found: tuple[str, ...] = getattr(scenario, "objectives", ("cross_entropy", "mse"))
-    return found
+    asks = "of_labels" if "cross_entropy" in found else "of_numbers"
+    own = [name for name in plugins.names("OBJECTIVES") if getattr(plugins.part("OBJECTIVES", name), asks)]
+    return (*found, *own)
 
 
 def task_of(spec: Any, index: int, data: Dataset) -> Task:
