@@ -23,6 +23,7 @@ from ncpl_cli import networks
 from ncpl_cli.data import Dataset
 from ncpl_cli.engines import ENGINES, Engine, Progress
 from ncpl_cli.interventions import Treatment
+from ncpl_cli.interventions.intervention import INITIALISATION
 from ncpl_cli.metrics import Measured, measure
 from ncpl_cli.metrics.catalogue import AT_START, chosen, every_epoch
 from ncpl_cli.metrics.forgetting import evaluated_tasks, task_accuracy
@@ -301,9 +302,11 @@ def begin(cohort: Cohort, data: Dataset, stream: str = "initialisation") -> tupl
     """The cohort's networks as initialised from a random stream of that name, and the engine that will train them."""
     specs, shared = cohort.specs, cohort.shared
     nets = [build(spec, data, stream).to(cohort.device) for spec in specs]
-    treatment = Treatment(
-        shared.interventions, lambda r, purpose: build(specs[r], data, purpose).to(cohort.device)
-    )  # fmt: skip
+
+    def fresh(r: int, purpose: str) -> networks.Network:
+        return build(specs[r], data, stream if purpose == INITIALISATION else purpose).to(cohort.device)
+
+    treatment = Treatment(shared.interventions, fresh)
     engine = ENGINES[cohort.engine](
         nets, data, shared.optimizer, cohort.device, treatment=treatment, precision=shared.precision
     )

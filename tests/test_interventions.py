@@ -164,7 +164,8 @@ def test_weight_decay_is_carried_by_the_compiled_engine(digits: Dataset) -> None
 
 
 IDLE = [
-    *(f"{name}:strength=0" for name in ("nc1", "nc2", "nc3", "nc4", "cdnv", "l2", "l2_init", "spectral")),
+    *(f"{name}:strength=0" for name in ("nc1", "nc2", "nc3", "nc4", "cdnv", "l2", "l2_init", "spectral", "feature_norm",
+                                "gradient_norm")),
     "shrink_perturb:shrink=1,perturb=0", "continual_backprop:rate=0",
 ]  # fmt: skip
 

@@ -90,6 +90,7 @@ class Treated:
         batch = Batch(
             activations[-1], logits, labels, self._stack.named(self._stack.tensors),
             self._stack.named(self.initial) if self.initial else {}, self._classifier, self._present, self._norms,
+            loss, self._stack.tensors,
         )  # fmt: skip
         for one in self._penalties:
             loss = loss + one.penalty(batch).sum()

@@ -18,7 +18,9 @@ else:
 
 
 @dataclass(frozen=True)
-class _Penalty(Intervention):
+class Penalty(Intervention):
+    """A term of the loss that vanishes at strength 0."""
+
     in_loss: ClassVar[bool] = True
 
     @property
@@ -28,7 +30,7 @@ class _Penalty(Intervention):
 
 
 @dataclass(frozen=True)
-class L2(_Penalty):
+class L2(Penalty):
     """(strength/2) |theta|^2 over all parameters; `scope=weights`: all but gains and shifts of normalisation."""
 
     id: ClassVar[str] = "l2"
@@ -51,7 +53,7 @@ class L2(_Penalty):
 
 
 @dataclass(frozen=True)
-class L2Init(_Penalty):
+class L2Init(Penalty):
     """(strength/2) |theta - theta_0|^2, theta_0 = the run's own initialisation, in probes too."""
 
     id: ClassVar[str] = "l2_init"
@@ -72,7 +74,7 @@ class L2Init(_Penalty):
 
 
 @dataclass(frozen=True)
-class Spectral(_Penalty):
+class Spectral(Penalty):
     """strength times the sum over weight matrices of (sigma_max(W)^k - 1)^2."""
 
     id: ClassVar[str] = "spectral"

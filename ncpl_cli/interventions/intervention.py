@@ -34,6 +34,9 @@ _Hook = TypeVar("_Hook", bound=Callable[..., Any])
 PHASES = ("warm-up", "probe", "all")
 TASKS = ("0", "all")
 
+INITIALISATION = "initialisation"
+"""The purpose under which a run's own initialisation is made once more."""
+
 __all__ = ["PHASES", "TASKS", "Batch", "Intervention", "Run", "Treatment", "option", "without_gradients"]
 
 
@@ -57,6 +60,8 @@ class Batch:
     classifier           the name of the classifier's weight
     present              the classes the task trains on, (K,)
     norms                the names of gains and shifts of normalisation
+    loss                 the sum over runs of their mean losses, without any penalty
+    leaves               the stacked tensors (R, ...) that hold all parameters, by which it can be differentiated
     """
 
     features: Tensor
@@ -67,6 +72,8 @@ class Batch:
     classifier: str
     present: Tensor
     norms: frozenset[str] = frozenset()
+    loss: Tensor | None = None
+    leaves: Sequence[Tensor] = ()
 
     @cached_property
     def moments(self) -> differentiable.ClassMoments:
@@ -88,6 +95,7 @@ class Run:
     moments     the optimiser's state as live tensors, by `kind.parameter`
     images      the samples trained on last, as the network takes them
     memory      what interventions remember of the units, live, by `name.layer`, (units,) or (1,) each
+    initial_norms  gives the norm of every parameter as the run was initialised, by name
     recycled    the units of each hidden layer that have begun anew so far, in this one look
     """
 
@@ -96,6 +104,7 @@ class Run:
     moments: Mapping[str, Tensor]
     images: Tensor | None = None
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    initial_norms: Callable[[], Mapping[str, Tensor]] = dict
     recycled: dict[int, Tensor] = field(default_factory=dict)
 
     def forget(self, parameter: str, index: Any = ...) -> None:
@@ -181,11 +190,13 @@ class Intervention:
 class Treatment:
     """The interventions of a cohort, as an engine needs them.
 
-    fresh(run, purpose)  a freshly initialised network of run number `run`, from the stream named by the purpose
+    fresh(run, purpose)  a freshly initialised network of run number `run`, from the stream named by the purpose; for
+                         `INITIALISATION` the run's own
     """
 
     interventions: tuple[Intervention, ...] = ()
     fresh: Callable[[int, str], Any] | None = None
+    _norms: dict[int, Mapping[str, Tensor]] = field(default_factory=dict, compare=False, repr=False)
 
     def acting(self, phase: str, task: int) -> list[Intervention]:
         """Those that do something in a task."""
@@ -196,7 +207,17 @@ class Treatment:
         """A run of the cohort, to be changed in place."""
         assert self.fresh is not None
         fresh = self.fresh
-        return Run(network, lambda: fresh(number, purpose), moments, images, memory or {})
+        return Run(
+            network, lambda: fresh(number, purpose), moments, images, memory or {}, lambda: self._initial_norms(number)
+        )  # fmt: skip
+
+    def _initial_norms(self, number: int) -> Mapping[str, Tensor]:
+        """The norm of every parameter of a run as it was initialised, worked out once."""
+        if number not in self._norms:
+            assert self.fresh is not None
+            named = self.fresh(number, INITIALISATION).named_parameters()
+            self._norms[number] = {name: torch.linalg.vector_norm(p.detach()) for name, p in named}
+        return self._norms[number]
 
     def change(
         self, networks: Sequence[Any], moments: Callable[[int], Mapping[str, Tensor]], purpose: str,
