@@ -35,7 +35,7 @@ class TestContract:
 
     def test_tasks_differ(self, scenario: Any, digits: Dataset) -> None:
         if scenario.tasks == 1:
-            pytest.skip("a single task")
+            return
         first, second = (scenario.of({}).task(i, digits, 0) for i in (0, 1))
         same_pixels = first.pixel_order is None or np.array_equal(first.pixel_order, second.pixel_order)
         assert not (same_pixels and np.array_equal(first.train_labels, second.train_labels))

@@ -144,7 +144,7 @@ def test_a_signal_ends_every_command_in_one_sentence(line: str, number: int, how
     strike = AtStatement(number, LINES[line], times=1 + (how == "twice"), lost=how == "lost")
     done = go(*line.split(), cwd=here, before=strike)
     if how == "lost" and done.code == 0:
-        pytest.skip("the command was done before the signal came again")
+        return  # the command was done before the signal came again
     assert done.code == CODES[signal.Signals(number)], (done.code, done.err)
     assert len(done.errors) == 2 and f"stopped by {signal.Signals(number).name}" in done.errors[0], done.err
     left = rows_of(here / "s.db")
