@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from ncpl_cli.data import Dataset
 from ncpl_cli.metrics import measure
 from ncpl_cli.metrics.snapshot import Snapshot
 from ncpl_cli.plan import Cohort, choose_engine, plan
-from ncpl_cli.scenarios import WarmStart, task_of
+from ncpl_cli.probes import runs_of
+from ncpl_cli.scenarios import task_of
 from ncpl_cli.spec import RunSpec
 from ncpl_cli.trainer import begin, build
 
@@ -47,18 +47,14 @@ def dry_run(
             for s in cohort.specs
         ]
     side_by_side = min(len(cohorts), os.cpu_count() or 1) if cohorts and cohorts[0].engine == "online" else 1
-    branches = [
-        replace(spec, scenario=spec.scenario.probe(spec.id, epoch), measure=replace(spec.measure, every=1 << 40))
-        for spec in specs if probes and isinstance(spec.scenario, WarmStart)
-        for epoch in spec.scenario.branch_epochs
-    ]  # fmt: skip
-    branches.sort(key=lambda spec: spec.scenario.branch_epoch)
+    branches = [run for spec in specs if probes for run in runs_of(spec)]
+    branches.sort(key=lambda spec: (spec.scenario.id, spec.scenario.branch_epoch))
     for number, cohort in enumerate(plan(branches, device)):
         if number == 0 and here:
             per_epoch, _ = _seconds_per_epoch(cohort, data)
             per_epoch /= len(cohort.specs)
-        at_most = True
-        seconds += per_epoch * len(cohort.specs) * cohort.specs[0].scenario.max_epochs
+        at_most = at_most or not cohort.shared.scenario.fixed_length
+        seconds += per_epoch * len(cohort.specs) * cohort.shared.scenario.task_epochs(0)
     kept = len(branches) * parameters * 4  # what probes branch off is kept
     engine, why = choose_engine(specs[0], device)
     return {

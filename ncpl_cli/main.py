@@ -20,7 +20,7 @@ from ncpl_cli.streams import ReaderGone, visible
 COMMANDS = {
     "train": "Train runs of a scenario, measured every epoch.",
     "sweep": "Train many runs with many workers; the same again does what is missing.",
-    "probe": "Run the probes that warm starts still lack, from their checkpoints.",
+    "probe": "Run the probes that runs still lack, from their checkpoints.",
     "measure": "Measure features of any framework, a network or a stored run.",
     "verify": "Hold anybody's function for collapse metrics against reference cases.",
     "correlate": "Correlate two metrics: the published statistic, and what a statistician would ask for.",

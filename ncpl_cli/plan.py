@@ -109,7 +109,7 @@ def plan(specs: Iterable[RunSpec], device: str, together: Collection[Sequence[st
 
 def lockstep_key(spec: RunSpec) -> RunSpec:
     """What runs that can advance together have in common: all that is asked once for a cohort."""
-    return replace(spec, seed=0, scenario=spec.scenario.lockstep_key, measure=MeasureSpec(), engine="auto")
+    return replace(spec, seed=0, scenario=spec.scenario.lockstep_key, measure=MeasureSpec(), engine="auto", probes=())
 
 
 def agreed(what: str, answers: Iterable[T]) -> T:

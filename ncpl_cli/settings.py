@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from ncpl_cli import objectives, plugins, values
+from ncpl_cli import objectives, plugins, probes, values
 from ncpl_cli.callables import load_object
 from ncpl_cli.errors import InputError, unknown
 from ncpl_cli.interventions import Intervention, parse, parse_all
 from ncpl_cli.interventions.decay import L2
 from ncpl_cli.metrics.catalogue import check_names, chosen
 from ncpl_cli.objectives import Objective
-from ncpl_cli.scenarios import SCENARIOS, Scenario, WarmStartProbe, objective_of, objectives_of, outputs_of
+from ncpl_cli.scenarios import SCENARIOS, Scenario, objective_of, objectives_of, outputs_of
 from ncpl_cli.spec import (
     ALLOWED,
     DEFAULT_WIDTH,
@@ -88,7 +88,7 @@ def asked(scenario: type[Scenario], given: Mapping[str, Any]) -> RunSpec:
     spec = RunSpec(
         scenario=made, dataset=dataset, dataset_digest="", network=network_spec(given, str(presets["network"])),
         optimizer=_optimizer(presets, given), interventions=interventions, objective=_objective(made, given),
-        measure=_measure(given), **rest,
+        measure=_measure(given), **rest, **_probes(made, given),
     )  # fmt: skip
     if dataset.normalisation != "own" and spec.network.name == "mlp":
         raise InputError(
@@ -171,7 +171,7 @@ def _check_plugins(row: Any) -> None:
 def from_row(row: Any, data: Dataset) -> RunSpec:
     """The spec of a stored run (store.RunRow), from its settings; raises InputError when it is not reproduced."""
     _check_plugins(row)
-    known: dict[str, type[Any]] = {one.id: one for one in (*SCENARIOS, WarmStartProbe)}
+    known: dict[str, type[Any]] = {one.id: one for one in (*SCENARIOS, *probes.PROBE_RUNS)}
     if row.scenario not in known:
         raise InputError(f"run {row.id} is of {row.scenario}, which this ncpl cannot train.")
     stored, recorded = row.settings, {**row.recorded, "metrics": tuple(row.recorded["metrics"])}
@@ -195,6 +195,8 @@ def from_row(row: Any, data: Dataset) -> RunSpec:
         seed=row.seed,
         measure=MeasureSpec(**{f.name: recorded[f.name] for f in fields(MeasureSpec) if f.name in recorded}),
         engine=recorded.get("engine", "auto"),
+        probes=probes.parse_all(recorded.get("probes", ())),
+        probe_every=recorded.get("probe_every"),
     )  # fmt: skip
     if spec.id != row.id:
         raise InputError(
@@ -280,6 +282,23 @@ def _measure(given: Mapping[str, Any]) -> MeasureSpec:
     found = {named[key]: values.read(given[key], Allowed(int), _dashed(key))
              for key in named if given.get(key) is not None}  # fmt: skip
     return MeasureSpec(metrics=metrics, **found, **_read(None, given, ("layers", "task_accuracy")))
+
+
+def _probes(scenario: Scenario, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The probes that branch off it, beside those that the scenario comes with, and how often."""
+    own = [f.name for f in fields(scenario)]
+    known = {key: value for key, value in _read(None, given, ("probe_every", "probe_epochs")).items() if key not in own}
+    texts = () if given.get("probe") is None else given["probe"]
+    found = probes.parse_all(texts, known.get("probe_epochs"))
+    if not found:
+        if known:
+            raise InputError(f"{_dashed(next(iter(known)))} needs --probe KIND.", f"known: {', '.join(probes.PROBES)}")
+        return {}
+    if not scenario.fixed_length:
+        raise InputError("--probe needs to know which epoch ends a task: it does not go with --first-task-nc1.")
+    if any(one.id == "next-task" for one in found) and scenario.horizon_field != "tasks":
+        raise InputError(f"--probe next-task: {scenario.id} has no next task.")
+    return {"probes": found, "probe_every": known.get("probe_every")}
 
 
 def _dashed(name: str) -> str:

@@ -62,6 +62,8 @@ ALLOWED: dict[str, Allowed] = {
     "task_accuracy": Allowed(choices=("current", "end", "all", "every")),
     "keep_checkpoints": Allowed(form=values.keep),
     "probes": Allowed(choices=("now", "later")),
+    "probe_every": Allowed(int, most=10**6),
+    "probe_epochs": Allowed(int, most=10**6),
     "device": Allowed(form=values.device),
     "runs": Allowed(form=values.several),
     "x": Allowed(form=values.addresses),
@@ -156,6 +158,10 @@ class RunSpec:
     seed: int = 0
     measure: MeasureSpec = field(default=MeasureSpec(), compare=False)
     engine: str = field(default="auto", compare=False)
+    probes: tuple[Any, ...] = field(default=(), compare=False)
+    """Kinds of probes that branch off it (probes.Probe), beside those its scenario comes with; no part of identity."""
+    probe_every: int | None = field(default=None, compare=False)
+    """Epochs between two probes; None = after every task."""
 
     @property
     def identity(self) -> str:

@@ -20,7 +20,6 @@ from ncpl_cli.errors import RunFailed
 from ncpl_cli.executors import Executor, Local, Places
 from ncpl_cli.plan import Cohort, plan
 from ncpl_cli.runs import Stopper, checkpoints, numerics
-from ncpl_cli.scenarios import WarmStart
 from ncpl_cli.spec import RunSpec, otherwise, otherwise_said
 from ncpl_cli.store import Overview, Queue, RunRow, Store
 from ncpl_cli.store.leases import LEASE_SECONDS
@@ -194,10 +193,10 @@ def enlist(
 def _probes(
     specs: Iterable[RunSpec], store: Store, name: str, options: Options, watcher: Watcher
 ) -> list[Cohort]:  # fmt: skip
-    """The probes of warm starts: those of one run are a cohort, free once it is finished."""
+    """The probes of runs: those of one run and kind are a cohort, free once it is finished."""
     cohorts: list[Cohort] = []
     gone: list[str] = []
-    for parent in (spec for spec in specs if isinstance(spec.scenario, WarmStart)):
+    for parent in (spec for spec in specs if runs.epochs_of([spec])):
         probes, lost = runs.probe_specs([parent], store)
         gone += lost
         store.register_all([(runs.describe(probe), [name]) for probe in probes])

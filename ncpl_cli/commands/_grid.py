@@ -20,10 +20,14 @@ from ncpl_cli.values import Allowed
 
 MEASURING = (
     "metrics", "layers", "measure_every", "measure_samples", "task_accuracy", "fresh_baseline", "engine", "probes",
+    "probe", "probe_every", "probe_epochs",
 )  # fmt: skip
 """Settings that are no part of a run's identity: one value for the whole sweep."""
 
-HINTS = {"measure_every": int, "measure_samples": int, "fresh_baseline": bool}
+LISTS = ("intervention", "probe")
+"""Those that are lists of texts."""
+
+HINTS = {"probe_every": int, "probe_epochs": int, "measure_every": int, "measure_samples": int, "fresh_baseline": bool}
 """Their types, where they are no texts."""
 
 MOST_RUNS = 20_000
@@ -124,7 +128,7 @@ def from_file(path: Path, name: str | None) -> Study:
     for key, listed in [*grid.items(), *(item for of in zipped for item in of.items()), *arms.items()]:
         if not isinstance(listed, list):
             raise InputError(f"{path}: {key} is a list of values.", f"write {key} = [...]")
-    settings = {key: ",".join(map(str, v)) if isinstance(v, list) and key != "intervention" else v
+    settings = {key: ",".join(map(str, v)) if isinstance(v, list) and key not in LISTS else v
                 for key, v in settings.items()}  # fmt: skip
     for of in zipped:
         if len({len(listed) for listed in of.values()}) > 1:
@@ -164,7 +168,7 @@ def _checked(study: Study) -> Study:
             raise InputError(f"{key} is given twice: as a grid and as a setting, or in two grids.")
 
     def read(key: str, value: Any) -> Any:
-        if key == "intervention":
+        if key in LISTS:
             return _specs(value, key)
         return values.read(value, settings.allowed(study.scenario, key, HINTS.get(key)), key)
 
@@ -186,11 +190,9 @@ def _checked(study: Study) -> Study:
 
 
 def _specs(written: Any, said: str) -> list[str]:
-    """A list of interventions, as a file writes it."""
+    """A list of interventions or probes, as a file writes it."""
     if not isinstance(written, list) or not all(isinstance(one, str) and one.strip() for one in written):
-        raise InputError(
-            f"{said} {values.shown(written)} is not a list of interventions.", "write ['nc1:strength=0.05']"
-        )
+        raise InputError(f"{said} {values.shown(written)} is not a list of such texts.", "write ['nc1:strength=0.05']")
     return list(written)
 
 

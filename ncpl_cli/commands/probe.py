@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +14,15 @@ from ncpl_cli.commands._common import DataDir, Db, Device, Json
 
 
 def probe(
-    runs: Annotated[list[str] | None, typer.Argument(help="Warm-start runs; default all that are finished.")] = None,
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Runs; default all that are finished and take probes.")
+    ] = None,
+    probe: Annotated[
+        list[str] | None, typer.Option(help="KIND or KIND:KEY=VALUE,... beside those the runs were made with.")
+    ] = None,
+    probe_every: Annotated[
+        int | None, typer.Option(min=1, help="With --probe: epochs between two; default after each task.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Only runs with this label.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, max=4096, help="Threads; default the number of cores.")] = None,
     db: Db = None,
@@ -20,25 +30,27 @@ def probe(
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
-    """Run the probes that warm starts still lack, from their checkpoints.
+    """Run the probes that runs still lack, from their checkpoints.
 
     Several such commands may work on one store at the same time: each takes what nobody is at.
 
     Example: ncpl train warm-start --probes later; ncpl probe
     """
     from ncpl_cli import device as device_of
+    from ncpl_cli import probes, settings
     from ncpl_cli import runs as running
-    from ncpl_cli import settings
     from ncpl_cli.commands._progress import Progress
     from ncpl_cli.errors import InputError, RunFailed
     from ncpl_cli.store import open_store
 
+    kinds = probes.parse_all(probe or ())
     where = device_of.resolve(device)
     statuses: dict[str, str] = {}
     with open_store(_common.store_url(db), create=False) as store:
-        rows = store.select(runs or None, names=[name] if name is not None else ())
+        chosen = store.select(runs or None, names=[name] if name is not None else ())
+        rows = [row for row in chosen if takes(row, kinds)]
         if not rows:
-            raise InputError("there is no warm-start run of that description.", "ncpl train warm-start makes some")
+            raise InputError("there is no run of that description that takes probes.", "ncpl probe RUN --probe labels")
         ready = [row for row in rows if row.status == "finished"]
         if waiting := len(rows) - len(ready):
             _common.note(f"{waiting} of {len(rows)} runs are not finished; their probes wait.")
@@ -48,7 +60,10 @@ def probe(
         with Progress() as progress:
             for dataset, of_data in by_data.items():
                 data = _common.load_data(dataset, _common.data_path(data_dir))
-                parents = [settings.from_row(row, data) for row in of_data]
+                parents = [
+                    replace(spec, probes=probes.merged(spec.probes, kinds), probe_every=probe_every or spec.probe_every)
+                    for spec in (settings.from_row(row, data) for row in of_data)
+                ]
                 statuses |= running.probe(
                     parents, store, data, device=where, observer=progress, name=name, jobs=jobs, skip_held=True
                 )
@@ -61,3 +76,13 @@ def probe(
         raise RunFailed(
             f"{len(failed)} of {len(statuses)} probes did not finish.", f"ncpl runs show {failed[0]} tells more"
         )
+
+
+def takes(row: Any, kinds: Sequence[Any]) -> bool:
+    """Whether a stored run takes probes: those of its own, or those that are asked for now."""
+    from ncpl_cli.scenarios import SCENARIOS
+
+    ours = {scenario.id: scenario for scenario in SCENARIOS}
+    return row.scenario in ours and bool(
+        kinds or row.recorded.get("probes") or hasattr(ours[row.scenario], "comes_with")
+    )

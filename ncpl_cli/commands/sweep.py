@@ -43,8 +43,9 @@ class Sweeps(Scenarios):
             )
         scenario = scenario_named(cmd_name)
         text = f"{scenario.__doc__}\n\nExample: ncpl sweep {cmd_name} --seeds 0-4 --grid lr=0.01,0.003 --jobs auto"
-        training = parameters_of(common_options, without=OF_ONE_COMMAND)
-        parameters = [*scenario_parameters(scenario), *training, *parameters_of(_options)]
+        own = scenario_parameters(scenario)
+        training = parameters_of(common_options, without=[*OF_ONE_COMMAND, *(p.name for p in own)])
+        parameters = [*own, *training, *parameters_of(_options)]
         return command(cmd_name, text, parameters, lambda given: _options_given(scenario, given))
 
 
@@ -119,8 +120,9 @@ def _file(path: str, given: dict[str, Any]) -> None:
 def _options_given(scenario: Any, given: dict[str, Any]) -> None:
     from ncpl_cli.commands import _grid
 
-    names = [p.name for p in (*scenario_parameters(scenario), *parameters_of(common_options, without=OF_ONE_COMMAND))]
-    settings = {key: given[key] for key in names}
+    own = scenario_parameters(scenario)
+    training = parameters_of(common_options, without=[*OF_ONE_COMMAND, *(p.name for p in own)])
+    settings = {p.name: given[p.name] for p in (*own, *training)}
     _sweep(
         _grid.from_options(
             scenario, settings, given["seeds"], given["grid"] or (), given["arm"] or (), given["name"]

@@ -33,7 +33,8 @@ class Scenarios(TyperGroup):
 
         scenario = scenario_named(cmd_name)
         text = f"{scenario.__doc__}\n\nExample: ncpl train {cmd_name} --seeds 0-4"
-        parameters = [*scenario_parameters(scenario), *parameters_of(common_options)]
+        own = scenario_parameters(scenario)
+        parameters = [*own, *parameters_of(common_options, without=[p.name for p in own])]
         return command(cmd_name, text, parameters, lambda given: train(scenario, given))
 
 
@@ -88,6 +89,12 @@ def common_options(
     intervention: Annotated[
         list[str] | None, typer.Option(help="ID or ID:KEY=VALUE,...; may be repeated (ncpl catalog).")
     ] = None,
+    probe: Annotated[
+        list[str] | None,
+        typer.Option(help="KIND or KIND:KEY=VALUE,...; may be repeated: full-data, labels, offset, next-task."),
+    ] = None,
+    probe_every: Annotated[int | None, typer.Option(help="Epochs between two probes; default after each task.")] = None,
+    probe_epochs: Annotated[int | None, typer.Option(help="Epochs of a probe; default 10.")] = None,
     fresh_baseline: Annotated[
         bool, typer.Option("--fresh-baseline", help="Train a fresh network on every task too: fresh_beforehand.")
     ] = False,
@@ -135,9 +142,8 @@ def scenario_parameters(scenario: Any) -> list[inspect.Parameter]:
         if f.default is not None:
             text += f"; default {shown}"
         parameters.append(_parameter(f.name, text, Allowed.of(kind, f.metadata)))
-    if hasattr(scenario, "branch_epochs"):
-        text = "now, or later: ncpl probe runs what is missing; default now"
-        parameters.append(_parameter("probes", text, ALLOWED["probes"]))
+    text = "now, or later: ncpl probe runs what is missing; default now"
+    parameters.append(_parameter("probes", text, ALLOWED["probes"]))
     return parameters
 
 

@@ -2,73 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from ncpl_cli import probes
 from ncpl_cli.runs import checkpoints
-from ncpl_cli.scenarios import WarmStart
+from ncpl_cli.scenarios import WarmStartProbe
 from ncpl_cli.spec import RunSpec
-from ncpl_cli.store import Store
-
-
-def probe_specs(parents: Sequence[RunSpec], store: Store) -> tuple[list[RunSpec], list[str]]:
-    """The probes of known warm starts; and, in words, those that cannot be run since their checkpoints are gone."""
-    specs, lost = [], []
-    for parent in parents:
-        row = store.run(parent.id)
-        held = set(checkpoints.epochs(store.checkpoints, parent.id)) | {0}
-        held |= {int(probe.branch_epoch or 0) for probe in store.runs(parent=parent.id, status="finished")}
-        scenario = replace(parent.scenario, warm_up_epochs=int(row.horizon["warm_up_epochs"]))
-        for epoch in scenario.branch_epochs:
-            if epoch in held or row.status != "finished":
-                measure = replace(parent.measure, every=1 << 40)  # once it fits
-                specs.append(replace(parent, scenario=scenario.probe(parent.id, epoch), measure=measure))
-            else:
-                lost.append(f"{parent.id} after epoch {epoch}")
-    return specs, lost
-
-
-def harvest(parent: str, store: Store) -> None:
-    """Put what its finished probes reached on a run's own rows: probe_*, and warm_start_gap against the cold start."""
-    reached: dict[int, tuple[float | None, float]] = {}
-    values: dict[int, dict[str, float]] = {}
-    undefined: dict[int, dict[str, str]] = {}
-    for row in store.runs(parent=parent):
-        if row.status not in ("finished", "diverged") or row.branch_epoch is None:
-            continue
-        last = store.final(row.id)
-        if row.status == "diverged":
-            undefined[row.branch_epoch] = dict.fromkeys(PROBE_METRICS, "the probe diverged")
-            continue
-        capped = float(not (last["online_accuracy"] or 0) > row.settings["accuracy"])
-        reached[row.branch_epoch] = last["test_accuracy"], capped
-        values[row.branch_epoch] = {"probe_epochs_to_fit": float(last["epoch"]), "probe_cap_hit": capped}
-        if last["test_accuracy"] is not None:
-            values[row.branch_epoch]["probe_test_accuracy"] = last["test_accuracy"]
-    cold = reached.get(0)
-    for epoch, (accuracy, capped) in reached.items():
-        why = None
-        if epoch == 0:
-            why = "it is the cold start"
-        elif cold is None:
-            why = "the cold start is not known"
-        elif capped or cold[1]:
-            why = "cap"
-        if why is None and cold is not None and None not in (cold[0], accuracy):
-            values[epoch]["warm_start_gap"] = float(cold[0] or 0) - float(accuracy or 0)
-        else:
-            undefined.setdefault(epoch, {})["warm_start_gap"] = why or "test accuracy was not measured"
-    store.annotate(parent, values, undefined)
-
-
-PROBE_METRICS = ("probe_test_accuracy", "probe_epochs_to_fit", "probe_cap_hit", "warm_start_gap")
-
-
-def epochs_of(specs: Sequence[RunSpec]) -> list[int]:
-    """The epochs after which probes branch off runs of one cohort; empty where none do."""
-    scenario = specs[0].scenario
-    return scenario.branch_epochs if isinstance(scenario, WarmStart) else []
+from ncpl_cli.store import RunRow, Store
 
 
 class Branch(NamedTuple):
@@ -82,3 +24,54 @@ def branch_of(spec: RunSpec) -> Branch | None:
     """Where a run branches off another; None for one that begins by itself."""
     parent = getattr(spec.scenario, "parent", None)
     return Branch(parent, spec.scenario.branch_epoch) if parent is not None else None
+
+
+def epochs_of(specs: Iterable[RunSpec]) -> set[int]:
+    """The epochs after which probes branch off any of these runs; empty where none do."""
+    return {epoch for spec in specs for epoch in probes.branch_epochs(spec)}
+
+
+def probe_specs(parents: Sequence[RunSpec], store: Store) -> tuple[list[RunSpec], list[str]]:
+    """The probes of known runs; and, in words, those that cannot be run since their checkpoints are gone."""
+    specs: dict[str, RunSpec] = {}
+    lost = []
+    for parent in parents:
+        row = store.run(parent.id)
+        there = set(checkpoints.epochs(store.checkpoints, parent.id)) | {0}
+        known = {probe.id for probe in store.runs(parent=parent.id, status="finished")}
+        horizon = {key: int(value) for key, value in row.horizon.items()}
+        for probe in probes.runs_of(replace(parent, scenario=replace(parent.scenario, **horizon))):
+            branch = probe.scenario.branch_epoch
+            if branch in there or probe.id in known or row.status != "finished":
+                specs[probe.id] = probe
+            else:
+                lost.append(f"{parent.id} after epoch {branch}")
+    return list(specs.values()), list(dict.fromkeys(lost))
+
+
+def harvest(parent: str, store: Store) -> None:
+    """Put what its ended probes reached on a run's own rows.
+
+    The first kind (a scenario's own, else the first that was asked for) stands under the plain names (`probe_gap`),
+    each further one under its own split (`probe_gap@labels`).
+    """
+    asked = [f"{text.partition(':')[0]}-probe" for text in store.run(parent).recorded.get("probes", ())]
+    by_kind: dict[str, list[RunRow]] = {scenario: [] for scenario in (WarmStartProbe.id, *asked)}
+    made = set()
+    for row in store.runs(parent=parent):
+        made.add(row.scenario)
+        by_kind.setdefault(row.scenario, [])
+        if row.status in ("finished", "diverged") and row.branch_epoch is not None:
+            by_kind[row.scenario].append(row)
+    for number, (scenario, rows) in enumerate((kind, of) for kind, of in by_kind.items() if kind in made):
+        reached = [
+            probes.Reached(row.branch_epoch or 0, row.settings, store.rows(row.id), row.status == "diverged")
+            for row in rows
+        ]
+        values, undefined = probes.results(scenario, reached)
+        place = f"@{scenario.removesuffix('-probe')}" if number else ""
+        store.annotate(
+            parent,
+            {epoch: {name + place: value for name, value in of.items()} for epoch, of in values.items()},
+            {epoch: {name + place: why for name, why in of.items()} for epoch, of in undefined.items()},
+        )

@@ -16,13 +16,6 @@ def longest(scenario: Any) -> int:
     return sum(scenario.task_epochs(index) for index in range(scenario.tasks))
 
 
-def _recorded(spec: RunSpec) -> dict[str, object]:
-    found = {**asdict(spec.measure), "engine": spec.engine}
-    if found["plan"] is None:  # most runs are made without one
-        del found["plan"]
-    return found
-
-
 def describe(spec: RunSpec) -> RunInfo:
     """A run with all its settings."""
     scenario = spec.scenario
@@ -39,3 +32,13 @@ def describe(spec: RunSpec) -> RunInfo:
         parent=getattr(scenario, "parent", None),
         branch_epoch=getattr(scenario, "branch_epoch", None),
     )
+
+
+def _recorded(spec: RunSpec) -> dict[str, object]:
+    """What is measured, and how; the plan and the probes of those runs that were made with some."""
+    found = {**asdict(spec.measure), "engine": spec.engine}
+    if found["plan"] is None:
+        del found["plan"]
+    if spec.probes:
+        found |= {"probes": [one.label for one in spec.probes], "probe_every": spec.probe_every}
+    return found

@@ -102,7 +102,7 @@ def probe(
     for parent in parents:
         branches.harvest(parent.id, store)
     # probes of one epoch need about as long as each other: they keep step
-    specs.sort(key=lambda spec: spec.scenario.branch_epoch)
+    specs.sort(key=lambda spec: (spec.scenario.id, spec.scenario.branch_epoch))
     how = How(device, name, jobs, "last", skip_held=skip_held, quietly=True)
     try:
         return _bring(specs, store, data, observer, how)

@@ -39,6 +39,7 @@ class WarmStart:
     preset: ClassVar[dict[str, object]] = {"dataset": "cifar10", **PUBLISHED}
     horizon_field: ClassVar[str] = "warm_up_epochs"
     tasks: ClassVar[int] = 1
+    comes_with: ClassVar[tuple[str, ...]] = ("full-data",)
 
     warm_up_epochs: int = option(350, "epochs on the half (digits, mnist: 100)", identity=False)
     warm_up_fraction: float = option(0.5, "share of the training samples to warm up on", above=0, most=1)

@@ -129,20 +129,20 @@ class Writing(Reading):
     def annotate(
         self, run: str, values: Mapping[int, Mapping[str, float]], undefined_: Mapping[int, Mapping[str, str]]
     ) -> None:
-        """Put down what is known of a run's epochs from elsewhere (its probes), by epoch and metric, at train/last.
+        """Put down what is known of a run's epochs from elsewhere (its probes), by epoch and address.
 
         What stood there before is replaced; epochs that are not stored are left out.
         """
         with self.writing() as connection:
             pk = int(one_run(connection, runs.c.id == run, run)["pk"])
             stored = set(connection.execute(sa.select(epochs.c.epoch).where(epochs.c.run == pk)).scalars())
-            addresses = {Address(name) for of in (*values.values(), *undefined_.values()) for name in of}
+            addresses = {Address.parse(name) for of in (*values.values(), *undefined_.values()) for name in of}
             self.terms.learn(connection, addresses, {why for of in undefined_.values() for why in of.values()})
             for epoch in sorted(stored & (values.keys() | undefined_.keys())):
                 key = {"run": pk, "epoch": epoch}
                 given, lacking = values.get(epoch, {}), undefined_.get(epoch, {})
                 for name in (*given, *lacking):
-                    place = self.terms.place(Address(name))
+                    place = self.terms.place(Address.parse(name))
                     for table in (measurements, undefined):
                         here = [table.c[column] == value for column, value in {**key, **place}.items()]
                         connection.execute(table.delete().where(*here))
