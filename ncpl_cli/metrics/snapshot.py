@@ -242,7 +242,9 @@ def _few(snapshot: Snapshot, views: Mapping[str, View]) -> View:
     """A look inside at the training samples that stand for all: of the pass over all where there was one."""
     seen = views.get("train")
     shown = snapshot.task.measured(snapshot.data)["train"]
-    if seen is not None and seen.inside and len(seen.drawn) == min(DIAGNOSTIC_SAMPLES, len(shown.split)):
+    if seen is not None and not seen.inside:  # asked, and the network shows nothing
+        return seen
+    if seen is not None and len(seen.drawn) == min(DIAGNOSTIC_SAMPLES, len(shown.split)):
         return seen
     seen = _inside(snapshot.network, snapshot)
     if shown.targets is not None:
