@@ -147,22 +147,32 @@ def _show_pairs(title: str, results: Sequence[GroupCorrelation]) -> None:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """A table; on a terminal without columns that say nothing, and r to three digits."""
-    rows = list(rows)
+    """A table; on a terminal without columns that say nothing, and r rounded by its interval, else to three digits."""
+    rows, all_columns = list(rows), columns
     if sys.stdout.isatty():
         said = [i for i in range(len(columns)) if any(row[i] not in (None, "") for row in rows)]
         columns = [columns[i] for i in said]
-        rows = [[_rounded(name, row[i]) for name, i in zip(columns, said, strict=True)] for row in rows]
+        ends = [i for i, name in enumerate(all_columns) if name in ("low", "high")]
+        rows = [
+            [_rounded(name, row[i], [row[e] for e in ends]) for name, i in zip(columns, said, strict=True)]
+            for row in rows
+        ]
     _common.print_table(columns, rows, title=title)
 
 
-def _rounded(column: str, cell: object) -> object:
+def _rounded(column: str, cell: object, ends: Sequence[object]) -> object:
+    import math
+
     from ncpl_cli.analysis.words import p_text
 
     if not isinstance(cell, float):
         return cell
     if column in SIGNED:
-        return f"{cell:+.3f}"
+        low, high = ends if len(ends) == 2 else (None, None)
+        digits = 3
+        if isinstance(low, float) and isinstance(high, float) and high > low:  # a quarter is the standard error
+            digits = min(max(1 - math.floor(math.log10((high - low) / 4)), 1), 3)
+        return f"{cell:+.{digits}f}"
     return p_text(cell) if column in PROBABILITIES else cell
 
 

@@ -98,7 +98,7 @@ def _show(comparison: Comparison) -> None:
     columns = ("mean over seeds of", "arm's", "plain", "gain", "low", "high", "p")
     if sys.stdout.isatty():
         for arm in comparison.arms:
-            rows = [[name, *map(_rounded, numbers)] for name, *numbers in _rows(arm, comparison.y)]
+            rows = [_rounded(row) for row in _rows(arm, comparison.y)]
             _common.print_table(columns, rows, title=arm.arm)
     else:
         every = [(arm.arm, *row) for arm in comparison.arms for row in _rows(arm, comparison.y)]
@@ -146,8 +146,16 @@ def _rows(arm: Arm, y: str) -> list[tuple[object, ...]]:
     return rows
 
 
-def _rounded(number: object) -> object:
-    return f"{number:.4f}" if isinstance(number, float) else number
+def _rounded(row: tuple[object, ...]) -> list[object]:
+    """A row's numbers to two digits of its standard error, a quarter of its interval; four decimals without one."""
+    from ncpl_cli.analysis.words import p_text, rounded
+
+    *numbers, p = row
+    low, high = numbers[-2:]
+    error = (high - low) / 4 if isinstance(low, float) and isinstance(high, float) else None
+    cells = [rounded(n, error) if error and isinstance(n, float) else f"{n:.4f}" if isinstance(n, float) else n
+             for n in numbers]  # fmt: skip
+    return [*cells, p_text(p) if isinstance(p, float) else p]
 
 
 def _gain(gain: Gain) -> tuple[float | None, ...]:

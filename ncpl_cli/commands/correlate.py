@@ -182,8 +182,8 @@ def _study(
         wanted += DEFAULT_ADDRESSES
     ids = [part.strip() for part in runs.split(",")] if runs else None
     if collapse and not everything:  # every recorded collapse metric may stand for x
-        wanted += [str(a) for a in store.recorded([row.id for row in store.runs(ids, scenario=scenario)])
-                   if is_collapse(a.metric)]  # fmt: skip
+        chosen = [row.id for row in store.select(ids, scenario=scenario, names=names)]
+        wanted += [str(a) for a in store.recorded(chosen) if is_collapse(a.metric)]
     study = load(store, None if everything else wanted, ids=ids, scenario=scenario, names=names)
     known = set(study.addresses())
     settings = {key for s in study.series for key in s.run.settings}  # a control may be one of these

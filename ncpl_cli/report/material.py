@@ -41,6 +41,9 @@ WINDOW = 100
 MULTIVERSE = ("nc1", "nc1_fraction", "cdnv", "nc1@test")
 """What stands for collapse in a report's multiverse; `ncpl correlate --multiverse` takes every recorded metric."""
 
+MOST_VERDICTS = 4
+"""Results of a scenario that are judged over all specifications: those that are said in words."""
+
 MOST_ROWS = 3500
 """Rows of numbers behind one figure, divided among scenarios: a page of 200 runs must stay below 5 MB."""
 
@@ -94,7 +97,7 @@ class Part:
     @cached_property
     def correlations(self) -> tuple[tuple[str, GroupCorrelation], ...]:
         """The default pair in every group, with its label; windows of 100, or of half the series where it is short."""
-        found = []
+        found: list[tuple[str, GroupCorrelation]] = []
         for label, group in zip(self.labels, self.groups, strict=True):
             y, _ = default_y(group)
             spans = [len(s.task_ends()) if self.several else float(np.ptp(s.epoch)) + 1 for s in group.series]
@@ -110,7 +113,7 @@ class Part:
             for r in results:
                 metrics = [a for a in MULTIVERSE if self.has(a)] if r.x == "nc1" else [r.x]
                 whole = None
-                if r.across != "runs":
+                if len(found) < MOST_VERDICTS:
                     whole = multiverse(group, r.x, r.y, replace(options, across=r.across), metrics=metrics)
                 found.append((label, replace(r, name=name, settings=shown, multiverse=whole)))
         return tuple(found)
