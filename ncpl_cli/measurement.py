@@ -30,8 +30,14 @@ from ncpl_cli.store import Owner, RunRow, Store
 from ncpl_cli.trainer import build
 
 NEEDED = ("features", "labels")
-OPTIONAL = ("weight", "bias", "test_features", "test_labels")
-KEYS = "features (N x d) and labels (N), and if there are any weight (C x d), bias (C), test_features, test_labels"
+OPTIONAL = (
+    "weight", "bias", "test_features", "test_labels", "fine_labels", "test_fine_labels", "unseen_features",
+    "unseen_labels",
+)  # fmt: skip
+KEYS = (
+    "features (N x d) and labels (N), and if there are any weight (C x d), bias (C), test_features, test_labels, "
+    "fine_labels, test_fine_labels, unseen_features, unseen_labels"
+)
 
 KNOWN_STARTS = (b"PK", b"\x93NUMPY", b"\x80")
 """First bytes of a zip archive, which an .npz is, and of what people take for one: a single array, a pickle."""

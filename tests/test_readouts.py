@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from ncpl_cli import rng
 from ncpl_cli.data import Dataset
 from ncpl_cli.errors import InputError
+from ncpl_cli.measurement import of_features
 from ncpl_cli.metrics import collapse
+from ncpl_cli.metrics.features import measure_features
 from ncpl_cli.metrics.few_shot import directional_cdnv, few_shot, few_shot_bound, few_shot_metrics
 from ncpl_cli.metrics.forward import view
 from ncpl_cli.metrics.readouts import LAMBDAS, fit_fixed, readouts
@@ -287,3 +290,27 @@ def test_few_shot_errors_stand_at_classes_never_trained_on_and_beside_them_at_th
     )
     none = measure(Snapshot(replace_head(net, 1), digits, regression, None), ("few_shot_error", "readout_ncc"))
     assert not none.values and {*none.undefined.values()} == {"regression"}
+
+
+def test_anybodys_features_have_read_outs_of_fine_labels_and_few_shot_errors_of_unseen_classes(tmp_path: Path) -> None:
+    (x, y), (t, u), (f, v) = sample(0), sample(1), sample(2, n=600, classes=6)
+    groups = {3: 0, 6: 0, 9: 1, 12: 1}
+    coarse = [np.array([groups[label] for label in of.tolist()]) for of in (y, u)]
+    np.savez(
+        tmp_path / "f.npz", features=x, labels=coarse[0], test_features=t, test_labels=coarse[1], fine_labels=y,
+        test_fine_labels=u, unseen_features=f, unseen_labels=v,
+    )  # fmt: skip
+    found = of_features(
+        tmp_path / "f.npz", ("default", "readout_fixed", "readout_fixed_within", "cdnv_directional")
+    ).found
+    expected, _ = readouts((x, y), (t, u), groups=(y, coarse[0]), kinds=("fixed",))
+    for name in ("readout_fixed", "readout_fixed_within"):
+        assert found.values[Address(name, "fine_test")] == expected[name]
+    assert found.values[Address("readout_fixed", "test")] >= expected["readout_fixed"]
+    assert found.values[Address("few_shot_error_5", "unseen")] == few_shot(f, v, 5).errors[""]  # type: ignore[union-attr]
+    assert found.values[Address("few_shot_bound_1", "unseen")] == few_shot_bound(1, 5, collapse(f, v)["cdnv"])
+    assert found.values[Address("cdnv_directional", "unseen")] == directional_cdnv(f, v)
+    with pytest.raises(InputError, match="belong together"):
+        measure_features(x, y, test_features=t, test_labels=u, fine_labels=y, metrics=("readout_ncc",))
+    with pytest.raises(InputError, match="belong together"):
+        measure_features(x, y, unseen_features=f)

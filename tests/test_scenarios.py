@@ -12,6 +12,7 @@ from ncpl_cli.errors import InputError
 from ncpl_cli.scenarios import SCENARIOS, scenario_named
 from ncpl_cli.scenarios.permuted import PermutedDigits, PermutedMNIST
 from ncpl_cli.scenarios.shuffled_labels import ShuffledLabels
+from ncpl_cli.settings import asked
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.id)
@@ -84,15 +85,18 @@ def test_one_protocol_has_one_form_however_it_is_written() -> None:
     [
         ({"first_task_epochs": 5, "first_task_nc1": 0.2}, "give one"),
         ({"first_task_epochs": 5, "epochs": (5, 1)}, "already says"),
-        ({"first_task_nc1": -1.0}, "positive"),
         ({"first_task_max_epochs": 9}, "needs --first-task-nc1"),
-        ({"permuted_fraction": 0.0}, "impossible"),
-        ({"tasks": 0}, "at least 1"),
     ],
 )
 def test_impossible_combinations_are_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         PermutedMNIST.of(given)
+
+
+@pytest.mark.parametrize("given", [{"first_task_nc1": -1.0}, {"permuted_fraction": 0.0}, {"tasks": 0}], ids=str)
+def test_impossible_values_are_refused_where_options_are_read(given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="impossible"):
+        asked(PermutedMNIST, given)
 
 
 def test_the_first_task_can_end_at_a_collapse(digits: Dataset) -> None:

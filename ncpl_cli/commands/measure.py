@@ -95,7 +95,7 @@ def measure(
         measured = of_features(Path(str(target)), names, global_mean)
     found = measured.found
     measured_on = {a.split for a in (*found.values, *found.undefined)}
-    there = [one for one in SPLITS if one in measured_on]
+    there = [*(one for one in SPLITS if one in measured_on), *sorted(measured_on - {*SPLITS})]
     if split == "test" and "test" not in there:
         raise InputError(
             f"{measured.target} has no test split.", "a features file has one with test_features and test_labels"

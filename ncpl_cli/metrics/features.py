@@ -12,10 +12,10 @@ from ncpl_cli.errors import InputError
 from ncpl_cli.metrics import units
 from ncpl_cli.metrics.arrays import checked, finite
 from ncpl_cli.metrics.catalogue import chosen
-from ncpl_cli.metrics.few_shot import few_shot_metrics
 from ncpl_cli.metrics.neural_collapse import CLASSIFIER_METRICS, TEST_METRICS, collapse, means_of
 from ncpl_cli.metrics.of_ones_own import own_metrics
 from ncpl_cli.metrics.snapshot import Measured, collapse_names, context_metrics
+from ncpl_cli.metrics.transfer import put_of_arrays
 from ncpl_cli.rng import content_order, stream
 
 NO_CLASSIFIER = "the classifier's weight is not given"
@@ -29,13 +29,19 @@ def measure_features(
     test_features: Any = None,
     test_labels: Any = None,
     *,
+    fine_labels: Any = None,
+    test_fine_labels: Any = None,
+    unseen_features: Any = None,
+    unseen_labels: Any = None,
     metrics: Iterable[str] = ("default",),
     global_mean: str = "sample",
 ) -> Measured:
     """The chosen metrics of features (N, d) with labels (N,) and, if given, the classifier and a test split.
 
     Those that need more than is given (parameters, earlier epochs, ...) are left out; few-shot errors are of the
-    classes at hand. Raises InputError for arrays that do not fit together.
+    classes at hand and, at split `unseen`, of classes that were not trained on. Read-outs of the labels stand at
+    `test`, those of finer labels of the same samples at `fine_test`. Raises InputError for arrays that do not fit
+    together.
     """
     wanted = chosen(metrics)
     found = Measured()
@@ -72,9 +78,13 @@ def measure_features(
         found.contexts[split, "last"] = result.context
         found.put(*context_metrics(result), split)
         found.put(*own_metrics(wanted, h, own, w, b), split)
-        few = [name for name in wanted if name.startswith("few_shot")]
-        if few:
-            found.put(*few_shot_metrics(h, own), split)
+    fine = {"train": fine_labels, "test": test_fine_labels}
+    put_of_arrays(found, wanted, splits, {split: own for split, own in fine.items() if own is not None})
+    if (unseen_features is None) != (unseen_labels is None):
+        raise InputError("unseen_features and unseen_labels belong together: one of them is missing.")
+    if unseen_features is not None:
+        h, own, _, _ = checked(unseen_features, unseen_labels, None, None)
+        put_of_arrays(found, wanted, {"unseen": (h, own)}, {})
     of_units = [name for name in units.UNIT_METRICS if name in wanted]
     if len(x) and of_units:
         whole = torch.from_numpy(x)

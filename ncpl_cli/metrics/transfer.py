@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ncpl_cli.errors import InputError
 from ncpl_cli.metrics.arrays import finite
 from ncpl_cli.metrics.few_shot import directional_cdnv, few_shot_metrics
 from ncpl_cli.metrics.forward import View
@@ -42,9 +43,7 @@ def put_readouts(
 
     Fitted on the training split and, `_fresh`, on the part `fresh`; `_within` the classes that the task tells apart.
     """
-    kinds = [kind for kind in KINDS if any(name.startswith(f"readout_{kind}") for name in wanted)]
-    if any(name.startswith("readout_lambda") for name in wanted) and "tuned" not in kinds:
-        kinds.append("tuned")
+    kinds = _kinds(wanted)
     rows = functools.cache(lambda split: rows_of(views[split], layer, scale))
     for name, seen in {"": views, **label_sets}.items():
         if not {"train", "test"} <= seen.keys() or not kinds:
@@ -81,25 +80,55 @@ def put_few_shot(found: Measured, views: Mapping[str, View], layer: str, wanted:
     """Few-shot errors of classes never trained on and, beside them, of other images of those that were."""
     for split, seen in views.items():
         few = "unseen" in views and split in ("unseen", "test") and any(name.startswith("few_shot") for name in wanted)
-        directional = "cdnv_directional" in wanted
-        if not few and not directional:
+        if not few and "cdnv_directional" not in wanted:
             continue
-        rows = rows_of(seen, layer, scale)
-        labels, order = seen.labels, _order(seen)
+        rows, labels, order = rows_of(seen, layer, scale), seen.labels, _order(seen)
         if rows is None:
             kept, labels = seen.few(layer)
             rows, order = kept.cpu().numpy(), None
-        if few:
-            cdnv = collapse(rows, labels, metrics=("cdnv",))
-            known = None if "cdnv" in cdnv.undefined else cdnv.values["cdnv"]
-            found.put(*few_shot_metrics(rows, labels, known, order), split, layer)
-        if directional:
-            value = directional_cdnv(rows, labels)
-            if value is None:
-                why = "fewer than two class means, or two that coincide" if finite(rows) else "features are not finite"
-                found.put({}, {"cdnv_directional": why}, split, layer)
-            else:
-                found.put({"cdnv_directional": value}, {}, split, layer)
+        _put_few_shot(found, rows, labels, order, split, layer, wanted if few else ("cdnv_directional",))
+
+
+def _put_few_shot(
+    found: Measured, rows: Any, labels: Any, order: Any, split: str, layer: str, wanted: Collection[str]
+) -> None:
+    if any(name.startswith("few_shot") for name in wanted):
+        cdnv = collapse(rows, labels, metrics=("cdnv",))
+        known = None if "cdnv" in cdnv.undefined else cdnv.values["cdnv"]
+        found.put(*few_shot_metrics(rows, labels, known, order), split, layer)
+    if "cdnv_directional" in wanted:
+        value = directional_cdnv(rows, labels)
+        if value is None:
+            why = "fewer than two class means, or two that coincide" if finite(rows) else "features are not finite"
+            found.put({}, {"cdnv_directional": why}, split, layer)
+        else:
+            found.put({"cdnv_directional": value}, {}, split, layer)
+
+
+def put_of_arrays(
+    found: Measured, wanted: Collection[str], splits: Mapping[str, tuple[Any, Any]], fine: Mapping[str, Any]
+) -> None:
+    """The same of arrays (features, labels) by split, and read-outs of finer labels of the same samples."""
+    for split, (rows, labels) in splits.items():
+        _put_few_shot(found, rows, labels, None, split, "last", wanted)
+    kinds = _kinds(wanted)
+    if "test" not in splits or not kinds:
+        return
+    (x, y), (t, u) = splits["train"], splits["test"]
+    found.put(*readouts((x, y), (t, u), kinds=kinds), "test")
+    if fine:
+        if len(fine) < 2 or len(fine["train"]) != len(y) or len(fine["test"]) != len(u):
+            raise InputError("fine_labels and test_fine_labels belong together, one a sample of features and of tests.")
+        groups = (np.concatenate([fine["train"], fine["test"]]), np.concatenate([y, u]))
+        found.put(*readouts((x, fine["train"]), (t, fine["test"]), groups=groups, kinds=kinds), "fine_test")
+
+
+def _kinds(wanted: Collection[str]) -> list[str]:
+    tuned = any(name.startswith("readout_lambda") for name in wanted)
+    return [
+        kind for kind in KINDS
+        if any(name.startswith(f"readout_{kind}") for name in wanted) or (kind == "tuned" and tuned)
+    ]  # fmt: skip
 
 
 def _order(seen: View) -> Any:
