@@ -16,6 +16,8 @@ An error is one or two sentences (what was wrong, what is allowed) and a hint (t
 from __future__ import annotations
 
 import difflib
+import re
+import urllib.parse
 from collections.abc import Iterable
 
 
@@ -74,3 +76,20 @@ def unknown(kind: str, name: str, known: Iterable[str], shown: int | None = None
     meant = f" Did you mean {near[0]!r}?" if near else ""
     listed = ", ".join(names[:shown]) + (", ..." if len(names) > len(names[:shown]) else "")
     return InputError(f"unknown {kind} {name!r}.{meant}", f"known: {listed or 'none'}")
+
+
+_AUTHORITY = re.compile(r"(://[^\s\"'/?#:@]*):[^\s\"']*@")
+_PARAMETER = re.compile(r"([?&;])([^\s\"'=&;?]+)=([^\s\"'&;#]*)")
+_SECRET = ("pass", "pwd", "secret", "token")
+
+
+def without_passwords(text: str) -> str:
+    """A text with the passwords of all URLs in it masked: before an @, or as a parameter, however that is written."""
+    if "://" not in text:
+        return text
+
+    def masked(found: re.Match[str]) -> str:
+        secret = any(word in urllib.parse.unquote(found[2]).lower() for word in _SECRET)
+        return f"{found[1]}{found[2]}=***" if secret else found[0]
+
+    return _PARAMETER.sub(masked, _AUTHORITY.sub(r"\1:***@", text))

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from ncpl_cli import __version__
+from ncpl_cli.errors import without_passwords
 
 LIBRARIES = ("torch", "torchvision", "numba", "numpy", "scipy", "sqlalchemy", "pandas", "scikit-learn")
 
@@ -38,7 +39,7 @@ def provenance(device: str, engine: str) -> dict[str, object]:
         "engine": engine,
         "numerics": numerics_of(engine),
         "threads": torch.get_num_threads(),
-        "command": " ".join(["ncpl", *sys.argv[1:]]),
+        "command": without_passwords(" ".join(["ncpl", *sys.argv[1:]])),
     }
 
 

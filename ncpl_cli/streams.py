@@ -14,15 +14,18 @@ import re
 import sys
 from typing import Any, TextIO
 
-from ncpl_cli.errors import NcplError
+from ncpl_cli.errors import NcplError, without_passwords
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 """What a terminal obeys instead of showing it: C0, C1, line separators, changes of direction; and lone surrogates."""
 
 
 def visible(text: str) -> str:
-    """The text with control characters as escapes, on one line: a label cannot move the cursor or break a row."""
-    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    """The text with control characters as escapes, on one line: a label cannot move the cursor or break a row.
+
+    Passwords of URLs are masked too.
+    """
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], without_passwords(text))
 
 
 def printable(text: str) -> str:

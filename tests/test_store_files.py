@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ncpl_cli.errors import StoreError
+from ncpl_cli.errors import StoreError, without_passwords
+from ncpl_cli.main import call
 from ncpl_cli.records import Address, EpochRecord, RunInfo
 from ncpl_cli.store import Owner, Store, open_store
 from ncpl_cli.store.checkpoint_folder import folder_of
@@ -165,3 +167,45 @@ def test_looking_for_the_folder_loses_no_lock(tmp_path: Path) -> None:
             subprocess.run([sys.executable, "-c", code, str(one.file.path)], check=True, timeout=60)  # type: ignore[union-attr]
             one.finish("aa0000000001", attempt, "finished")
             assert one.check() == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:S3cr3tPw@h/x", "postgresql+psycopg://u:S3cr3tPw@h:5/x?sslmode=require", "sqlite://u:S3cr3tPw@/a.db",
+        "postgresql://u:p%40S3cr3tPw%2F@h/x", "postgresql://u:a/S3cr3tPw@h/x", "postgresql://u:a@S3cr3tPw@h/x",
+        "postgresql://u@h/x?password=S3cr3tPw", "postgresql://u@h/x?connect_timeout=3&Password=S3cr3tPw&x=1",
+        "postgresql://u@h/x?%70assword=S3cr3tPw", "postgresql://h/x?sslpassword=S3cr3tPw", "x://h/?token=S3cr3tPw",
+    ],
+)  # fmt: skip
+def test_passwords_are_masked_in_any_spelling(url: str) -> None:
+    for text in (url, f"ncpl train --db {url} --tasks 3", json.dumps({"command": f"ncpl --db {url}", "host": "a@b"})):
+        found = without_passwords(text)
+        assert "S3cr3tPw" not in found and "***" in found
+        assert (found.startswith(text[:8]) and found[-5:] == text[-5:]) or text == url
+    assert json.loads(found)["host"] == "a@b"
+    for plain in ("a.db", "ncpl import x?password=1", "https://host/a?b=c", "me@host:path", "postgresql://h:5432/x"):
+        assert without_passwords(plain) == plain
+
+
+def test_a_password_that_an_older_store_kept_is_neither_shown_nor_merged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_store(tmp_path / "a.db") as store:
+        store.register(RunInfo("aa0000000001", "a", "permuted-digits", 0, {}, {}, 1))
+        store.claim(["aa0000000001"], Owner.current(), {"command": "ncpl --db sqlite://u:S3cr3tPw@/a.db --seed 1"})
+        store.release("aa0000000001", 1)
+    for line in (["runs", "show", "aa"], ["runs", "show", "aa", "--json"]):
+        assert call([*line, "--db", str(tmp_path / "a.db")]) == 0
+        assert "S3cr3tPw" not in capsys.readouterr().out
+    url = f"sqlite://u:S3cr3tPw@/{tmp_path / 'b.db'}"
+    for line in (
+        ["db", "merge", str(tmp_path / "a.db"), "--json"],
+        ["db", "info"],
+        ["db", "check"],
+        ["runs", "show", "z"],
+    ):
+        call([*line, "--db", url])
+        said = capsys.readouterr()
+        assert "S3cr3tPw" not in said.out + said.err
+    assert b"S3cr3tPw" not in (tmp_path / "b.db").read_bytes()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -13,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from ncpl_cli.errors import InputError, StoreError
+from ncpl_cli.errors import InputError, StoreError, without_passwords
 from ncpl_cli.store.sqlite_file import StoreFile, parsed_url, sqlite_path
 
 ADVISORY_LOCK = 0x6E63706C
@@ -78,7 +77,7 @@ def _server(url: str, *, readonly: bool) -> sa.Engine:
 
 def shown(url: str) -> str:
     """A store's URL without its password."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    return without_passwords(url)
 
 
 def one_at_a_time(connection: sa.Connection) -> None:
@@ -117,7 +116,7 @@ def translated(url: str) -> Iterator[None]:
 def translate(url: str, error: Exception) -> StoreError:
     """The sentence and the hint for a database's error."""
     original = error.orig if isinstance(error, DBAPIError) else error
-    text = str(original).strip()
+    text = without_passwords(str(original).strip())
     path, url = sqlite_path(url), shown(url)
     if "database is locked" in text:
         return StoreError(f"the store {url} is locked by another program.", "try again when it is done")

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ncpl_cli.errors import InputError, StoreError
+from ncpl_cli.errors import InputError, StoreError, without_passwords
 from ncpl_cli.store.connection import insert_new, shown
 from ncpl_cli.store.schema import attempts, epochs, labels, measurements, runs, task_accuracy, terms, undefined
 from ncpl_cli.store.writing import Writing
@@ -123,7 +123,10 @@ def _take(
         if found:
             writing.execute(table.insert(), [row | {"run": here} | {k: number[row[k]] for k in named} for row in found])
     _copy(reading, writing, task_accuracy, pk, here, task_accuracy.c.epoch > after)
-    tried = [row | {"run": here, "attempt": row["attempt"] + first} for row in _rows(reading, attempts, pk)]
+    tried = [
+        row | {"run": here, "attempt": row["attempt"] + first, "provenance": without_passwords(row["provenance"])}
+        for row in _rows(reading, attempts, pk)
+    ]
     if tried:
         writing.execute(attempts.insert(), tried)
     return what

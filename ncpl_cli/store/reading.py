@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ncpl_cli.errors import InputError
+from ncpl_cli.errors import InputError, without_passwords
 from ncpl_cli.records import Address
 from ncpl_cli.store.database import Database
 from ncpl_cli.store.keys import all_meant, check_filters, meant
@@ -93,7 +93,7 @@ class Reading(Database):
         with self.reading() as connection:
             found = connection.execute(sa.select(attempts).where(attempts.c.run == pk).order_by(attempts.c.attempt))
             rows = [dict(row) | {"id": run} for row in found.mappings()]
-        return [row | {"provenance": from_json(row, "provenance", dict)} for row in rows]
+        return [row | {"provenance": _masked(from_json(row, "provenance", dict))} for row in rows]
 
     def last_epoch(self, run: str) -> int:
         """The last stored epoch of a run, -1 when there is none."""
@@ -178,3 +178,8 @@ class Reading(Database):
         )
         with self.reading() as connection:
             return [(int(e), int(t), float(a)) for e, t, a in connection.execute(query)]
+
+
+def _masked(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Stores of before kept the command line as it was given, with a password in it."""
+    return {key: without_passwords(value) if isinstance(value, str) else value for key, value in provenance.items()}

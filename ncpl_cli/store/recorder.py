@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from ncpl_cli.errors import InputError, NcplError
+from ncpl_cli.errors import InputError, NcplError, without_passwords
 from ncpl_cli.provenance import surroundings
 from ncpl_cli.records import Address, EpochRecord, RunInfo
 from ncpl_cli.store.heartbeat import heartbeat
@@ -66,7 +66,7 @@ class Recorder:
     def __enter__(self) -> Self:
         """Claim the run; raises LeaseLost while another process records it."""
         self._store.register(self._info, self._name)
-        facts = surroundings() | {"engine": "recorder", "command": " ".join(sys.argv)}
+        facts = surroundings() | {"engine": "recorder", "command": without_passwords(" ".join(sys.argv))}
         self._attempt = self._store.claim([self.id], Owner.current(), facts)[self.id]
         self._row = self._store.final(self.id)
         self._begun = False
