@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from ncpl_cli.errors import StoreError
+from ncpl_cli.errors import InputError, StoreError
 from ncpl_cli.main import call
 from ncpl_cli.records import Address, EpochRecord, RunInfo
-from ncpl_cli.store import Owner, open_store
+from ncpl_cli.store import Owner, Store, open_store
 
 FROZEN = Path(__file__).parent / "data" / "store_0001.sql"
 
@@ -220,3 +221,44 @@ def test_check_finds_what_commands_would_stumble_on(
         code = call([*line.format(run="f00000000000").split(), "--db", str(path)])
         said = capsys.readouterr().err
         assert "unexpectedly" not in said and (code in (0, 2) or "error: " in said), (line, said)
+
+
+SCRIPTS_READ = {
+    "runs": "pk, id, scenario, seed, settings, status, parent, branch_epoch", "attempts": "run, provenance",
+    "labels": "run, name", "epochs": "run, epoch, task, online_accuracy, train_loss",
+    "task_accuracy": "run, epoch, evaluated_task, accuracy",
+}  # fmt: skip
+
+
+def test_a_query_reads_what_scripts_rely_on_and_changes_nothing(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for table, columns in SCRIPTS_READ.items():
+        assert store.query(f"SELECT {columns} FROM {table}")[0] == columns.split(", ")
+    store.register(RunInfo("f00000000000", "{}", "permuted-digits", 0, {"lr": 0.01}, {}, 9), "it's")
+    assert store.query("WITH a AS (SELECT id, seed FROM runs) SELECT * FROM a") == (
+        ["id", "seed"],
+        [("f00000000000", 0)],
+    )
+    for sql in ("SELEC 1", "SELECT nothing FROM runs", "", "-- nothing"):
+        with pytest.raises(InputError):
+            store.query(sql)
+    if store.file is None:
+        return
+    for sql in (
+        "SELECT 1; SELECT 2", "DELETE FROM runs", "DROP TABLE labels",
+        "PRAGMA user_version = 3", "PRAGMA table_info(runs)", "COMMIT",
+        f"ATTACH '{tmp_path / 'x.db'}' AS x", f"VACUUM INTO '{tmp_path / 'y.db'}'", "CREATE TEMP TABLE t (x)",
+        "INSERT INTO labels SELECT pk, 'x' FROM runs RETURNING name",
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=r"only reads|within a transaction|one statement"):
+            store.query(sql)
+    assert len(store.runs()) == 1 and not {"x.db", "y.db"} & {path.name for path in tmp_path.iterdir()}
+    monkeypatch.setenv("NCPL_DB", str(tmp_path / "a.db"))
+    assert (
+        call(["db", "query", "SELECT run, name, 0.5 AS half, NULL AS none, x'ff' AS blob FROM labels", "--json"]) == 0
+    )
+    document = json.loads(capsys.readouterr().out)
+    assert document == {"columns": ["run", "name", "half", "none", "blob"], "rows": [[1, "it's", 0.5, None, "ff"]]}
+    assert call(["db", "query", "SELECT id FROM runs"]) == 0 and capsys.readouterr().out == "id\nf00000000000\n"
+    assert call(["db", "query", "DELETE FROM runs"]) == 2

@@ -1,4 +1,4 @@
-"""`ncpl db`: info, upgrade, check, merge."""
+"""`ncpl db`: info, upgrade, check, query, merge."""
 
 from __future__ import annotations
 
@@ -66,6 +66,27 @@ def check(db: Db = None, json_: Json = False) -> None:
     if problems:
         faults = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
         raise StoreError(f"the store {shown(url)} has {len(problems)} faults: {faults}.", "restore a backup")
+
+
+@app.command("query")
+def query(
+    sql: Annotated[str, typer.Argument(help="One SELECT.")],
+    db: Db = None,
+    json_: Json = False,
+) -> None:
+    """Ask the store in SQL; it is opened for reading only.
+
+    Example: ncpl db query "SELECT id, count(*) FROM runs JOIN epochs ON epochs.run = runs.pk GROUP BY id"
+    """
+    from ncpl_cli.store import open_store
+
+    with open_store(_common.store_url(db), readonly=True) as store:
+        columns, rows = store.query(sql)
+    rows = [tuple(cell.hex() if isinstance(cell, bytes) else cell for cell in row) for row in rows]
+    if json_:
+        _common.print_json({"columns": columns, "rows": rows})
+    else:
+        _common.print_table(columns, rows)
 
 
 @app.command("merge")
