@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import struct
 import threading
 from pathlib import Path
 
@@ -506,7 +507,7 @@ def test_lightnings_folders_are_runs(db: str, tmp_path: Path, capsys: pytest.Cap
         call(["import", str(tmp_path / "x"), "--from", "lightning", "--scenario", "s", "--name", "n", "--db", db]) == 2
     )
     assert call(["import", one, "--from", "keras", "--scenario", "s", "--name", "n", "--db", db]) == 2
-    assert "csv, jsonl, lightning" in capsys.readouterr().err
+    assert "csv, jsonl, lightning, tensorboard, trackio" in capsys.readouterr().err
 
 
 def test_lines_of_json_are_rows(db: str, tmp_path: Path) -> None:
@@ -536,3 +537,93 @@ def test_a_log_is_read_from_a_pipe(db: str, tmp_path: Path) -> None:
     with open_store(db) as store:
         assert import_csv(store, pipe, scenario="warm-start", name="theirs").epochs == 2
     writer.join()
+
+
+def _varint(value: int) -> bytes:
+    found = b""
+    while value > 127:
+        found, value = found + bytes([value & 127 | 128]), value >> 7
+    return found + bytes([value])
+
+
+def _event(step: int, scalars: dict[str, float], *, tensor: bool = False) -> bytes:
+    """An Event of TensorBoard as its protocol buffer says, in its frame; checksums are not looked at."""
+    summary = b""
+    for tag, value in scalars.items():
+        if tensor:  # as newer writers do: a TensorProto of type float, shape (), content
+            number = b"\x08\x01" + b"\x12\x00" + b"\x22\x04" + struct.pack("<f", value)
+            number = b"\x42" + _varint(len(number)) + number
+        else:
+            number = b"\x15" + struct.pack("<f", value)
+        one = b"\x0a" + _varint(len(tag)) + tag.encode() + number
+        summary += b"\x0a" + _varint(len(one)) + one
+    data = b"\x09" + struct.pack("<d", 1.7e9) + b"\x10" + _varint(step) + b"\x2a" + _varint(len(summary)) + summary
+    return struct.pack("<Q", len(data)) + b"crc4" + data + b"crc4"
+
+
+@pytest.mark.parametrize("tensor", [False, True])
+def test_event_files_of_tensorboard(db: str, tmp_path: Path, tensor: bool) -> None:
+    """Two runs, one in two files of which the last breaks off; half numbers are exact in float32."""
+    first = b"\x09" + struct.pack("<d", 1.7e9) + b"\x1a\x0dbrain.Event:2"
+    head = struct.pack("<Q", len(first)) + b"crc4" + first + b"crc4"
+    for run in ("a", "b/c"):
+        folder = tmp_path / "runs" / run
+        folder.mkdir(parents=True)
+        parts = [_event(step, {"nc1": 2 - step / 4, "val/acc": step / 8}, tensor=tensor) for step in range(1, 5)]
+        if run == "a":
+            (folder / "events.out.tfevents.1.host").write_bytes(head + b"".join(parts))
+        else:
+            (folder / "events.out.tfevents.1.host").write_bytes(head + b"".join(parts[:2]))
+            (folder / "events.out.tfevents.2.host").write_bytes(head + b"".join(parts[2:])[:-3])
+    with open_store(db) as store:
+        done = import_csv(store, tmp_path / "runs", scenario="warm-start", name="theirs", kind="tensorboard")
+    found = series(db)
+    assert found["a"] == {"epoch": [1, 2, 3, 4], "nc1": [1.75, 1.5, 1.25, 1.0], "val/acc": [0.125, 0.25, 0.375, 0.5]}
+    assert found[done.runs["b/c"]]["epoch"] == [1, 2, 3]
+    said = " ".join(done.notes)
+    assert (
+        "breaks off" in said and "the steps are taken as epochs" in said and "2 of 2 runs have logged no seed" in said
+    )
+
+
+def test_event_files_with_epochs_keep_the_last_value_of_each(db: str, tmp_path: Path) -> None:
+    """As Lightning logs: the epoch beside every metric, counted from 0."""
+    events = [
+        _event(49, {"epoch": 0, "loss": 1.0}), _event(99, {"epoch": 0, "loss": 0.75}), _event(99, {"val": 0.25}),
+        _event(149, {"epoch": 1, "loss": 0.5}), _event(199, {"epoch": 1, "val": 0.5}),
+    ]  # fmt: skip
+    (tmp_path / "one").mkdir()
+    path = tmp_path / "one" / "events.out.tfevents.1"
+    path.write_bytes(b"".join(events))
+    with open_store(db) as store:
+        import_csv(store, path, scenario="warm-start", name="theirs", kind="tensorboard")
+    assert series(db)["one"] == {"epoch": [1, 2], "loss": [0.75, 0.5], "step": [99, 199], "val": [0.25, 0.5]}
+    path.write_bytes(b"no events at all, but some text")
+    with open_store(db) as store, pytest.raises(DataError, match="no event file"):
+        import_csv(store, path, scenario="warm-start", name="n", kind="tensorboard")
+
+
+def test_a_database_of_trackio(db: str, tmp_path: Path) -> None:
+    path = tmp_path / "project.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "CREATE TABLE metrics (id INTEGER PRIMARY KEY, run_id TEXT, timestamp TEXT, run_name TEXT, step INTEGER, "
+            "metrics TEXT)"
+        )
+        connection.execute("CREATE TABLE configs (id INTEGER PRIMARY KEY, run_name TEXT, config TEXT)")
+        connection.execute("INSERT INTO configs (run_name, config) VALUES ('swift', '{\"seed\": 7, \"lr\": 0.1}')")
+        for run in ("swift", "calm"):
+            for step in range(3):
+                text = json.dumps({"nc1": 1 / (step + 1), "epoch": step, "test": {"accuracy": step / 4}, "note": "x"})
+                connection.execute(
+                    "INSERT INTO metrics (run_name, step, metrics, timestamp) VALUES (?, ?, ?, '')", (run, step, text)
+                )
+    with open_store(db) as store:
+        done = import_csv(store, path, scenario="warm-start", name="theirs", kind="trackio")
+        assert {row.id: row.seed for row in store.runs()} == {"swift": 7, "calm": 1}
+    assert series(db)["swift"] == {
+        "epoch": [1, 2, 3], "nc1": [1.0, 0.5, 1 / 3], "step": [0, 1, 2], "test.accuracy": [0, 0.25, 0.5],
+    }  # fmt: skip
+    assert "1 of 2 runs have logged no seed: they are numbered." in done.notes
+    with open_store(db) as store, pytest.raises(DataError, match="no database of Trackio"):
+        import_csv(store, Path(db), scenario="warm-start", name="n", kind="trackio")

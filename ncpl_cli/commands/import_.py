@@ -21,7 +21,9 @@ def import_(
     name: Annotated[str, typer.Option(help="Label of these runs; analyses group imported runs by it.")],
     replace: Annotated[bool, typer.Option("--replace", help="Replace runs stored with other values.")] = False,
     skip: Annotated[list[str] | None, typer.Option(help="Leave this column out; repeatable.")] = None,
-    kind: Annotated[str, typer.Option("--from", help="What wrote it: csv, lightning or jsonl.")] = "csv",
+    kind: Annotated[
+        str, typer.Option("--from", help="What wrote it: csv, lightning, tensorboard, trackio or jsonl.")
+    ] = "csv",
     epochs_from: Annotated[
         int | None,
         typer.Option(

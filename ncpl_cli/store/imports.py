@@ -21,9 +21,9 @@ import sqlalchemy as sa
 from ncpl_cli.store.csv_rows import Facts, Row, Source
 from ncpl_cli.store.import_epochs import Epoch, ImportedEpochs
 from ncpl_cli.store.import_runs import Complaints, ImportedRuns, Known
-from ncpl_cli.store.log_lines import lines_of
 from ncpl_cli.store.places import SPLITS
 from ncpl_cli.store.schema import attempts, epochs, runs
+from ncpl_cli.store.tracker_logs import lines_of
 from ncpl_cli.store.writing import Writing
 
 BATCH = 4096
@@ -71,7 +71,7 @@ def import_csv(
     """Store the runs of a log under a name, in one transaction.
 
     skip         columns to leave out
-    kind         csv, lightning or jsonl
+    kind         csv, lightning, tensorboard, trackio or jsonl
     epochs_from  what the log calls its first trained epoch: 0 or 1 (then 0 is the untrained network); None: see
                  `Source.scan`
     progress     called with the number of rows read so far, every now and then

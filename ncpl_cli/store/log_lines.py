@@ -10,11 +10,11 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from ncpl_cli.errors import DataError, InputError, unknown
+from ncpl_cli.errors import DataError, InputError
 
 Line = tuple[int, list[str]]
 
@@ -75,7 +75,7 @@ class LightningLines:
     """
 
     def __init__(self, path: Path) -> None:
-        files = sorted(path.rglob("metrics.csv"), key=_natural) if path.is_dir() else [path]
+        files = sorted(path.rglob("metrics.csv"), key=natural) if path.is_dir() else [path]
         if not files:
             raise InputError(f"there is no metrics.csv below {path}.", "name a folder that CSVLogger has written")
         self.path = path
@@ -116,7 +116,7 @@ class LightningLines:
                     yield line, fields
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
+def natural(path: Path) -> list[tuple[int, str]]:
     """version_10 after version_9."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", str(path))]
 
@@ -129,26 +129,12 @@ def _seed(file: Path) -> str | None:
     return found[1] if found else None
 
 
-class JsonLines:
-    """A JSON object a line; nested ones as a.b. Without a run the file is one, without a seed that is 0."""
+class Records:
+    """Rows as mappings by column; without a run the file is one, without a seed that is 0; words are left out."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.notes: list[str] = []
-        self._rows: list[tuple[int, dict[str, Any]]] = []
-        for line, text in enumerate(_read(path).splitlines(), 1):
-            if not text.strip():
-                continue
-            try:
-                one = json.loads(text)
-                if not isinstance(one, dict):
-                    raise ValueError(f"a {type(one).__name__}")
-            except ValueError as error:
-                raise DataError(
-                    f"{path}, line {line}: no JSON object ({error}).", 'one a line: {"epoch": 1, "nc1": 0.5}'
-                ) from None
-            self._rows.append((line, _flat(one)))
-        keys = dict.fromkeys(key for _, one in self._rows for key in one)
+    def __init__(self, path: Path, rows: list[tuple[int, dict[str, Any]]], notes: list[str] | None = None) -> None:
+        self.path, self.notes, self._rows = path, notes or [], rows
+        keys = dict.fromkeys(key for _, one in rows for key in one)
         given = {"run": path.stem, "seed": 0}
         self._given = {key: value for key, value in given.items() if key not in keys}
         for key, value in self._given.items():
@@ -170,10 +156,29 @@ class JsonLines:
             yield line, [_text(row.get(name)) for name in self._names]
 
 
-def _flat(one: dict[str, Any], before: str = "") -> dict[str, Any]:
+def json_lines(path: Path) -> Records:
+    """A JSON object a line; nested ones as a.b."""
+    rows = []
+    for line, text in enumerate(_read(path).splitlines(), 1):
+        if not text.strip():
+            continue
+        try:
+            one = json.loads(text)
+            if not isinstance(one, dict):
+                raise ValueError(f"a {type(one).__name__}")
+        except ValueError as error:
+            raise DataError(
+                f"{path}, line {line}: no JSON object ({error}).", 'one a line: {"epoch": 1, "nc1": 0.5}'
+            ) from None
+        rows.append((line, flat(one)))
+    return Records(path, rows)
+
+
+def flat(one: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with names a.b."""
     found: dict[str, Any] = {}
     for key, value in one.items():
-        found |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+        found |= flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
     return found
 
 
@@ -181,14 +186,3 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     return str(int(value)) if isinstance(value, bool) else value if isinstance(value, str) else repr(value)
-
-
-KINDS: dict[str, Callable[[Path], Lines]] = {"csv": CsvLines, "lightning": LightningLines, "jsonl": JsonLines}
-"""What `--from` can name. Lightning counts epochs from 0; of the others the file itself tells."""
-
-
-def lines_of(kind: str, path: Path) -> Lines:
-    """The lines of a log of this kind; raises InputError for an unknown kind."""
-    if kind not in KINDS:
-        raise unknown("kind of log", kind, KINDS)
-    return KINDS[kind](path)
