@@ -175,6 +175,7 @@ def from_row(row: Any, data: Dataset) -> RunSpec:
     if row.scenario not in known:
         raise InputError(f"run {row.id} is of {row.scenario}, which this ncpl cannot train.")
     stored, recorded = row.settings, {**row.recorded, "metrics": tuple(row.recorded["metrics"])}
+    recorded["at"] = tuple(row.recorded.get("at", ()))
     check_names(recorded["metrics"])
 
     def part(kind: type[Any], **named: Any) -> Any:
@@ -281,7 +282,12 @@ def _measure(given: Mapping[str, Any]) -> MeasureSpec:
     named = {"measure_every": "every", "measure_samples": "samples"}
     found = {named[key]: values.read(given[key], Allowed(int), _dashed(key))
              for key in named if given.get(key) is not None}  # fmt: skip
-    return MeasureSpec(metrics=metrics, **found, **_read(None, given, ("layers", "task_accuracy")))
+    read = _read(None, given, ("layers", "task_accuracy", "measure_at", "fresh_baseline_over"))
+    at = tuple(sorted(values.ranges(read.pop("measure_at"), "--measure-at"))) if "measure_at" in read else ()
+    over = read.pop("fresh_baseline_over", "first")
+    if over != "first" and "fresh_gap" not in chosen(metrics):
+        raise InputError(f"--fresh-baseline-over {over} says what --fresh-baseline covers: give that too.")
+    return MeasureSpec(metrics=metrics, at=at, fresh_over=over, **found, **read)
 
 
 def _probes(scenario: Scenario, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,6 +59,8 @@ ALLOWED: dict[str, Allowed] = {
     "precision": Allowed(choices=PRECISIONS),
     "engine": Allowed(choices=("auto", *ENGINES)),
     "layers": Allowed(choices=("last", "all")),
+    "measure_at": Allowed(form=values.numbers),
+    "fresh_baseline_over": Allowed(choices=("first", "task")),
     "task_accuracy": Allowed(choices=("current", "end", "all", "every")),
     "keep_checkpoints": Allowed(form=values.keep),
     "probes": Allowed(choices=("now", "later")),
@@ -140,6 +142,10 @@ class MeasureSpec:
     task_accuracy: str = "end"
     task_accuracy_samples: int = 1000
     plan: str | None = None  # of the analysis, as canonical JSON: fixed before the first epoch
+    at: tuple[int, ...] = ()
+    """Epochs that get every chosen metric; the expensive ones are then left out elsewhere. None: all epochs do."""
+    fresh_over: str = "first"
+    """What `fresh_gap` covers: a task's `first` epoch, or the whole `task`."""
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from ncpl_cli.engines import ENGINES, Engine, Progress
 from ncpl_cli.interventions import Treatment
 from ncpl_cli.interventions.intervention import INITIALISATION
 from ncpl_cli.metrics import Measured, measure
-from ncpl_cli.metrics.catalogue import AT_START, chosen, every_epoch
+from ncpl_cli.metrics.catalogue import AT_START, METRICS, at_start, chosen, every_epoch
 from ncpl_cli.metrics.forgetting import evaluated_tasks, task_accuracy
-from ncpl_cli.metrics.history import plasticity
+from ncpl_cli.metrics.history import fresh_gap, plasticity, task_online
 from ncpl_cli.metrics.snapshot import Snapshot
 from ncpl_cli.objectives import REGRESSION
 from ncpl_cli.plan import Cohort, agreed
@@ -85,7 +85,7 @@ class Run:
     initial   its parameters as initialised
     history   every epoch so far; `seen`: its tasks so far, the last of them is `task`
     start     what was measured before the task's first epoch
-    fresh     first-epoch online accuracy of a fresh network on the task, in the same order; None = not asked for
+    fresh     online accuracy of a fresh network on the task, epoch by epoch in the same order; empty = not asked for
     stopped   its task has reached what it was to stop at; `finished`: so has the run, and `held` is its last state
     """
 
@@ -95,7 +95,7 @@ class Run:
         self.history: History = []
         self.seen: list[Task] = []
         self.start = Measured()
-        self.fresh: float | None = None
+        self.fresh: list[float] = []
         self.stopped = self.diverged = self.finished = False
         self.held: State = {}
 
@@ -112,7 +112,7 @@ class Run:
     def enter(self, index: int) -> None:
         """Begin a task."""
         self.seen.append(task_of(self.spec, index, self.data))
-        self.stopped, self.fresh, self.start = False, None, Measured()
+        self.stopped, self.fresh, self.start = False, [], Measured()
 
     def load(self, saved: Mapping[str, Tensor]) -> None:
         """Put parameters and buffers into the live network."""
@@ -139,7 +139,8 @@ class Run:
         if self.task.phase == "probe":  # its parent's row of that epoch has it all
             return EpochRecord(0, 0, 0, 0, 0.0, 0.0, {})
         spec = self.spec
-        measured = measure(self.snapshot(self.initial, spec.optimizer.lr), spec.measure.metrics, spec.measure.layers)
+        wanted = tuple(self._due(0, chosen(spec.measure.metrics)))
+        measured = measure(self.snapshot(self.initial, spec.optimizer.lr), wanted, spec.measure.layers)
         undefined = dict(measured.undefined)
         for name in ("online_accuracy", "online_loss", "plasticity_loss", "plasticity_loss_b24"):
             undefined[Address(name)] = "untrained"
@@ -149,7 +150,18 @@ class Run:
     def measure_start(self) -> None:
         """Measure what is measured before a task's first epoch, on that task."""
         metrics = tuple(chosen(self.spec.measure.metrics) & AT_START)
-        self.start = measure(self.snapshot(None), metrics) if metrics and not self.resting else Measured()
+        self.start = measure(self.snapshot(None), metrics) if metrics else Measured()
+        if also := tuple(at_start(self.spec.measure.metrics)):
+            found = Measured()
+            with self.start.timed("start"):
+                self.measure(found, also)
+            self.start.values |= {_at_start(a): v for a, v in found.values.items() if a.split == "train"}
+            self.start.undefined |= {_at_start(a): why for a, why in found.undefined.items() if a.split == "train"}
+
+    def _due(self, epoch: int, metrics: Collection[str]) -> set[str]:
+        """Of some metrics, those that are due after an epoch: the expensive ones only where epochs are named."""
+        at = self.spec.measure.at
+        return {name for name in metrics if not at or epoch in at or METRICS[name].cost != "expensive"}
 
     def measure(self, found: Measured, metrics: Collection[str]) -> None:
         """Add metrics of the network as it is to what was found."""
@@ -184,8 +196,10 @@ class Run:
             found.undefined[Address("nc1")] = "the run diverged: parameters are not finite"
         else:
             last |= self.stopped
-            everything, often = chosen(spec.metrics) - AT_START, every_epoch(spec.metrics) - AT_START
-            if at.epoch % spec.every == 0 or last or task.stop_nc1 is not None:
+            everything = self._due(at.epoch, chosen(spec.metrics) - AT_START)
+            named = at.epoch in spec.at
+            often = everything if named else everything & every_epoch(spec.metrics)
+            if named or at.epoch % spec.every == 0 or last or task.stop_nc1 is not None:
                 self.measure(found, everything if last else often)
             nc1 = found.values.get(Address("nc1"))
             if task.stop_nc1 is not None and nc1 is not None and nc1 < task.stop_nc1:
@@ -198,9 +212,9 @@ class Run:
                 with found.timed("forgetting") if tested else contextlib.nullcontext():
                     accuracies = task_accuracy(self.network, self.data, tested, spec.task_accuracy_samples, self.device)
         found.put(*plasticity(self.history, is_last_epoch=last))
-        if self.fresh is not None:
-            own = next(accuracy for of, epoch, accuracy in self.history if (of, epoch) == (task.index, 1))
-            found.values[Address("fresh_gap")] = self.fresh - own
+        found.put(*task_online(self.history, is_last_epoch=last))
+        if self.fresh:
+            found.put(*fresh_gap(self.fresh, self.history, over=spec.fresh_over, is_last_epoch=last))
         if task.index not in accuracies and (test := found.values.get(Address("test_accuracy"))) is not None:
             accuracies[task.index] = test
         return EpochRecord(
@@ -249,13 +263,16 @@ def train(
         first = position.next_task_epoch
         if first == 1 and (changing := [r for r, task in enumerate(tasks) if task.changes]):
             engine.change(f"{phase} {index}", changing)
-        _measure_fresh(runs, cohort, tasks)
+        fresh = _Fresh(runs, cohort, tasks, length)
+        for task_epoch in range(1, first):
+            fresh.advance(task_epoch)
         for task_epoch in range(first, length + 1):
             rate = learning_rate(optimizer, task_epoch, length)
             active = [run for run in runs if not run.resting]
             if task_epoch == 1:
                 for run in active:
                     run.measure_start()
+            fresh.advance(task_epoch)
             progress = engine.train_epoch(tasks, [task.order(task_epoch) for task in tasks], rate)
             samples = agreed("samples", (own.samples for own in progress))
             position = replace(position, epoch=position.epoch + 1, samples_seen=position.samples_seen + samples)
@@ -276,6 +293,11 @@ def train(
                 return
             if last:
                 break
+
+
+def _at_start(address: Address) -> Address:
+    """Where a value stands that was measured on the training split before a task's first step."""
+    return Address(address.metric, "start", address.layer)
 
 
 def _go_on(runs: Sequence[Run], engine: Engine, scenario: Any, start: Start) -> Position:
@@ -313,16 +335,28 @@ def begin(cohort: Cohort, data: Dataset, stream: str = "initialisation") -> tupl
     return nets, engine
 
 
-def _measure_fresh(runs: Sequence[Run], cohort: Cohort, tasks: Sequence[Task]) -> None:
-    """First-epoch online accuracy of a freshly initialised network of each run on its task, in the same data order."""
-    asked = [run for run in runs if "fresh_gap" in chosen(run.spec.measure.metrics)]
-    if not asked:
-        return
-    phase, index, length = agreed("phase, index and length", ((t.phase, t.index, t.epochs) for t in tasks))
-    _, engine = begin(cohort, runs[0].data, f"fresh network {phase} {index}")
-    rate = learning_rate(cohort.shared.optimizer, 1, length)
-    for run, own in zip(runs, engine.train_epoch(tasks, [task.order(1) for task in tasks], rate), strict=True):
-        run.fresh = own.accuracy if run in asked and own.correct is not None else None
+class _Fresh:
+    """Freshly initialised networks of the runs that ask for one, on the same task in the same order."""
+
+    def __init__(self, runs: Sequence[Run], cohort: Cohort, tasks: Sequence[Task], length: int) -> None:
+        asked = ["fresh_gap" in chosen(run.spec.measure.metrics) for run in runs]
+        whole = any(run.spec.measure.fresh_over == "task" for run in runs)
+        self._epochs = (length if whole else 1) if any(asked) else 0
+        self._runs, self._asked, self._tasks, self._length = runs, asked, tasks, length
+        self._optimizer = cohort.shared.optimizer
+        if self._epochs:
+            phase, index = agreed("phase and index", ((task.phase, task.index) for task in tasks))
+            _, self._engine = begin(cohort, runs[0].data, f"fresh network {phase} {index}")
+
+    def advance(self, task_epoch: int) -> None:
+        """Train them for the epoch that their runs are about to train, if it is looked at."""
+        if task_epoch > self._epochs:
+            return
+        rate = learning_rate(self._optimizer, task_epoch, self._length)
+        progress = self._engine.train_epoch(self._tasks, [task.order(task_epoch) for task in self._tasks], rate)
+        for run, asked, own in zip(self._runs, self._asked, progress, strict=True):
+            if asked and own.correct is not None:
+                run.fresh.append(own.accuracy)
 
 
 def build(spec: RunSpec, data: Dataset, stream: str = "initialisation") -> networks.Network:

@@ -203,6 +203,12 @@ def several(text: str, said: str) -> str:
     return text
 
 
+def numbers(text: str, said: str) -> str:
+    """A list of whole numbers, `0-4` or `1,3,7`, as it was written."""
+    ranges(text, said)
+    return text
+
+
 def addresses(text: str, said: str) -> str:
     """Metrics with commas between them, each `metric[@split[/layer]]`, as they were written."""
     for one in names(text, said):

@@ -19,8 +19,8 @@ from ncpl_cli.spec import DatasetSpec, NetworkSpec, OptimizerSpec
 from ncpl_cli.values import Allowed
 
 MEASURING = (
-    "metrics", "layers", "measure_every", "measure_samples", "task_accuracy", "fresh_baseline", "engine", "probes",
-    "probe", "probe_every", "probe_epochs",
+    "metrics", "layers", "measure_at", "measure_every", "measure_samples", "task_accuracy", "fresh_baseline",
+    "fresh_baseline_over", "engine", "probes", "probe", "probe_every", "probe_epochs",
 )  # fmt: skip
 """Settings that are no part of a run's identity: one value for the whole sweep."""
 

@@ -98,10 +98,19 @@ def common_options(
     fresh_baseline: Annotated[
         bool, typer.Option("--fresh-baseline", help="Train a fresh network on every task too: fresh_beforehand.")
     ] = False,
+    fresh_baseline_over: Annotated[
+        str | None, typer.Option(help="What it covers: a task's first epoch or the whole task; default first.")
+    ] = None,
     engine: Annotated[str | None, typer.Option(help="auto, online or stacked; default auto.")] = None,
-    metrics: Annotated[str | None, typer.Option(help="default, all, or ids with commas (ncpl catalog).")] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="default, all, or ids with commas (ncpl catalog); ID@start: before a task's first step."),
+    ] = None,
     layers: Annotated[str | None, typer.Option(help="Layers to measure: last or all; default last.")] = None,
     measure_every: Annotated[int | None, typer.Option(help="Measure every K epochs; default 1.")] = None,
+    measure_at: Annotated[
+        str | None, typer.Option(help="Epochs with every chosen metric, e.g. 0,1,5; elsewhere no expensive ones.")
+    ] = None,
     measure_samples: Annotated[int | None, typer.Option(help="Samples per split to measure on; default all.")] = None,
     task_accuracy: Annotated[
         str | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from ncpl_cli.errors import unknown
+from ncpl_cli.errors import InputError, unknown
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,10 @@ METRICS: dict[str, Metric] = {
             "history", "earlier epochs",
             ("plasticity_loss", "first-epoch online accuracy, task 0 minus this", "higher = more loss", "ncpl, B24"),
             ("plasticity_loss_b24", "the same with means over all epochs of a task", "higher = more loss", "B24"),
+        ),
+        Metric(
+            "task_online_accuracy", "mean of online_accuracy over a task's epochs, at its last",
+            "higher = learns faster", "earlier epochs", "K23", "history",
         ),
         Metric(
             "fresh_gap", "first-epoch online accuracy of a fresh network on this task, minus ours",
@@ -221,19 +225,39 @@ METRICS: dict[str, Metric] = {
 def check_names(names: Iterable[str]) -> None:
     """Raise InputError for a metric that is not in the catalogue (`default` and `all` are names of sets)."""
     for name in names:
-        if name not in METRICS and name not in ("default", "all"):
-            raise unknown("metric", name, METRICS)
+        base = name.removesuffix(START)
+        if base not in METRICS and base not in ("default", "all"):
+            raise unknown("metric", base, METRICS)
+        if base != name and base in METRICS and METRICS[base].family not in START_FAMILIES:
+            raise InputError(
+                f"{base} is not measured before a task's first step.",
+                f"of these families: {', '.join(START_FAMILIES)}; curvature always is, under its own name",
+            )
 
 
 def chosen(names: Iterable[str]) -> set[str]:
     """The ids that a list of names means: `default` = the cheap ones, `all` = every one."""
     ids: set[str] = set()
     for name in names:
+        if name.endswith(START):
+            continue
         if name in ("default", "all"):
             ids |= {m.id for m in METRICS.values() if name == "all" or m.cost == "cheap"}
         else:
             ids.add(name)
     return ids
+
+
+START = "@start"
+"""What follows a name that is also measured before a task's first step, on that task: `gradient_norm@start`."""
+
+START_FAMILIES = ("collapse", "units", "preactivations", "gradients", "weights", "ntk", "churn")
+
+
+def at_start(names: Iterable[str]) -> set[str]:
+    """The ids that `ID@start`, `default@start` and `all@start` in a list of names mean."""
+    asked = chosen(name.removesuffix(START) for name in names if name.endswith(START))
+    return {name for name in asked if METRICS[name].family in START_FAMILIES}
 
 
 AT_START = frozenset(name for name, metric in METRICS.items() if metric.family == "curvature")

@@ -8,6 +8,32 @@ from collections.abc import Sequence
 from ncpl_cli.objectives import REGRESSION
 
 
+def task_online(
+    history: Sequence[tuple[int, int, float]], *, is_last_epoch: bool
+) -> tuple[dict[str, float], dict[str, str]]:
+    """task_online_accuracy: the mean of online accuracy over all epochs of a task, at its last; why it is undefined.
+
+    On random labels the first epoch is chance for every network; the whole task is not (K23).
+    """
+    now = [accuracy for task, _, accuracy in history if task == history[-1][0]]
+    if not is_last_epoch or math.isnan(sum(now)):
+        return {}, {"task_online_accuracy": "not the task's last epoch" if not is_last_epoch else REGRESSION}
+    return {"task_online_accuracy": sum(now) / len(now)}, {}
+
+
+def fresh_gap(
+    fresh: Sequence[float], history: Sequence[tuple[int, int, float]], *, over: str, is_last_epoch: bool
+) -> tuple[dict[str, float], dict[str, str]]:
+    """fresh_gap: online accuracy of a fresh network on the task at hand minus ours, of its `first` epoch or of the
+    whole `task`, then at its last epoch; why it is undefined. `fresh`: the fresh network's, epoch by epoch."""
+    now = [accuracy for task, _, accuracy in history if task == history[-1][0]]
+    if over == "first":
+        return {"fresh_gap": fresh[0] - now[0]}, {}
+    if not is_last_epoch:
+        return {}, {"fresh_gap": "not the task's last epoch"}
+    return {"fresh_gap": sum(fresh) / len(fresh) - sum(now) / len(now)}, {}
+
+
 def plasticity(
     history: Sequence[tuple[int, int, float]], *, is_last_epoch: bool
 ) -> tuple[dict[str, float], dict[str, str]]:

@@ -37,8 +37,9 @@ def describe(spec: RunSpec) -> RunInfo:
 def _recorded(spec: RunSpec) -> dict[str, object]:
     """What is measured, and how; the plan and the probes of those runs that were made with some."""
     found = {**asdict(spec.measure), "engine": spec.engine}
-    if found["plan"] is None:
-        del found["plan"]
+    for name, default in (("plan", None), ("at", ()), ("fresh_over", "first")):
+        if found[name] == default:
+            del found[name]
     if spec.probes:
         found |= {"probes": [one.label for one in spec.probes], "probe_every": spec.probe_every}
     return found

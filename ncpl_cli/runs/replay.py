@@ -13,7 +13,7 @@ import torch
 from ncpl_cli import settings
 from ncpl_cli.data import Dataset
 from ncpl_cli.errors import DataError, NcplError
-from ncpl_cli.metrics.catalogue import chosen, every_epoch
+from ncpl_cli.metrics.catalogue import at_start, chosen, every_epoch
 from ncpl_cli.plan import Cohort, choose_engine
 from ncpl_cli.provenance import provenance
 from ncpl_cli.runs import branches, checkpoints, numerics
@@ -29,6 +29,9 @@ def lacking(recorded: Mapping[str, Any], spec: RunSpec) -> str:
     """In words, what a finished run was not measured for and now shall be; empty when nothing."""
     before, now = recorded["metrics"], spec.measure.metrics
     missing = sorted(chosen(now) - chosen(before) | every_epoch(now) - every_epoch(before))
+    missing += [f"{name}@start" for name in sorted(at_start(now) - at_start(before))]
+    more = sorted(set(spec.measure.at) - set(recorded["at"])) if recorded.get("at") else []
+    missing += [f"epoch {epoch}" for epoch in more]
     layers = ["all layers"] if spec.measure.layers == "all" and recorded["layers"] == "last" else []
     return ", ".join([*missing[:5], *(["..."] if len(missing) > 5 else []), *layers])
 
@@ -56,7 +59,10 @@ def replay(cohort: Cohort, store: Store, data: Dataset, device: str, observer: O
                 before = store.run(spec.id).recorded
                 metrics = sorted({*before["metrics"], *spec.measure.metrics})
                 layers = "all" if "all" in (before["layers"], spec.measure.layers) else "last"
-                store.remember(spec.id, attempts[spec.id], before | {"metrics": metrics, "layers": layers})
+                now = before | {"metrics": metrics, "layers": layers}
+                if before.get("at"):
+                    now["at"] = sorted({*before["at"], *spec.measure.at})
+                store.remember(spec.id, attempts[spec.id], now)
         finally:
             for run in cohort.ids:  # it was finished before, and still is
                 with contextlib.suppress(NcplError):
