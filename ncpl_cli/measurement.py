@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from torch import Tensor
 
 from ncpl_cli import networks, runs, sealed, settings
 from ncpl_cli.data import Dataset
+from ncpl_cli.data.feature_files import FeatureFiles, open_files
 from ncpl_cli.errors import DataError, InputError
 from ncpl_cli.metrics import Measured, Snapshot, measure
 from ncpl_cli.metrics.catalogue import AT_START, METRICS, chosen
 from ncpl_cli.metrics.expensive import what_it_takes
 from ncpl_cli.metrics.features import measure_features
+from ncpl_cli.metrics.streamed import measure_stream
 from ncpl_cli.provenance import provenance
 from ncpl_cli.records import Address, EpochRecord
 from ncpl_cli.runs import Observer
@@ -56,12 +58,24 @@ class Measurement:
     stored: bool = False
 
 
-def of_features(path: Path, metrics: Sequence[str], global_mean: str = "sample") -> Measurement:
-    """The chosen metrics of a features file (.npz) from any framework.
+MOST_IN_MEMORY = 4 << 30
+"""Bytes of features that are read at once; of more, blocks are gone through twice."""
 
-    Raises InputError for a file that is not there, lacks an array, holds objects or arrays that do not fit together,
-    DataError for a damaged one.
+
+def of_features(
+    paths: Sequence[Path], metrics: Sequence[str], global_mean: str = "sample",
+    seen: Callable[[int, int], None] = lambda done, total: None,
+) -> Measurement:  # fmt: skip
+    """The chosen metrics of features from any framework: an .npz, or several files as `data.feature_files` has them.
+
+    `seen(done, total)` is told how many rows are behind, where they are read in blocks. Raises InputError for a file
+    that is not there, lacks an array, holds objects or arrays that do not fit together, DataError for a damaged one.
     """
+    if len(paths) > 1 or paths[0].is_dir() or paths[0].suffix in (".npy", ".safetensors", ".parquet"):
+        return _of_files(open_files(paths), ", ".join(map(str, paths)), metrics, global_mean, seen)
+    (path,) = paths
+    if path.is_file() and path.stat().st_size > MOST_IN_MEMORY and zipfile.is_zipfile(path):
+        return _of_files(open_files(paths), str(path), metrics, global_mean, seen)
     arrays = read_features(path)
     unused = sorted(arrays.keys() - {*NEEDED, *OPTIONAL})
     if "bias" in arrays and "weight" not in arrays:
@@ -72,6 +86,24 @@ def of_features(path: Path, metrics: Sequence[str], global_mean: str = "sample")
     if nameless := [name for name, array in given.items() if array.dtype.kind == "V"]:
         notes.append(f"{' and '.join(nameless)} of two bytes without a type, as NumPy saves bfloat16: read as that.")
     return Measurement(str(path), _with_reasons(found, metrics), tuple(notes))
+
+
+def _of_files(
+    files: FeatureFiles, target: str, metrics: Sequence[str], global_mean: str, seen: Callable[[int, int], None]
+) -> Measurement:
+    """Of files that fit into memory all at once, of others in two passes."""
+    if not files.parts:
+        raise InputError(f"{target} holds no features.", KEYS)
+    if "bias" in files.others and "weight" not in files.others:
+        raise InputError(f"{target} has a bias and no weight.", f"it may hold {KEYS}")
+    notes = [f"arrays that mean nothing here are left out: {', '.join(files.unused)}."] if files.unused else []
+    options: dict[str, Any] = {**files.others, "metrics": metrics, "global_mean": global_mean}
+    if files.nbytes <= MOST_IN_MEMORY:
+        found = measure_features(files.features(), files.labels, **options)
+    else:
+        notes.append(f"{files.nbytes / 2**30:.1f} GiB of features are read in blocks; null_nc1 is its estimate.")
+        found = measure_stream(files.blocks, files.labels, **options, seen=seen)
+    return Measurement(target, _with_reasons(found, metrics), tuple(notes))
 
 
 def read_features(path: Path) -> dict[str, np.ndarray[Any, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +27,9 @@ NETWORK_OPTIONS = ("network", "dataset", "width", "depth", "activation", "norm")
 
 
 def measure(
-    target: Annotated[str | None, typer.Argument(help="FILE.npz of features, or FILE.safetensors of weights.")] = None,
+    targets: Annotated[
+        list[str] | None, typer.Argument(metavar="TARGET", help="Files of features, or FILE.safetensors of weights.")
+    ] = None,
     run: Annotated[str | None, typer.Option("--run", help="A stored run, instead of a file.")] = None,
     epoch: Annotated[int | None, typer.Option(min=0, help="Of the run; default its newest checkpoint.")] = None,
     split: Annotated[str | None, typer.Option(help="train, test or both; default what there is.")] = None,
@@ -54,6 +57,9 @@ def measure(
     does not matter. Weights are a safetensors file: a checkpoint, or any state dict. What is measured of a run is added
     to that epoch in the store.
 
+    Features may also lie in several files or a directory of them: .npz, features.npy beside labels.npy, safetensors
+    or Parquet with a column labels. More than 4 GiB are read in blocks, twice.
+
     Example: ncpl measure features.npz --json
 
     Example: ncpl measure --run 3fa9 --epoch 37 --layers all --metrics all
@@ -63,6 +69,8 @@ def measure(
     from ncpl_cli.errors import InputError, unknown
     from ncpl_cli.metrics.catalogue import check_names
 
+    files = [Path(one) for one in targets or ()]
+    target = None if not files else str(files[0])
     if (target is None) == (run is None):
         raise InputError("measure takes either a file or --run ID.", "ncpl measure features.npz, ncpl measure --run ID")
     names = tuple(values.names(metrics, "--metrics"))
@@ -74,7 +82,7 @@ def measure(
         if value not in known:
             raise unknown(kind, value, known)
     asked: dict[str, Any] = dict(zip(NETWORK_OPTIONS, (network, dataset, width, depth, activation, norm), strict=True))
-    weights = target is not None and target.endswith(".safetensors")
+    weights = _are_weights(files)
     vain = [f"--{name}" for name, value in asked.items() if value is not None and not weights]
     if global_mean != "sample" and (weights or run is not None):
         vain.append("--global-mean class")
@@ -92,7 +100,7 @@ def measure(
     else:
         from ncpl_cli.measurement import of_features
 
-        measured = of_features(Path(str(target)), names, global_mean)
+        measured = of_features(files, names, global_mean, _Passes())
     found = measured.found
     measured_on = {a.split for a in (*found.values, *found.undefined)}
     there = [*(one for one in SPLITS if one in measured_on), *sorted(measured_on - {*SPLITS})]
@@ -111,6 +119,30 @@ def measure(
         _print(measured, shown)
         if measured.stored:
             _common.note(f"added to {_common.store_url(db)}: ncpl export shows it.")
+
+
+def _are_weights(files: list[Path]) -> bool:
+    if len(files) != 1 or files[0].suffix != ".safetensors":
+        return False
+    from ncpl_cli.data.feature_files import holds_features
+
+    return not holds_features(files[0])
+
+
+class _Passes:
+    """Progress over the rows of a stream: a line after two seconds, then at a humane rate."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= 2.0 and done < total:
+            self._last = now
+            from ncpl_cli.commands._progress import duration
+
+            left = duration((now - self._began) * (total - done) / done)
+            _common.note(f"{done:,} of {total:,} rows of both passes, ETA {left}")
 
 
 def _run(

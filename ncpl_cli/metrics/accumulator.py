@@ -171,6 +171,13 @@ class CollapseAccumulator:
         self._add_second_pass(found, names, int(sums.counts.sum()))
         return found
 
+    @property
+    def needs_second_pass(self) -> bool:
+        """Whether something wanted is not known after one pass: nc1 where no d x d matrix is kept."""
+        self._flush()
+        asked = self.metrics is None or "nc1" in self.metrics
+        return asked and self._sums is not None and self._sums.moment is None
+
     def _add_second_pass(self, found: CollapseResult, names: list[str], total: int) -> None:
         seen, why = self._visited, None
         if not found.context.get("rank_between"):
