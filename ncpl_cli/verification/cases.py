@@ -35,7 +35,7 @@ class Case:
     values: Values
     by_class: Values = field(default_factory=dict)
     closed: Mapping[str, str] = field(default_factory=dict)
-    relative: float = 1e-6
+    relative: float = 1e-5
     absolute: float = 1e-9
 
     def tolerance(self, metric: str) -> tuple[float, float]:
@@ -61,6 +61,8 @@ def by_definition(name: str, x: Array, y: Array, w: Array | None, b: Array | Non
     """A case whose values are those of the definitions."""
     values = of_collapse(x, y, w, b) | of_units(x)
     other = of_collapse(x, y, w, b, "class") | of_units(x)
+    if values["nc1"] is None:  # who is nearest where all means are one, or there is one, is a matter of taste
+        values, other = ({n: v for n, v in of.items() if n not in ("nc4", "ncc_error")} for of in (values, other))
     same = all(v is None or o is None or math.isclose(v, o, rel_tol=1e-9, abs_tol=1e-12)
                for v, o in zip(values.values(), other.values(), strict=True))  # fmt: skip
     return Case(name, x, y, w, b, f"{why} Values: {BY_DEFINITION}.", values, {} if same else other, **more)
