@@ -75,6 +75,20 @@ def test_a_frame_has_a_row_per_epoch_split_and_layer(store: Store) -> None:
     assert test["nc1"].tolist() == [2 / 3] * 2 and test["online_accuracy"].isna().all()
 
 
+def test_a_frame_has_the_settings_that_vary(store: Store) -> None:
+    for number, other in enumerate(({"lr": 0.1, "x": [1]}, {"lr": 0.2}, {"lr": 0.1})):
+        settings = {"depth": 3, **other}
+        run = store.register(replace(info("a", number), settings=settings)).id
+        attempt = store.claim([run], Owner.current(), {})[run]
+        store.save([(run, attempt, record(epoch)) for epoch in range(2)])
+    plain, frame = store.frame(), store.frame(settings=True)
+    assert set(frame.columns) - set(plain.columns) == {"lr", "x"}
+    assert frame.groupby("seed")["lr"].unique().map(list).to_dict() == {0: [0.1], 1: [0.2], 2: [0.1]}
+    assert frame[frame["seed"] == 0]["x"].unique().tolist() == ["[1]"] and frame[frame["seed"] > 0]["x"].isna().all()
+    assert frame.drop(columns=["lr", "x"]).equals(plain)
+    assert store.frame(["a00000000000"], settings=True).columns.tolist() == plain.columns.tolist()
+
+
 def test_the_views_are_wide_for_other_tools(file: Store) -> None:
     filled(file, 2)
     with sqlite3.connect(file.url) as connection:

@@ -17,6 +17,7 @@ def export(
     runs: Annotated[str | None, typer.Option(help="Only these runs: ids or labels with commas.")] = None,
     scenario: Annotated[str | None, typer.Option(help="Only this scenario.")] = None,
     name: Annotated[str | None, typer.Option(help="Only runs with this label.")] = None,
+    settings: Annotated[bool, typer.Option("--settings", help="A column for every setting that varies.")] = False,
     db: Db = None,
 ) -> None:
     """Write every recorded epoch as a row, metrics as columns, in full precision.
@@ -31,7 +32,7 @@ def export(
         raise InputError("parquet goes into a file.", "name one with -o epochs.parquet")
     ids = [part.strip() for part in runs.split(",")] if runs is not None else None
     with open_store(_common.store_url(db), readonly=True) as store:
-        frame = store.frame(ids, scenario=scenario, name=name)
+        frame = store.frame(ids, scenario=scenario, name=name, settings=settings)
     target = STDOUT if output is None else output
     with opened(target) as file:
         if kind == "csv":

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -14,6 +14,10 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ncpl_cli.errors import InputError, StoreError, without_passwords
 from ncpl_cli.store.sqlite_file import StoreFile, parsed_url, sqlite_path
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ADVISORY_LOCK = 0x6E63706C
 """`ncpl` in ASCII, so that no other program takes the same lock by chance."""
@@ -97,11 +101,20 @@ def insert_new(
         connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
 
 
-def plain_rows(connection: sa.Connection, query: sa.Select[Any]) -> list[tuple[Any, ...]]:
-    """A query's rows as the driver gives them: for millions of numbers, where SQLAlchemy's rows take half the time."""
+def plain_array(connection: sa.Connection, query: sa.Select[Any]) -> NDArray[np.float64]:
+    """A query's numbers (rows, columns), NaN for NULL, as the driver gives them: SQLAlchemy's rows take half the time.
+
+    Read in pieces: as Python's objects, millions of rows take ten times the memory.
+    """
+    import numpy as np
+
+    width = len(query.selected_columns)
     with contextlib.closing(connection.execute(query)) as result:
         cursor: Any = result.cursor
-        return list(cursor.fetchall())
+        pieces = [np.empty((0, width))]
+        while rows := cursor.fetchmany(20_000):
+            pieces.append(np.array(rows, dtype=np.float64))
+    return np.concatenate(pieces)
 
 
 @contextlib.contextmanager

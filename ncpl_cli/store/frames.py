@@ -9,9 +9,10 @@ import sqlalchemy as sa
 
 from ncpl_cli.errors import StoreError
 from ncpl_cli.records import Address
-from ncpl_cli.store.connection import plain_rows
+from ncpl_cli.store.connection import plain_array
 from ncpl_cli.store.reading import Reading
-from ncpl_cli.store.schema import WIDE, epochs, measurements, runs, task_accuracy, terms, undefined
+from ncpl_cli.store.run_row import RunRow
+from ncpl_cli.store.schema import WIDE, as_json, epochs, measurements, runs, task_accuracy, terms, undefined
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +28,6 @@ class Frames(Reading):
 
         Read column by column straight into arrays: a data frame of the same takes several times as long.
         """
-        import numpy as np
 
         wide = [a for a in addresses if a.metric in WIDE and a.split == "train" and a.layer == "last"]
         chosen = [epochs.c.epoch, epochs.c.task, epochs.c.task_epoch, *(epochs.c[a.metric] for a in wide)]
@@ -38,7 +38,7 @@ class Frames(Reading):
             numbers = {(k, t): n for k, t, n in connection.execute(sa.select(terms.c.kind, terms.c.text, terms.c.id))}
             for run in ids:
                 query = sa.select(*chosen).where(epochs.c.run == keys[run]).order_by(epochs.c.epoch)
-                table = np.array(plain_rows(connection, query), dtype=np.float64).reshape(-1, len(chosen))
+                table = plain_array(connection, query)
                 columns = {"epoch": table[:, 0], "task": table[:, 1], "task_epoch": table[:, 2]}
                 columns |= {str(a): table[:, 3 + i] for i, a in enumerate(wide)}
                 long = {
@@ -60,7 +60,7 @@ class Frames(Reading):
         if metrics:  # one pass over the run's rows for all addresses together
             m = measurements.c
             query = sa.select(m.epoch, m.metric, m.split, m.layer, m.value).where(m.run == pk, m.metric.in_(metrics))
-            rows = np.array(plain_rows(connection, query), dtype=np.float64).reshape(-1, 5)
+            rows = plain_array(connection, query)
             for address, place in places.items():
                 here = rows[(rows[:, 1:4] == place).all(1)]
                 at = np.searchsorted(axis, here[:, 0])
@@ -117,58 +117,88 @@ class Frames(Reading):
         scenario: str | None = None,
         name: str | None = None,
         status: str | None = None,
+        settings: bool = False,
     ) -> pd.DataFrame:
         """Every recorded epoch as a row, a column per metric; further rows for other splits and layers.
 
         Columns: run, seed, scenario, name, task, task_epoch, epoch, samples_seen, seconds, split, layer, where there
-        are probes parent and branch_epoch, and metrics.
+        are probes parent and branch_epoch, with `settings` each setting that varies between these runs, and metrics.
         """
+        import numpy as np
         import pandas as pd
 
         chosen = self.select(ids, scenario=scenario, names=[name] if name is not None else (), status=status)
-        by_pk = {row.pk: row for row in chosen}
-        head: tuple[str, ...] = (
+        head = [
             "run", "seed", "scenario", "name", "task", "task_epoch", "epoch", "samples_seen", "seconds", "split",
             "layer",
-        )  # fmt: skip
+        ]  # fmt: skip
         if any(row.parent for row in chosen):
-            head += ("parent", "branch_epoch")
-        table: dict[tuple[int, int, str, str], dict[str, Any]] = {}
-        metric, split, layer = (terms.alias() for _ in range(3))
-        long = (
-            sa.select(measurements.c.run, measurements.c.epoch, metric.c.text, split.c.text, layer.c.text,
-                      measurements.c.value)
-            .join(metric, metric.c.id == measurements.c.metric)
-            .join(split, split.c.id == measurements.c.split)
-            .join(layer, layer.c.id == measurements.c.layer)
-        )  # fmt: skip
+            head += ["parent", "branch_epoch"]
+        varying = _varying(chosen) if settings else []
+        parts = []
         with self.reading() as connection:
-            about: dict[tuple[int, int], dict[str, Any]] = {}
-            for pk, row in by_pk.items():
-                for epoch in connection.execute(
-                    sa.select(epochs).where(epochs.c.run == pk).order_by(epochs.c.epoch)
-                ).mappings():
-                    facts = {
-                        "run": row.id, "seed": row.seed, "scenario": row.scenario, "name": ",".join(row.names),
-                        "parent": row.parent, "branch_epoch": row.branch_epoch,
-                        **{key: epoch[key] for key in ("task", "task_epoch", "epoch", "samples_seen", "seconds")},
-                    }  # fmt: skip
-                    about[pk, epoch["epoch"]] = facts
-                    values = {name: epoch[name] for name in WIDE if epoch[name] is not None}
-                    table[pk, epoch["epoch"], "train", "last"] = facts | {"split": "train", "layer": "last"} | values
-                for key, number, name, at, of, value in connection.execute(long.where(measurements.c.run == pk)):
-                    if (key, number) not in about:
-                        raise _without_epoch(row.id, number)
-                    place = (key, number, at, of)
-                    if place not in table:
-                        table[place] = about[key, number] | {"split": at, "layer": of}
-                    table[place][name] = value
-        order = sorted(
-            table, key=lambda k: (list(by_pk).index(k[0]), k[1], k[2] != "train", k[2], k[3] != "last", k[3])
-        )
-        found = {name for row in table.values() for name in row} - {*head, "parent", "branch_epoch"}
-        columns = [*head, *(n for n in WIDE if n in found), *sorted(found - set(WIDE))]
-        return pd.DataFrame([table[key] for key in order], columns=columns)
+            texts = {int(n): str(text) for n, text in connection.execute(sa.select(terms.c.id, terms.c.text))}
+            for row in chosen:  # a run at a time, as arrays: dictionaries of millions of values take gigabytes
+                part = _rows_of(connection, row, texts)
+                number = len(part["epoch"])
+                about = {"run": row.id, "seed": row.seed, "scenario": row.scenario, "name": ",".join(row.names)}
+                about |= {
+                    "parent": row.parent,
+                    "branch_epoch": np.nan if row.branch_epoch is None else row.branch_epoch,
+                }
+                about |= {key: _cell(row.settings.get(key)) for key in varying}
+                parts.append(pd.DataFrame({key: [value] * number for key, value in about.items()} | part))
+        table = pd.concat([p for p in parts if len(p)] or [pd.DataFrame(columns=head)], ignore_index=True)
+        found = set(table.columns) - {*head, *varying, "parent", "branch_epoch"}
+        return table[[*head, *varying, *(n for n in WIDE if n in found), *sorted(found - set(WIDE))]]
+
+
+FACTS = ("task", "task_epoch", "epoch", "samples_seen", "seconds")
+
+
+def _rows_of(connection: sa.Connection, run: RunRow, texts: Mapping[int, str]) -> dict[str, Any]:
+    """A run's rows in order: epoch by epoch, train and last first; a column per metric that has a value."""
+    import numpy as np
+
+    e, m = epochs.c, measurements.c
+    wide = plain_array(
+        connection, sa.select(*(e[name] for name in (*FACTS, *WIDE))).where(e.run == run.pk).order_by(e.epoch)
+    )
+    long = plain_array(connection, sa.select(m.epoch, m.metric, m.split, m.layer, m.value).where(m.run == run.pk))
+    axis = wide[:, 2]
+    if len(lost := long[:, 0][~np.isin(long[:, 0], axis)]):
+        raise _without_epoch(run.id, int(lost[0]))
+    pairs, of_pair = np.unique(long[:, 2:4], axis=0, return_inverse=True)
+    places = [(texts[int(split)], texts[int(layer)]) for split, layer in pairs]
+    ordered = sorted({*places, ("train", "last")}, key=lambda p: (p[0] != "train", p[0], p[1] != "last", p[1]))
+    rank = np.array([ordered.index(place) for place in places], dtype=np.int64)
+    at_long = np.searchsorted(axis, long[:, 0]) * len(ordered) + (rank[of_pair.ravel()] if len(long) else 0)
+    at_wide = np.arange(len(axis)) * len(ordered) + ordered.index(("train", "last"))
+    keys = np.union1d(at_long, at_wide).astype(np.int64)
+    of_epoch, of_place = np.divmod(keys, len(ordered))
+    whole = {name: wide[of_epoch, i].astype(np.int64) for i, name in enumerate(FACTS[:4])}
+    table: dict[str, Any] = {**whole, "seconds": wide[of_epoch, 4]}
+    for column, text in enumerate(("split", "layer")):
+        table[text] = np.array([place[column] for place in ordered], dtype=object)[of_place]
+    for i, name in enumerate(WIDE, len(FACTS)):
+        if not np.isnan(wide[:, i]).all():
+            table[name] = np.full(len(keys), np.nan)
+            table[name][np.searchsorted(keys, at_wide)] = wide[:, i]
+    for metric in np.unique(long[:, 1]):
+        of_metric = long[:, 1] == metric
+        values = table.setdefault(texts[int(metric)], np.full(len(keys), np.nan))
+        values[np.searchsorted(keys, at_long[of_metric])] = long[of_metric, 4]
+    return table
+
+
+def _varying(rows: Sequence[RunRow]) -> list[str]:
+    """The settings in which these runs differ, seeds left out."""
+    keys = dict.fromkeys(key for row in rows for key in row.settings if key != "seed")
+    return sorted(key for key in keys if len({_cell(row.settings.get(key)) for row in rows}) > 1)
+
+
+def _cell(value: Any) -> Any:
+    return value if value is None or isinstance(value, str | int | float | bool) else as_json(value)
 
 
 def _without_epoch(run: str, epoch: int) -> StoreError:
