@@ -22,8 +22,8 @@ from ncpl_cli.spec import OptimizerSpec
 from tests.pseudo_device import DEVICE, Seen, pseudo_device
 from tests.test_online_engine import a_task
 
-WAITS_AN_EPOCH = 2
-"""The progress, and what the interventions have to say."""
+WAITS_AN_EPOCH = 1
+"""The progress, and with it what the interventions have to say."""
 
 
 def network(data: Dataset, name: str, seed: int, **shape: Any) -> Any:

@@ -148,7 +148,9 @@ class StackedEngine:
             for run, (task, shown) in enumerate(zip(tasks, orders, strict=True)):
                 self._treated.shown.add(run, shown, task.pixel_order)
         held = [tensor.detach().flatten(1).isfinite().all(1) for tensor in self._stack.tensors]  # R each
-        results = torch.stack([correct, loss, torch.stack(held).all(0).to(exact)], 1).tolist()  # the only wait
+        found = torch.stack([correct, loss, torch.stack(held).all(0).to(exact), *self._treated.seen.to(exact)], 1)
+        results = found.tolist()  # the only wait
+        extras = self._treated.extra([row[3:] for row in results])
         seconds = time.perf_counter() - began
         return [
             Progress(
@@ -159,7 +161,9 @@ class StackedEngine:
                 bool(finite) and math.isfinite(total),
                 extra,
             )
-            for (c, total, finite), extra in zip(results, self._treated.extra(), strict=True)
+            for (c, total, finite, *_), extra in zip(
+                results, self._treated.extra([r[3:] for r in results]), strict=True
+            )
         ]
 
     def _asked(self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]]) -> Tensor:

@@ -30,6 +30,7 @@ class Treated:
     initial  the stacked parameters as the runs were initialised, where something pulls towards them, else empty
     shown    the samples trained on last, as many as anybody looks at
     renews_units  whether somebody makes single units anew
+    seen     (3, R) on the device: steps of penalties that need classes, of them skipped, classes that counted
     decay    what penalties that pull towards zero add to weight decay, where the step by hand carries them
     """
 
@@ -68,7 +69,7 @@ class Treated:
         runs = len(self._networks)
         device = self._stack.tensors[0].device
         self._recycled = [0] * runs
-        self._seen = torch.zeros(3, runs, device=device)  # steps, of them skipped, classes that counted
+        self.seen = torch.zeros(3, runs, device=device)
         self._present = torch.from_numpy(task.classes_trained).to(device)
         self._classifier = classifier_name(self._networks[0])
         self._norms = norm_parameters(self._networks[0])
@@ -96,7 +97,7 @@ class Treated:
             loss = loss + one.penalty(batch).sum()
         if any(one.needs_classes for one in self._penalties):
             defined = batch.moments.defined
-            self._seen += torch.stack([torch.ones_like(self._seen[0]), (~defined).float(), batch.moments.classes])
+            self.seen += torch.stack([torch.ones_like(self.seen[0]), (~defined).float(), batch.moments.classes])
         return loss
 
     def end_step(self, activations: Sequence[Tensor]) -> None:
@@ -145,13 +146,13 @@ class Treated:
         """What interventions remember of a run's units, live, as `name.layer`."""
         return {name: value[run] for own in self._memory.values() for name, value in own.items()}
 
-    def extra(self) -> list[dict[str, float]]:
-        """What the epoch's interventions have to say, for each run."""
+    def extra(self, seen: Sequence[Sequence[float]]) -> list[dict[str, float]]:
+        """What the epoch's interventions have to say, for each run; `seen` as fetched, by run."""
         found: list[dict[str, float]] = [{} for _ in self._networks]
         if self._each_step or any(one.id == "redo" for one in self._recyclers):
             for own, count in zip(found, self._recycled, strict=True):
                 own["recycled_units"] = float(count)
-        for own, (steps, skipped, classes) in zip(found, self._seen.T.tolist(), strict=True):
+        for own, (steps, skipped, classes) in zip(found, seen, strict=True):
             if steps:
                 own["regulariser_skipped"], own["regulariser_classes"] = skipped / steps, classes / steps
         return found
