@@ -161,9 +161,7 @@ class StackedEngine:
                 bool(finite) and math.isfinite(total),
                 extra,
             )
-            for (c, total, finite, *_), extra in zip(
-                results, self._treated.extra([r[3:] for r in results]), strict=True
-            )
+            for (c, total, finite, *_), extra in zip(results, extras, strict=True)
         ]
 
     def _asked(self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]]) -> Tensor:
