@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ncpl_cli import __version__, signals
+from ncpl_cli import __version__, signals, values
 from ncpl_cli.app import App, checked
 from ncpl_cli.errors import NcplError, Stopped, unknown
 from ncpl_cli.streams import ReaderGone, visible
@@ -155,6 +156,8 @@ def _sentence(error: BaseException) -> tuple[str, str | None, int]:
         return "stopped before it was done.", "the same command goes on where it stopped", 130
     if (message := getattr(error, "format_message", None)) and hasattr(error, "exit_code"):  # Typer's usage errors
         return _misused(message(), getattr(error, "ctx", None))
+    if isinstance(error, OSError) and error.filename is not None and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return f"{values.shown(str(error.filename))} can be no file ({error.strerror}).", "name another one", 2
     if isinstance(error, MemoryError):
         return f"there is not enough memory for this ({error or 'asked in vain'}).", "ask for less of it at a time", 1
     from ncpl_cli.callables import said, where

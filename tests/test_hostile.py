@@ -124,7 +124,6 @@ CHOICES = {  # names from a list
         "nc1:phase=later",
         "redo:steps=1.5",
         "redo:steps=0",
-        "redo",
         "l2:",
         "l2:=",
         "l2:strength=0.1,",

@@ -187,10 +187,10 @@ class AtEpoch:
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("number", CODES, ids=lambda n: signal.Signals(n).name)
 def test_training_stops_after_its_epoch_and_goes_on(number: int, times: int, here: Path) -> None:
-    done = go(*SMALL, "--tasks", "6", cwd=here, before=AtEpoch(number, 3, times))
+    done = go(*SMALL, "--tasks", "80", cwd=here, before=AtEpoch(number, 2, times))
     assert done.code == CODES[signal.Signals(number)] and "everything up to the last epoch is saved" in done.errors[0]
     assert not [name for name in listing(here) if name.endswith(".tmp")]
-    again = go(*SMALL, "--tasks", "6", cwd=here)
+    again = go(*SMALL, "--tasks", "80", cwd=here)
     assert again.code == 0 and "goes on after epoch" in again.err
 
 

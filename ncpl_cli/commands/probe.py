@@ -83,6 +83,9 @@ def takes(row: Any, kinds: Sequence[Any]) -> bool:
     from ncpl_cli.scenarios import SCENARIOS
 
     ours = {scenario.id: scenario for scenario in SCENARIOS}
-    return row.scenario in ours and bool(
-        kinds or row.recorded.get("probes") or hasattr(ours[row.scenario], "comes_with")
+    trained = "dataset_digest" in row.settings  # others' logs may go by a scenario's name
+    return (
+        trained
+        and row.scenario in ours
+        and bool(kinds or row.recorded.get("probes") or hasattr(ours[row.scenario], "comes_with"))
     )
