@@ -22,6 +22,18 @@ def test_help_loads_no_numerical_library() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_a_line_is_refused_without_torch() -> None:
+    code = (
+        "import sys\nfrom ncpl_cli.main import call\n"
+        "assert call(['train', 'permuted-digits', '--intervention', 'l2_ini']) == 2\n"
+        "assert call(['train', 'permuted-digits', '--intervention', 'weight_rescale', '--lr', '-1']) == 2\n"
+        "heavy = {'torch', 'numba', 'scipy', 'plotnine', 'sklearn', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+
+
 def test_the_list_of_commands_loads_none_of_them() -> None:
     code = (
         "import sys\nfrom ncpl_cli.main import COMMANDS, call\nassert call(['--help']) == 0\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +24,12 @@ RAW_FILES = (
 
 def load_digits(_: Path) -> Dataset:
     """1 797 images of 8x8, values 0 to 16, split 1 437 / 360, stratified and fixed; nothing to download."""
-    from sklearn.datasets import load_digits as sklearn_digits
-
-    bunch = sklearn_digits()
-    images = bunch.images.astype(np.uint8)[:, None]  # N x 1 x 8 x 8
-    labels = bunch.target.astype(np.int64)
+    # the file itself: importing scikit-learn takes longer than everything that a short command does with it
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None and package.origin is not None  # a dependency of ours
+    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    table = np.loadtxt(file, delimiter=",", dtype=np.uint8)  # N x 65, the label last
+    images, labels = table[:, :-1].reshape(-1, 1, 8, 8).copy(), table[:, -1].astype(np.int64)
     test = stratified(labels, 360, "digits split")
     whole = Split(images, labels)
     return Dataset("digits", whole.take(without(len(labels), test)), whole.take(test), 10, scale=16.0)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from ncpl_cli.interventions.decay import Penalty, sum_of_squares
 from ncpl_cli.interventions.intervention import PHASES, TASKS, Batch, Intervention, Run, option
+from ncpl_cli.later import later
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = later("torch")
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class FeatureNorm(Penalty):
 
 @dataclass(frozen=True)
 class GradientNorm(Penalty):
-    """(strength/2) |gradient of the minibatch's mean loss|^2 over all parameters: a step twice as dear."""
+    """(strength/2) |gradient of the minibatch's mean loss|^2 over all parameters: a step twice as expensive."""
 
     id: ClassVar[str] = "gradient_norm"
     source: ClassVar[str] = "L24"
@@ -66,12 +70,12 @@ class WeightRescale(Intervention):
         """Every step."""
         return 1
 
-    @torch.no_grad()
     def recycle(self, run: Run) -> int:
         """Scale every tensor of two or more dimensions."""
         norms = run.initial_norms()
-        for name, parameter in run.network.named_parameters():
-            if parameter.dim() >= 2:
-                now = torch.linalg.vector_norm(parameter)
-                parameter.mul_(torch.where(now > 0, norms[name] / now, 1))
+        with torch.no_grad():
+            for name, parameter in run.network.named_parameters():
+                if parameter.dim() >= 2:
+                    now = torch.linalg.vector_norm(parameter)
+                    parameter.mul_(torch.where(now > 0, norms[name] / now, 1))
         return 0
