@@ -301,7 +301,7 @@ def test_anybodys_features_have_read_outs_of_fine_labels_and_few_shot_errors_of_
         test_fine_labels=u, unseen_features=f, unseen_labels=v,
     )  # fmt: skip
     found = of_features(
-        tmp_path / "f.npz", ("default", "readout_fixed", "readout_fixed_within", "cdnv_directional")
+        [tmp_path / "f.npz"], ("default", "readout_fixed", "readout_fixed_within", "cdnv_directional")
     ).found
     expected, _ = readouts((x, y), (t, u), groups=(y, coarse[0]), kinds=("fixed",))
     for name in ("readout_fixed", "readout_fixed_within"):

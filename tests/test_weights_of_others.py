@@ -69,7 +69,7 @@ def test_what_is_there_twice_is_refused(ask: Ask) -> None:
 
 
 def test_a_network_of_ones_own_likewise(ask: Ask) -> None:
-    Path("theirs.py").write_text(
+    Path("their_nets.py").write_text(
         "from torch import nn\n"
         "def make(shape, classes):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, classes))\n"
@@ -78,12 +78,12 @@ def test_a_network_of_ones_own_likewise(ask: Ask) -> None:
     )
     torch.manual_seed(0)
     body = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10)).state_dict()
-    options = ("--network", "theirs:make", "--dataset", "digits", "--metrics", "nc1", "--json")
+    options = ("--network", "their_nets:make", "--dataset", "digits", "--metrics", "nc1", "--json")
     right = ask(dict(body), *options)[1]
     for prefix in ("body.", "module.", "model._orig_mod.", "module.body."):
         assert ask({prefix + k: v for k, v in body.items()}, *options)[:2] == (0, right), prefix
     moved = {f"body.{k}": v for k, v in body.items()} | {"mean": torch.zeros(1, 1, 1, 1), "std": torch.ones(1, 1, 1, 1)}
     code, other, _ = ask(moved, *options)
     assert code == 0 and other != right  # a checkpoint of ours brings its standardisation along
-    code, _, said = ask(dict(body), "--network", "theirs:coloured", "--dataset", "digits", "--metrics", "nc1")
+    code, _, said = ask(dict(body), "--network", "their_nets:coloured", "--dataset", "digits", "--metrics", "nc1")
     assert code == 2 and "takes 3 channels, and the images have 1" in said and "Traceback" not in said
