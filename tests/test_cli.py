@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
+from ncpl_cli.commands import _common
 from ncpl_cli.commands._progress import duration
 from ncpl_cli.errors import InputError
 from ncpl_cli.main import COMMANDS
@@ -77,3 +80,21 @@ def test_lists() -> None:
 
 def test_durations() -> None:
     assert [duration(s) for s in (7.6, 200, 7500)] == ["8s", "3m20s", "2h05m"]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 300])
+def test_no_word_is_broken_and_no_number_cut_in_a_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = ("id", "status", "seconds", "names", "what it says", "nothing")
+    rows = [
+        ("3da6af9318a3", "finished", 12.3456, "", "some words that are wrapped between words, never within", None),
+        ("b6134917ff7a", "interrupted", 1234567.0, "a-label", "short", None),
+    ]
+    shown = io.StringIO()
+    Console(file=shown, width=width, color_system=None).print(_common._laid_out(columns, rows, None, width))
+    said = shown.getvalue().split()
+    words = ["some", "words", "that", "are", "wrapped", "between", "words,", "never", "within", "short"]
+    expected = {"id", "status", "seconds", "names", "3da6af9318a3", "b6134917ff7a", "finished", "interrupted", "12.35"}
+    expected |= {"1.235e+06", "a-label", *words}
+    assert expected <= {*said} and "nothing" not in said
+    assert all(len(line) <= width for line in shown.getvalue().splitlines())
+    assert shown.getvalue().count("status") == (len(rows) if width < 60 else 1)  # too narrow: a row becomes a block

@@ -133,16 +133,40 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
             print("\t".join("" if cell is None else visible(str(cell)) for cell in row))
         return
     from rich.console import Console
+
+    plain = bool(os.environ.get("NO_COLOR"))  # by itself Rich would leave out colours only, not bold and italics
+    console = Console(color_system=None if plain else "auto", markup=False, emoji=False, highlight=False)
+    console.print(_laid_out([visible(name) for name in columns], list(rows), title and visible(title), console.width))
+
+
+def _laid_out(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None, width: int) -> Any:
+    """What fits into a line of the terminal: numbers to the right, no id, number or status broken, no empty column.
+
+    Only texts of several words are wrapped, between words. Where even that is too wide a row becomes a block.
+    """
     from rich.table import Column, Table
 
-    heads = [
-        Column(visible(name), overflow="fold") for name in columns
-    ]  # a name that is cut can be that of another metric
-    table = Table(*heads, title=title and visible(title), title_justify="left", header_style="bold")
-    for row in rows:
-        table.add_row(*(cell_text(cell) for cell in row))
-    plain = bool(os.environ.get("NO_COLOR"))  # by itself Rich would leave out colours only, not bold and italics
-    Console(color_system=None if plain else "auto", markup=False, emoji=False, highlight=False).print(table)
+    said = [c for c in range(len(columns)) if not rows or any(row[c] not in (None, "") for row in rows)]
+    texts = [[cell_text(row[c]) for c in said] for row in rows]
+    names = [columns[c] for c in said]
+    numbers = [all(row[c] is None or isinstance(row[c], int | float) for row in rows) for c in said]
+    cells = [[name, *(own[c] for own in texts)] for c, name in enumerate(names)]
+    least = [max(len(word) for text in column for word in (text.split() or [""])) for column in cells]
+    shape: Any = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False, "title": title, "title_justify": "left"}
+    if rows and sum(least) + 2 * (len(said) - 1) > width:
+        blocks = Table(*(Column(overflow="fold") for _ in range(2)), show_header=False, **shape)
+        for i, own in enumerate(texts):
+            for name, text in zip(names, own, strict=True):
+                blocks.add_row(name, text)
+            if i + 1 < len(texts):
+                blocks.add_row("", "")
+        return blocks
+    heads = [Column(name, overflow="fold", min_width=size, justify="right" if number else "left")
+             for name, size, number in zip(names, least, numbers, strict=True)]  # fmt: skip
+    table = Table(*heads, header_style="bold", **shape)
+    for own in texts:
+        table.add_row(*own)
+    return table
 
 
 def cell_text(cell: object) -> str:
