@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from scipy import signal, stats
 
 from ncpl_cli.analysis import resampling, statistics, windows
+from ncpl_cli.analysis.sentences import two_procedures
+from ncpl_cli.analysis.statistics import Summary
 
 Array = NDArray[np.float64]
 
@@ -364,3 +366,13 @@ def test_a_planted_correlation_is_recovered() -> None:
     x, other = (autoregressive(0.5, 2_000, 100, seed=s) for s in (3, 4))
     r = statistics.pearson(x, planted * x + math.sqrt(1 - planted**2) * other)
     assert abs(math.tanh(np.arctanh(r).mean()) - planted) < 0.01
+
+
+def test_an_interval_and_a_p_that_disagree_are_explained() -> None:
+    above = Summary(6, 0.5, 0.5, (0.02, 0.8), 0.4, (6, 6), (0.4, 0.6))
+    around = Summary(6, 0.5, 0.5, (-0.02, 0.8), 0.4, (5, 6), (0.4, 0.6))
+    for summary, p in ((above, 0.06), (around, 0.03125)):
+        (said,) = two_procedures(summary, p, 6)
+        assert "two procedures" in said and "0.031" in said
+    for summary, p in ((above, 0.03125), (around, 0.06), (above, None)):  # type: ignore[assignment]
+        assert two_procedures(summary, p, 6) == []

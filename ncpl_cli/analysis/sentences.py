@@ -115,6 +115,17 @@ def one_left_out(summary: Summary, what: str) -> list[str]:
     return [f"Without one {what} r lies anywhere from {low:+.2f} to {high:+.2f}: the sign rests on single {what}s."]
 
 
+def two_procedures(summary: Summary, p: float | None, units: int) -> list[str]:
+    """Why the interval and p of one line say different things, where they do."""
+    if summary.ci95 is None or p is None or (summary.ci95[0] <= 0 <= summary.ci95[1]) == (p >= 0.05):
+        return []
+    return [
+        f"The interval and p come from two procedures and disagree at 5 %: the interval is t over the runs' Fisher z, "
+        f"p counts sign flips, which assume no distribution (of {units} runs the smallest is {2 / 2**units:.2g}). "
+        "Take it as undecided."
+    ]
+
+
 def no_p(units: int, what: str = "runs") -> str:
     """Why no p-value is printed."""
     smallest = 2 / 2**units
@@ -149,6 +160,7 @@ def _runs(result: GroupCorrelation, facts: Facts) -> list[str]:
     if facts.undefined and units:
         listed = "; ".join(f"{run}: {why}" for run, why in facts.undefined.items())
         found.append(f"r is undefined in {len(facts.undefined)} of {count(result.n_runs, 'run')} ({listed}).")
+    found += two_procedures(result.overall.summary, result.overall.p_sign_flip, units)
     found += one_left_out(result.overall.summary, what.removesuffix("s"))
     if units == 1:
         found.append("One run says nothing about other seeds: no interval.")
