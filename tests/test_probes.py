@@ -249,3 +249,38 @@ def test_the_optimiser_of_a_probe_is_named_or_the_runs_own() -> None:
     assert (sgd.name, sgd.lr) == ("sgd", 0.01)
     with pytest.raises(InputError, match="optimizer"):
         probes.parse("labels:optimizer=lion")
+
+
+@pytest.mark.parametrize("kind", ["labels:epochs=3,lr=0.1", "offset:offset=2,epochs=3,lr=0.1", "full-data:epochs=3"])
+def test_a_live_module_is_probed_and_stays_as_it_is(tmp_path: Path, kind: str) -> None:
+    """In a loop of one's own: parameters, buffers, gradients, mode and random streams are left alone."""
+    torch.manual_seed(0)
+
+    def model() -> torch.nn.Sequential:
+        return torch.nn.Sequential(
+            torch.nn.Linear(6, 8),
+            torch.nn.BatchNorm1d(8),
+            torch.nn.ReLU(),
+            torch.nn.Dropout(0.2),
+            torch.nn.Linear(8, 3),
+        )
+
+    module, images, labels = model().train(), torch.randn(50, 6), torch.randint(0, 3, (50,))
+    module(images).sum().backward()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    gradients = [p.grad.clone() for p in module.parameters() if p.grad is not None]
+    stream = torch.random.get_rng_state()
+    with open_store(tmp_path / "a.db") as store, store.run("mine", seed=1) as run:
+        found = run.probe(kind, module, images, labels, fresh=lambda: module, batch_size=16)
+        assert torch.equal(stream, torch.random.get_rng_state()) and module.training
+        assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+        assert all(
+            torch.equal(p.grad, g) for p, g in zip(module.parameters(), gradients, strict=True) if p.grad is not None
+        )
+        assert found["probe_gap"] == 0  # a fresh one that is the same learns the same
+        other = run.probe(kind, module, images, labels, fresh=model, batch_size=16)
+        assert {name for name in other if other[name] != found[name]} == {"probe_gap"}
+        with pytest.raises(InputError, match="no data"):
+            run.probe(kind, module, images, labels[:3], fresh=model)
+        run.record(epoch=1, metrics=found)
+        assert store.values(run.id, 1)[Address("probe_train_loss")] == found["probe_train_loss"]

@@ -8,7 +8,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -152,6 +152,22 @@ class Recorder:
         self._store.save([(self.id, self._attempt, record)])
         self._row = {key: getattr(record, key) for key in ("epoch", "task", "task_epoch", "samples_seen")}
         self._begun, self._since = True, time.perf_counter()
+
+    def probe(
+        self, kind: str, module: Any, images: Any, labels: Any, *, fresh: Callable[[], Any], batch_size: int = 64
+    ) -> dict[str, float]:  # fmt: skip
+        """How well a copy of a torch module still learns something new, beside a fresh one: probe_* for `record`.
+
+        kind    full-data, labels, offset or next-task, with options as in `labels:epochs=5,optimizer=adam,lr=0.001`
+        images, labels   tensors of what is learned (of labels and offset, how many)
+        fresh   makes a freshly initialised module of the same shape
+        The module, its mode and the random streams stay as they are.
+
+            run.record(epoch=epoch, metrics=run.probe("labels:epochs=5", model, images, labels, fresh=Model))
+        """
+        from ncpl_cli.probes.live import probe  # torch loads with the first probe
+
+        return probe(kind, module, fresh, images, labels, seed=self._info.seed, batch_size=batch_size)
 
     def _row_before(self, epoch: int) -> Mapping[str, Any]:
         """The stored row that an epoch follows on; empty for the first."""
