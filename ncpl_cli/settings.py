@@ -20,6 +20,8 @@ from ncpl_cli.spec import (
     DEFAULT_WIDTH,
     NETWORKS,
     OPTIMIZER_LR,
+    PLUGINS,
+    TREATMENT_PLUGINS,
     DatasetSpec,
     MeasureSpec,
     NetworkSpec,
@@ -159,7 +161,7 @@ def dataset_of(row: Any) -> DatasetSpec:
 
 def _check_plugins(row: Any) -> None:
     """Raise InputError where a part that is not ncpl's is not here as the run was trained with it."""
-    for text in row.settings.get("plugins", ()):
+    for text in (*row.settings.get(PLUGINS, ()), *row.settings.get(TREATMENT_PLUGINS, ())):
         registry, name, digest = text.split(" ")
         found = plugins.origin(registry.upper(), name)
         if found is None or found.digest != digest:

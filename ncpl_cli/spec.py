@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 from ncpl_cli import plugins, values
 from ncpl_cli.values import Allowed
@@ -212,6 +212,10 @@ def _changed(settings: Any) -> dict[str, Any]:
     }
 
 
+PLUGINS, TREATMENT_PLUGINS = "plugins", "intervention_plugins"
+"""Settings that hold `registry name digest` of parts of somebody's own; once the first held interventions' too."""
+
+
 def flat(spec: RunSpec) -> dict[str, object]:
     """Every setting of a run in full, as flat keys: what people read and what groups are told apart by."""
     settings: dict[str, object] = {f.name: getattr(spec.scenario, f.name) for f in fields(spec.scenario)}
@@ -220,7 +224,9 @@ def flat(spec: RunSpec) -> dict[str, object]:
     settings |= {"network": spec.network.name} | _said(spec.network)
     settings |= {"optimizer": spec.optimizer.name} | _said(spec.optimizer)
     settings |= {"objective": spec.objective.label} if spec.objective else {}
-    settings |= {"plugins": [f"{part} {digest}" for part, digest in own.items()]} if (own := spec.plugins) else {}
+    for part, digest in spec.plugins.items():  # a treatment's beside the treatments: an arm differs from its plain arm
+        key = TREATMENT_PLUGINS if part.startswith("interventions ") else PLUGINS
+        settings[key] = [*cast("list[str]", settings.get(key, [])), f"{part} {digest}"]
     settings |= {"interventions": [i.label for i in spec.interventions], "precision": spec.precision}
     return settings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -84,7 +85,8 @@ def test_an_example_is_checked_listed_and_used(
         settings = store.run(run["id"]).settings
         digest = plugins._digest(Path(file))
         in_identity = name not in ("radius.py", "bars.py")
-        assert ([text.split(" ")[2] for text in settings.get("plugins", ())] == [digest]) == in_identity
+        key = "intervention_plugins" if name == "small_logits.py" else "plugins"
+        assert ([text.split(" ")[2] for text in settings.get(key, ())] == [digest]) == in_identity
         if name == "radius.py":
             found = {str(a): v for a, v in store.values(run["id"], 2).items() if a.metric == "radius"}
             assert {"radius", "radius@test", "radius/layer1"} & found.keys() and all(v > 0 for v in found.values())
@@ -102,7 +104,7 @@ def test_a_change_of_the_file_is_another_run(
         assert call([*line, "--plugin", written("small_logits.py", *changes)]) == 0
     with open_store(db) as store:
         assert len(store.runs()) == 2
-        assert len({tuple(row.settings["plugins"]) for row in store.runs()}) == 2
+        assert len({tuple(row.settings["intervention_plugins"]) for row in store.runs()}) == 2
         first = store.runs()[0].id
     measure = ["measure", "--run", first, "--db", db]
     assert call(measure) == 2
@@ -114,6 +116,28 @@ def test_a_change_of_the_file_is_another_run(
     assert "small_logits, a part of somebody's own, which is not here" in capsys.readouterr().err
     assert call(["correlate", "--across", "epochs", "--y", "test_accuracy", "--db", db, "--json"]) in (0, 2)
     assert "unexpectedly" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_an_arm_of_ones_own_intervention_is_compared_with_its_plain_arm(
+    written: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str], older: bool
+) -> None:
+    """The file of a treatment is part of the treatment, also in stores that name it among the other plugins."""
+    db, file = tmp_path / "a.db", written("small_logits.py")
+    sweep = ["sweep", "permuted-digits", "--tasks", "1", "--batch-size", "32", "--seeds", "0-1", "--db", str(db)]
+    assert call([*sweep, "--plugin", file, "--arm", "plain=", "--arm", "small=small_logits"]) == 0
+    if older:
+        with sqlite3.connect(db) as connection:
+            connection.execute("UPDATE runs SET settings = replace(settings, 'intervention_plugins', 'plugins')")
+    with open_store(db) as store:
+        assert sum("plugins" in row.settings for row in store.runs()) == (2 if older else 0)
+        treated = next(row.id for row in store.runs() if row.settings["interventions"])
+    capsys.readouterr()
+    assert call(["compare", "--y", "test_accuracy", "--db", str(db), "--json"]) == 0
+    assert "small_logits" in capsys.readouterr().out
+    written("small_logits.py", ("square()", "abs()"))
+    assert call(["measure", "--run", treated, "--db", str(db)]) == 2
+    assert "which is another now" in capsys.readouterr().err
 
 
 def test_runs_without_parts_of_ones_own_keep_their_identity(written: Callable[..., str], digits: object) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ncpl_cli.analysis.study import NOT_IDENTITY, Group
 from ncpl_cli.analysis.words import said
 from ncpl_cli.errors import InputError
 
-TREATMENTS = frozenset({"interventions", "weight_decay"})
+TREATMENTS = frozenset({"interventions", "weight_decay", "intervention_plugins"})
 """Settings in which an arm may differ from its plain arm."""
 
 PLAIN_NAMES = ("plain", "baseline", "control", "none")
@@ -44,11 +44,20 @@ def plain_of(arm: Group, everything: Sequence[Group], plain: str | None) -> Grou
 
 def differing(arm: Group, other: Group, besides: frozenset[str] = TREATMENTS) -> dict[str, tuple[object, object]]:
     """{setting: (the arm's value, the other's)} where two groups differ."""
-    ours, theirs = arm.run.settings, other.run.settings
+    ours, theirs = (_without_plugins_of_treatments(group.run.settings) for group in (arm, other))
     names = [name for name in {**ours, **theirs} if name not in besides]
     return {
         name: (ours.get(name), theirs.get(name)) for name in names if repr(ours.get(name)) != repr(theirs.get(name))
     }
+
+
+def _without_plugins_of_treatments(settings: Mapping[str, object]) -> dict[str, object]:
+    """Older runs name the files of their interventions among the other plugins."""
+    named = settings.get("plugins")
+    if not isinstance(named, list | tuple):
+        return dict(settings)
+    rest = [text for text in named if not str(text).startswith("interventions ")]
+    return {k: v for k, v in settings.items() if k != "plugins"} | ({"plugins": rest} if rest else {})
 
 
 def against(differences: dict[str, tuple[object, object]]) -> str:
