@@ -22,15 +22,22 @@ BYTES_PER_EPOCH = 4_000
 """One epoch's rows of the default metrics in SQLite, indices included (measured on the demo's store)."""
 
 
+Timings = dict[tuple[Any, ...], tuple[float, int]]
+"""Seconds an epoch and parameters of the kinds of cohorts that were timed before."""
+
+
 def dry_run(
-    specs: Sequence[RunSpec], data: Dataset, device: str, *, probes: bool = True, here: bool = True
-) -> dict[str, Any]:
+    specs: Sequence[RunSpec], data: Dataset, device: str, *, probes: bool = True, here: bool = True,
+    timings: Timings | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Runs, cohorts, engine, seconds (None where nobody can know) and bytes; trains a throwaway network only.
 
+    timings  what was timed for other arms of a sweep: arms that differ in numbers alone are timed once
     here     whether the device is this machine's: another's is not asked for, and nothing is trained or timed
     at_most  whether the seconds are a bound, as for probes, which end when they fit
     """
     cohorts = plan(specs, device)
+    timings = {} if timings is None else timings
     seconds, size = 0.0, 0
     known, at_most = here, False
     runs: list[dict[str, Any]] = []
@@ -39,7 +46,7 @@ def dry_run(
         epochs = sum(scenario.task_epochs(i) for i in range(scenario.tasks)) if scenario.fixed_length else None
         known = known and epochs is not None
         if number == 0:
-            per_epoch, parameters = _seconds_per_epoch(cohort, data) if here else (0.0, _parameters(cohort, data))
+            per_epoch, parameters = _timed(cohort, data, here, timings)
         seconds += per_epoch * (epochs or 0)
         size += len(cohort.specs) * ((epochs or 0) * BYTES_PER_EPOCH + parameters * 4)
         runs += [
@@ -51,7 +58,7 @@ def dry_run(
     branches.sort(key=lambda spec: (spec.scenario.id, spec.scenario.branch_epoch))
     for number, cohort in enumerate(plan(branches, device)):
         if number == 0 and here:
-            per_epoch, _ = _seconds_per_epoch(cohort, data)
+            per_epoch, _ = _timed(cohort, data, here, timings)
             per_epoch /= len(cohort.specs)
         at_most = at_most or not cohort.shared.scenario.fixed_length
         seconds += per_epoch * len(cohort.specs) * cohort.shared.scenario.task_epochs(0)
@@ -66,6 +73,19 @@ def dry_run(
         "at_most": at_most,
         "bytes": size + kept,
     }
+
+
+def _timed(cohort: Cohort, data: Dataset, here: bool, timings: Timings) -> tuple[float, int]:
+    """Seconds an epoch and parameters of a cohort; one that differs from another in numbers alone takes as long."""
+    spec = cohort.specs[0]
+    kind = (
+        spec.scenario.id, spec.dataset, spec.network, spec.optimizer.name, spec.optimizer.batch_size, spec.objective,
+        tuple(intervention.id for intervention in spec.interventions), spec.precision, spec.measure, cohort.engine,
+        cohort.device, len(cohort.specs), here,
+    )  # fmt: skip
+    if kind not in timings:
+        timings[kind] = _seconds_per_epoch(cohort, data) if here else (0.0, _parameters(cohort, data))
+    return timings[kind]
 
 
 def _parameters(cohort: Cohort, data: Dataset) -> int:

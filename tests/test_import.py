@@ -627,3 +627,11 @@ def test_a_database_of_trackio(db: str, tmp_path: Path) -> None:
     assert "1 of 2 runs have logged no seed: they are numbered." in done.notes
     with open_store(db) as store, pytest.raises(DataError, match="no database of Trackio"):
         import_csv(store, Path(db), scenario="warm-start", name="n", kind="trackio")
+
+
+def test_a_table_of_a_million_columns_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "wide.csv"
+    names = ",".join(f"m{i}" for i in range(10**6))
+    path.write_text(f"run,seed,epoch,{names}\n")
+    with open_store(tmp_path / "a.db") as store, pytest.raises(DataError, match="1000003 columns"):
+        import_csv(store, path, scenario="x", name="y")

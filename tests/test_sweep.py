@@ -17,13 +17,15 @@ import psutil
 import pytest
 
 from benchmarks.storm import compare, storm, sweep_line
-from ncpl_cli import runs, settings
+from ncpl_cli import estimate, runs, settings
 from ncpl_cli.commands import _grid
 from ncpl_cli.data import load
 from ncpl_cli.errors import InputError, Stopped
 from ncpl_cli.main import call
+from ncpl_cli.plan import Cohort
 from ncpl_cli.records import EpochRecord
 from ncpl_cli.scenarios import PermutedDigits, WarmStart
+from ncpl_cli.spec import DatasetSpec
 from ncpl_cli.store import Owner, Queue, Store, open_store
 from ncpl_cli.sweep import Arm, Options, enlist, outcome, places_for
 from ncpl_cli.worker import work
@@ -336,3 +338,22 @@ def test_a_small_storm(tmp_path: Path, local: Store) -> None:
     hit = storm(tmp_path, sweep_line(2, 60, "storm.db", 2), kills=2, stalls=1)
     assert hit["workers killed"] == 2 and hit["stalls"] == 1
     assert compare(tmp_path / "a.db", tmp_path / "storm.db") == []
+
+
+def test_a_dry_run_times_what_differs_in_numbers_alone_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def seconds(cohort: Cohort, _: object) -> tuple[float, int]:
+        asked.append(cohort.specs[0].id)
+        return 2.0, 10
+
+    monkeypatch.setattr(estimate, "_seconds_per_epoch", seconds)
+    data, timings = load(DatasetSpec("digits")), estimate.Timings()
+    for lr in (0.1, 0.2, 0.3):
+        spec = arm([0]).specs[0]
+        spec = replace(spec, optimizer=replace(spec.optimizer, lr=lr))
+        found = estimate.dry_run([spec], data, "cpu", timings=timings)
+        assert found["seconds_one_by_one"] == 2.0 * found["runs"][0]["epochs"]
+    assert len(asked) == 1
+    estimate.dry_run([replace(spec, network=replace(spec.network, width=7))], data, "cpu", timings=timings)
+    assert len(asked) == 2

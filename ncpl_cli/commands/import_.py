@@ -70,7 +70,10 @@ def import_(
     unknown = [m for m in done.metrics if Address.parse(m).metric not in METRICS]
     notes = list(done.notes)
     if unknown:
-        notes.append(f"not in the catalogue, stored under their own names: {', '.join(unknown)}.")
+        notes.append(
+            f"not in the catalogue, stored under their own names: {', '.join(unknown[:20])}"
+            f"{f' and {len(unknown) - 20} more' if len(unknown) > 20 else ''}."
+        )
     if not done.metrics:
         notes.append("no column is a metric: nothing was measured in these rows.")
     if done.ignored:

@@ -231,15 +231,16 @@ def _show_plan(
     runs: dict[str, dict[str, Any]] = {}
     seconds: float | None = 0.0
     size, cohorts, why = 0.0, 0, ""
+    timings: estimate.Timings = {}
     for arm in arms:
         specs = [spec for spec in arm.specs if spec.id not in runs]
         if not specs:
             continue
         here = executor.on_this_machine or device == "cpu"
-        found = estimate.dry_run(specs, loaded[specs[0].dataset], device, here=here)
+        found = estimate.dry_run(specs, loaded[specs[0].dataset], device, here=here, timings=timings)
         for run in found["runs"]:
             runs[run["id"]] = {**run, "arm": arm.label, "cohort": cohorts + run["cohort"]}
-        cohorts = 1 + max(run["cohort"] for run in runs.values())
+        cohorts += 1 + max(run["cohort"] for run in found["runs"])
         one_by_one = found["seconds_one_by_one"]
         seconds = None if seconds is None or one_by_one is None else seconds + one_by_one
         size, why = size + found["bytes"], found["engine_why"]

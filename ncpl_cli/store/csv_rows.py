@@ -32,6 +32,9 @@ OF_TRAINING = ("online_accuracy", "online_loss")
 
 _LARGEST = 2**63 - 1
 
+MOST_COLUMNS = 10_000
+"""A file with more columns is no log of epochs."""
+
 
 Facts = tuple[int, int | None, int | None, float | None]
 """task, task_epoch, samples_seen, seconds."""
@@ -117,6 +120,11 @@ class Source:
 
     def header(self, names: list[str]) -> dict[str, int]:
         """Place of the columns that are no metrics; what the others are is kept in `metrics`."""
+        if len(names) > MOST_COLUMNS:
+            raise self.error(
+                1, f"it names {len(names)} columns; a log of epochs has at most {MOST_COLUMNS}.",
+                "one column a metric, one row an epoch: leave out what are no metrics",
+            )  # fmt: skip
         names = [n.strip() for n in names]
         place = {n: i for i, n in enumerate(names)}
         if len(names) == 1 and any(c in names[0] for c in ";\t"):
