@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ncpl_cli import networks, objectives
+from ncpl_cli import networks, objectives, probes
 from ncpl_cli.callables import said
 from ncpl_cli.data import Dataset, default_dir, load
 from ncpl_cli.interventions import parse
@@ -282,11 +282,62 @@ def _metric(name: str, part: Any, _: Path | None) -> Checks:
     yield "hidden layers", without
 
 
+def _probe(name: str, part: Any, _: Path | None) -> Checks:
+    data = _data()
+
+    def spec() -> RunSpec:
+        return _spec(data, probe=[f"{name}:epochs=2"])[0]
+
+    def written() -> None:
+        one = probes.parse(name)
+        assert probes.parse(one.label) == one, f"{one.label!r} does not say what it is"
+
+    def run() -> None:
+        assert issubclass(part.run, probes.ProbeRun), "`run` is no ProbeRun"
+        assert part.run.id == f"{name}-probe", f"its run is called {part.run.id!r}, not {name}-probe"
+        _described(part.run)
+        _optioned(part.run)
+
+    def paired() -> None:
+        """The copies and the network as initialised learn the same in the same order; all are runs of their own."""
+        found = probes.runs_of(spec())
+        assert len({one.id for one in found}) == len(found), "probes after different epochs are one run"
+        of: dict[Any, list[RunSpec]] = {}
+        for one in found:
+            of.setdefault(part.run.pair({f.name: getattr(one.scenario, f.name) for f in fields(part.run)}), []).append(
+                one
+            )
+        for together in of.values():
+            assert any(one.scenario.branch_epoch == 0 for one in together), "no fresh network stands beside it"
+            tasks = [task_of(one, 0, data) for one in together]
+            for one, task in zip(together, tasks, strict=True):
+                assert task.epochs == one.scenario.epochs == 2, "the budget is not what was asked for"
+                assert np.array_equal(task.order(1), tasks[0].order(1)), "copy and fresh network see another order"
+                assert np.array_equal(task.train_labels, tasks[0].train_labels), (
+                    "copy and fresh network learn other labels"
+                )
+                for split, numbers in (task.targets or {}).items():
+                    assert np.array_equal(numbers, tasks[0].targets[split]), (
+                        "copy and fresh network learn other numbers"
+                    )
+
+    def trains() -> None:
+        _trained([probes.runs_of(spec())[0]], data)
+
+    yield "is called in small letters and -", lambda: _called(name, r"[a-z][a-z0-9-]*")
+    yield "is described", lambda: _described(part)
+    yield "is written as it is read", written
+    yield "options", lambda: _optioned(part)
+    yield "its run", run
+    yield "a fresh network beside it", paired
+    yield "trains", trains
+
+
 def _finite(value: float) -> None:
     assert math.isfinite(value), f"it is {value} of four plain classes"
 
 
 _CHECKS: dict[str, Callable[[str, Any, Path | None], Checks]] = {
     "SCENARIOS": _scenario, "INTERVENTIONS": _intervention, "NETWORKS": _network, "DATASETS": _dataset,
-    "METRICS": _metric, "OBJECTIVES": _objective,
+    "METRICS": _metric, "OBJECTIVES": _objective, "PROBES": _probe,
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """Parts of one's own: a file holds what a registry of ncpl holds, under the registry's name, and is added to it.
 
-    SCENARIOS, INTERVENTIONS, METRICS, OBJECTIVES   lists of parts with an `id`
-    NETWORKS, DATASETS                              functions by name
+    SCENARIOS, INTERVENTIONS, METRICS, OBJECTIVES, PROBES   lists of parts with an `id`
+    NETWORKS, DATASETS                                      functions by name
 
 Files are named by `--plugin FILE` and NCPL_PLUGINS, installed packages by their entry points `ncpl.plugins`. What is
 trained with a part of one's own has the digest of its file in its identity: another file is another run.
@@ -29,7 +29,7 @@ VARIABLE = "NCPL_PLUGINS"
 REGISTRIES = {
     "SCENARIOS": "ncpl_cli.scenarios", "DATASETS": "ncpl_cli.data", "NETWORKS": "ncpl_cli.networks",
     "INTERVENTIONS": "ncpl_cli.interventions", "OBJECTIVES": "ncpl_cli.objectives",
-    "METRICS": "ncpl_cli.metrics.catalogue",
+    "METRICS": "ncpl_cli.metrics.catalogue", "PROBES": "ncpl_cli.probes",
 }  # fmt: skip
 """Every registry that can be added to, and its module."""
 

@@ -173,7 +173,7 @@ def _check_plugins(row: Any) -> None:
 def from_row(row: Any, data: Dataset) -> RunSpec:
     """The spec of a stored run (store.RunRow), from its settings; raises InputError when it is not reproduced."""
     _check_plugins(row)
-    known: dict[str, type[Any]] = {one.id: one for one in (*SCENARIOS, *probes.PROBE_RUNS)}
+    known: dict[str, type[Any]] = {one.id: one for one in (*SCENARIOS, *probes.probe_runs())}
     if row.scenario not in known:
         raise InputError(f"run {row.id} is of {row.scenario}, which this ncpl cannot train.")
     stored, recorded = row.settings, {**row.recorded, "metrics": tuple(row.recorded["metrics"])}

@@ -193,6 +193,7 @@ class RunSpec:
     def plugins(self) -> dict[str, str]:
         """Digests of the files of the parts that are somebody's own; a data set's content speaks for itself."""
         parts = [("SCENARIOS", self.scenario.id), ("NETWORKS", self.network.name)]
+        parts += [("PROBES", self.scenario.id.removesuffix("-probe"))]
         parts += [("INTERVENTIONS", one.id) for one in self.interventions]
         parts += [("OBJECTIVES", self.objective.id)] if self.objective else []
         return plugins.digests(parts)

@@ -15,6 +15,7 @@ import pytest
 
 from ncpl_cli import contracts, plugins
 from ncpl_cli.main import call
+from ncpl_cli.records import Address
 from ncpl_cli.spec import flat
 from ncpl_cli.store import open_store
 from tests.test_spec import spec
@@ -29,6 +30,7 @@ USES = {
     "small_conv.py": ["permuted-digits", "--network", "small-conv", "--batch-size", "32"],
     "bars.py": ["permuted-digits", "--dataset", "bars", "--batch-size", "32"],
     "halves.py": ["halves", "--batch-size", "32"],
+    "cycled.py": ["permuted-digits", "--probe", "cycled:epochs=1", "--batch-size", "32"],
 }
 
 
@@ -84,12 +86,17 @@ def test_an_example_is_checked_listed_and_used(
     with open_store(db) as store:
         settings = store.run(run["id"]).settings
         digest = plugins._digest(Path(file))
-        in_identity = name not in ("radius.py", "bars.py")
+        in_identity = name not in ("radius.py", "bars.py", "cycled.py")
         key = "intervention_plugins" if name == "small_logits.py" else "plugins"
         assert ([text.split(" ")[2] for text in settings.get(key, ())] == [digest]) == in_identity
         if name == "radius.py":
             found = {str(a): v for a, v in store.values(run["id"], 2).items() if a.metric == "radius"}
             assert {"radius", "radius@test", "radius/layer1"} & found.keys() and all(v > 0 for v in found.values())
+        if name == "cycled.py":
+            found = store.runs(parent=run["id"])
+            assert {row.branch_epoch for row in found} == {0, 1, 2}
+            assert all(row.settings["plugins"] == [f"probes cycled {digest}"] for row in found)
+            assert Address("probe_gap") in store.values(run["id"], 2)
         if name == "small_logits.py":
             assert settings["interventions"] == ["small_logits:strength=0.1"]
 
@@ -158,6 +165,8 @@ BROKEN = {
     "identity": ("halves.py", [(", identity=False", "")]),
     "tasks": ("halves.py", [("half * (index % 2)", "half * (1 + index % 2)")]),
     "its classifier is found": ("small_conv.py", [("nn.Linear(64, classes)", "nn.Linear(64, classes), nn.Tanh()")]),
+    "a fresh network beside it": ("cycled.py", [("labels + 1)", "labels + 1 + self.branch_epoch)")]),
+    "its run": ("cycled.py", [('id = "cycled-probe"', 'id = "cycled"')]),
     "its content": ("bars.py", [("default_rng(0)", "default_rng()")]),
 }
 
@@ -217,7 +226,7 @@ def test_installed_packages_bring_their_parts(written: Callable[..., str], tmp_p
 
 OURS = [
     (registry, name)
-    for registry in ("SCENARIOS", "INTERVENTIONS", "NETWORKS", "OBJECTIVES")
+    for registry in ("SCENARIOS", "INTERVENTIONS", "NETWORKS", "OBJECTIVES", "PROBES")
     for name in plugins.entries(registry)
 ] + [("DATASETS", "digits")]
 """What can be asked of our own here: data sets of the net are not here, our metrics are computed together."""

@@ -78,6 +78,7 @@ def contents() -> dict[str, list[dict[str, Any]]]:
     from ncpl_cli.metrics.catalogue import METRICS
     from ncpl_cli.networks import NETWORKS
     from ncpl_cli.objectives import OBJECTIVES
+    from ncpl_cli.probes import PROBES
     from ncpl_cli.scenarios import SCENARIOS
 
     def _shown(value: Any) -> str:
@@ -123,6 +124,13 @@ def contents() -> dict[str, list[dict[str, Any]]]:
                 "parameters": ",".join(f"{f.name}={_shown(f.default)}" for f in fields(o)),
             }
             for o in OBJECTIVES.values()
+        ],
+        "probes": [
+            {
+                "id": p.id, "what": " ".join((p.__doc__ or "").split()),
+                "parameters": ",".join(f"{f.name}={_shown(f.default)}" for f in fields(p)),
+            }
+            for p in PROBES.values()
         ],
         "metrics": [
             {

@@ -1,4 +1,4 @@
-"""Probes: how well does a run's network still learn something new? The tuple below is the registry, one file a kind.
+"""Probes: how well does a run's network still learn something new? PROBES is the registry, one file a kind.
 
 A probe is a run of its own: a copy of the network after an epoch of its parent, with a new optimiser, trained on what
 its kind says for a fixed budget. Beside it always the network as initialised (branch epoch 0) on the same data and in
@@ -12,18 +12,20 @@ from typing import Any
 
 from ncpl_cli import parts
 from ncpl_cli.errors import InputError
-from ncpl_cli.probes.full_data import FullData, FullDataRun, warm_start_results
-from ncpl_cli.probes.labels import Labels, LabelsRun
-from ncpl_cli.probes.next_task import NextTask, NextTaskRun
-from ncpl_cli.probes.offset import Offset, OffsetRun
+from ncpl_cli.probes.full_data import FullData, warm_start_results
+from ncpl_cli.probes.labels import Labels
+from ncpl_cli.probes.next_task import NextTask
+from ncpl_cli.probes.offset import Offset
 from ncpl_cli.probes.probe import Probe, ProbeRun, Reached, Results
 from ncpl_cli.scenarios import WarmStartProbe
 from ncpl_cli.spec import RunSpec
 
 PROBES: dict[str, type[Probe]] = {one.id: one for one in (FullData, Labels, Offset, NextTask)}
 
-PROBE_RUNS: tuple[type[Any], ...] = (WarmStartProbe, FullDataRun, LabelsRun, OffsetRun, NextTaskRun)
-"""The scenarios that probes are runs of."""
+
+def probe_runs() -> tuple[type[Any], ...]:
+    """The scenarios that probes are runs of."""
+    return (WarmStartProbe, *(kind.run for kind in PROBES.values()))
 
 
 def parse(text: str) -> Probe:
@@ -73,11 +75,11 @@ def results(scenario: str, reached: Sequence[Reached]) -> Results:
     """What the probes of one kind (the id of their runs) put on their parent's rows, by its epochs."""
     if scenario == WarmStartProbe.id:
         return warm_start_results(reached)
-    kind: type[ProbeRun] = next(one for one in PROBE_RUNS if one.id == scenario)
-    return kind.results(reached)
+    kinds = {kind.run.id: kind.run for kind in PROBES.values()}
+    return kinds.get(scenario, ProbeRun).results(reached)  # of a kind whose file is not here: as most have it
 
 
 __all__ = [
-    "PROBES", "PROBE_RUNS", "Probe", "ProbeRun", "Reached", "branch_epochs", "merged", "of", "parse", "parse_all",
+    "PROBES", "Probe", "ProbeRun", "Reached", "branch_epochs", "merged", "of", "parse", "parse_all", "probe_runs",
     "results", "runs_of",
 ]  # fmt: skip
