@@ -33,6 +33,27 @@ def printable(text: str) -> str:
     return CONTROL.sub(lambda found: found[0] if found[0] in "\n\t" else ascii(found[0])[1:-1], text)
 
 
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def for_spreadsheets(text: str) -> str:
+    """The text as a cell of a CSV: an apostrophe before what a spreadsheet would take as a formula; numbers stay."""
+    return f"'{text}" if _FORMULA.match(text) and not _number(text) else text
+
+
+def from_spreadsheets(text: str) -> str:
+    """The text that `for_spreadsheets` was given."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) and not _number(text[1:]) else text
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 class ReaderGone(NcplError):
     """Nobody reads standard output any more: not worth a word."""
 

@@ -163,3 +163,10 @@ def test_a_type_of_ml_dtypes_is_taken_where_it_is_installed() -> None:
 def test_importing_the_metrics_names_stays_light() -> None:
     code = "import sys, ncpl_cli.metrics; assert 'torch' not in sys.modules and 'numba' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("empty", ["test", "unseen"])
+def test_an_empty_split_is_refused_in_a_sentence(empty: str) -> None:
+    x, y = np.random.default_rng(0).normal(size=(60, 5)), np.repeat(np.arange(3), 20)
+    with pytest.raises(InputError, match=f"{empty}_features has no rows"):
+        measure_features(x, y, **{f"{empty}_features": x[:0], f"{empty}_labels": y[:0]})

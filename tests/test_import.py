@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import sqlite3
@@ -18,6 +19,7 @@ from ncpl_cli.main import call
 from ncpl_cli.records import Address, EpochRecord, RunInfo
 from ncpl_cli.store import Owner, open_store
 from ncpl_cli.store.imports import Imported, import_csv
+from ncpl_cli.streams import for_spreadsheets, from_spreadsheets
 
 
 @pytest.fixture
@@ -635,3 +637,26 @@ def test_a_table_of_a_million_columns_is_refused_at_once(tmp_path: Path) -> None
     path.write_text(f"run,seed,epoch,{names}\n")
     with open_store(tmp_path / "a.db") as store, pytest.raises(DataError, match="1000003 columns"):
         import_csv(store, path, scenario="x", name="y")
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+2", "+cmd|x", "-x", "@y", "'=z", "''@", "-1.5", "'quoted", "plain", "=HYPERLINK(1)"]
+)
+def test_texts_are_no_formulas_in_a_spreadsheet_and_come_back_as_they_were(tmp_path: Path, text: str) -> None:
+    """A text that begins with = + - @ gets an apostrophe, which import takes off; numbers stay numbers."""
+    table, again, db = tmp_path / "t.csv", tmp_path / "e.csv", tmp_path / "a.db"
+    marked = f"'{text}" if text.lstrip("'")[:1] in ("=", "+", "-", "@") and text != "-1.5" else text
+    assert for_spreadsheets(text) == marked and from_spreadsheets(marked) == text
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["run", "seed", "epoch", "nc1", "'=own"], [marked, 0, 1, -0.5, 2], [marked, 0, 2, -0.25, 3]]
+        )
+    assert call(["import", str(table), "--scenario", "x", "--name", text, "--db", str(db)]) == 0
+    assert call(["export", "-o", str(again), "--db", str(db)]) == 0
+    with open_store(db, readonly=True) as store:
+        (row,) = store.runs()
+        assert row.names == (text,) and row.epochs == 2
+    with again.open(newline="") as file:
+        head, *rows = list(csv.reader(file))
+    first = dict(zip(head, rows[0], strict=True))
+    assert (first["name"], first["nc1"], first["'=own"]) == (marked, "-0.5", "2.0")

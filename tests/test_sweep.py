@@ -24,6 +24,7 @@ from ncpl_cli.errors import InputError, Stopped
 from ncpl_cli.main import call
 from ncpl_cli.plan import Cohort
 from ncpl_cli.records import EpochRecord
+from ncpl_cli.runs import batch
 from ncpl_cli.scenarios import PermutedDigits, WarmStart
 from ncpl_cli.spec import DatasetSpec
 from ncpl_cli.store import Owner, Queue, Store, open_store
@@ -63,6 +64,12 @@ def arm(seeds: Sequence[int], label: str | None = None, **given: Any) -> Arm:
 def local(tmp_path: Path) -> Store:
     """A store in a file: workers of these tests run in this process."""
     return open_store(tmp_path / "a.db")
+
+
+@pytest.fixture
+def each_epoch_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast the machine: an epoch is stored, and heard of, before the next one."""
+    monkeypatch.setattr(batch, "SHORT_SECONDS", 0.0)
 
 
 # what is written ---------------------------------------------------------------------------------------------
@@ -164,7 +171,7 @@ def test_longest_first_and_extended_by_what_is_missing(local: Store) -> None:
     assert local.run(ids[0]).status == "finished" and local.last_epoch(ids[0]) == 4
 
 
-def test_a_stalled_worker_is_refused_and_goes_on_with_other_work(local: Store) -> None:
+def test_a_stalled_worker_is_refused_and_goes_on_with_other_work(local: Store, each_epoch_at_once: None) -> None:
     class Thief(Silent):
         """Takes the first run over while its worker stands still; gives it back once the worker has noticed."""
 
@@ -219,7 +226,7 @@ def test_a_run_that_cannot_be_rebuilt_fails_once(local: Store) -> None:
     assert "cannot be set up again" in (local.run(ids[0]).error or "")
 
 
-def test_a_worker_that_is_told_to_stop_gives_its_run_back(local: Store) -> None:
+def test_a_worker_that_is_told_to_stop_gives_its_run_back(local: Store, each_epoch_at_once: None) -> None:
     class Killer(Silent):
         seen = 0
 

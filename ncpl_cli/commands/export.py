@@ -9,6 +9,7 @@ import typer
 from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import Db
 from ncpl_cli.errors import InputError
+from ncpl_cli.streams import for_spreadsheets
 
 
 def export(
@@ -24,6 +25,7 @@ def export(
 
     Example: ncpl export -o epochs.csv
     """
+    from ncpl_cli.analysis.words import count
     from ncpl_cli.output import STDOUT, format_of, opened
     from ncpl_cli.store import open_store
 
@@ -36,8 +38,14 @@ def export(
     target = STDOUT if output is None else output
     with opened(target) as file:
         if kind == "csv":
-            frame.to_csv(file, index=False, mode="wb")
+            texts = frame.select_dtypes(include=["object", "string", "category"]).columns
+            safe = frame.assign(**{column: frame[column].map(_cell) for column in texts}) if len(frame) else frame
+            safe.rename(columns=for_spreadsheets).to_csv(file, index=False, mode="wb")
         else:
             file.write(frame.to_parquet(index=False))
     if target != STDOUT:
-        _common.note(f"{len(frame)} rows of {frame['run'].nunique()} runs in {target}.")
+        _common.note(f"{count(len(frame), 'row')} of {count(frame['run'].nunique(), 'run')} in {target}.")
+
+
+def _cell(value: object) -> object:
+    return for_spreadsheets(value) if isinstance(value, str) else value

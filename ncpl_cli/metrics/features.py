@@ -48,6 +48,7 @@ def measure_features(
     x, y, w, b = checked(features, labels, weight, bias)
     if (test_features is None) != (test_labels is None):
         raise InputError("test_features and test_labels belong together: one of them is missing.")
+    refuse_empty(test_features=test_features, unseen_features=unseen_features)
     splits = {"train": (x, y)}
     if test_features is not None:
         t, u, _, _ = checked(test_features, test_labels, weight, bias)
@@ -92,6 +93,14 @@ def measure_features(
     else:
         found.put({}, dict.fromkeys(of_units, "there are no samples"))
     return found.only(wanted)
+
+
+def refuse_empty(**arrays: Any) -> None:
+    """Raise InputError for an array that is given and has no rows."""
+    for name, array in arrays.items():
+        if array is not None and len(array) == 0:
+            labels = name.replace("features", "labels")
+            raise InputError(f"{name} has no rows.", f"leave {name} and {labels} out where there are none")
 
 
 def permuted_nc1(features: Any, labels: Any, global_mean: str = "sample") -> float:

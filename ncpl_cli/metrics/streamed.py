@@ -15,7 +15,7 @@ from ncpl_cli.metrics import units
 from ncpl_cli.metrics.accumulator import CollapseAccumulator
 from ncpl_cli.metrics.arrays import checked
 from ncpl_cli.metrics.catalogue import METRICS, chosen
-from ncpl_cli.metrics.features import NO_CLASSIFIER
+from ncpl_cli.metrics.features import NO_CLASSIFIER, refuse_empty
 from ncpl_cli.metrics.neural_collapse import BY_SAMPLE, CLASSIFIER_METRICS, TEST_METRICS, collapse
 from ncpl_cli.metrics.snapshot import Measured, collapse_names, context_metrics
 
@@ -38,6 +38,7 @@ def measure_stream(
     _, y, _, _ = checked(np.zeros((len(labels), 1), np.float32), labels, None, None)
     if (test_features is None) != (test_labels is None):
         raise InputError("test_features and test_labels belong together: one of them is missing.")
+    refuse_empty(test_features=test_features)
     names = np.unique(np.concatenate([y, *([] if test_labels is None else [np.asarray(test_labels)])]))
     if weight is None:
         y, classes = np.searchsorted(names, y), max(1, len(names))

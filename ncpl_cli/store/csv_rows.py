@@ -11,6 +11,7 @@ from ncpl_cli.errors import DataError, InputError
 from ncpl_cli.records import Address
 from ncpl_cli.store.log_lines import Lines
 from ncpl_cli.store.places import doubtful
+from ncpl_cli.streams import from_spreadsheets
 
 REQUIRED = ("run", "seed", "epoch")
 HEAD = (*REQUIRED, "task", "task_epoch", "samples_seen", "seconds", "split", "layer", "parent", "branch_epoch")
@@ -125,7 +126,7 @@ class Source:
                 1, f"it names {len(names)} columns; a log of epochs has at most {MOST_COLUMNS}.",
                 "one column a metric, one row an epoch: leave out what are no metrics",
             )  # fmt: skip
-        names = [n.strip() for n in names]
+        names = [from_spreadsheets(n.strip()) for n in names]
         place = {n: i for i, n in enumerate(names)}
         if len(names) == 1 and any(c in names[0] for c in ";\t"):
             raise self.error(1, "the columns are not separated by commas.", "write it as CSV with commas")
@@ -185,7 +186,7 @@ class Source:
             if self.has_steps and not fields[epoch_at].strip():
                 self.without_epoch += 1
                 continue
-            run = fields[run_at].strip()
+            run = from_spreadsheets(fields[run_at].strip())
             if not run:
                 raise self.error(line, "a run without a label.", column="run")
             values: list[float | None] = []
@@ -211,15 +212,15 @@ class Source:
                 None if seconds_at is None else self._seconds(fields[seconds_at], line),
             )
             place = (
-                (fields[split_at].strip() if split_at is not None else "") or "train",
-                (fields[layer_at].strip() if layer_at is not None else "") or "last",
+                (from_spreadsheets(fields[split_at].strip()) if split_at is not None else "") or "train",
+                (from_spreadsheets(fields[layer_at].strip()) if layer_at is not None else "") or "last",
             )
             if place not in self.places:
                 if why := doubtful(*place):
                     raise self.error(line, *why, column="split" if doubtful(place[0], "last") else "layer")
                 self.places.add(place)
             branch = None
-            if parent_at is not None and (parent := fields[parent_at].strip()):
+            if parent_at is not None and (parent := from_spreadsheets(fields[parent_at].strip())):
                 branch = parent, 0 if branch_at is None else self._count(fields[branch_at], line, "branch_epoch")
             self.rows += 1
             epoch = self._count(fields[epoch_at], line, "epoch")

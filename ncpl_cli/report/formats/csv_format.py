@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ncpl_cli.report.blocks import Cell, Commands, Figure, Report, Table, Text
+from ncpl_cli.streams import for_spreadsheets
 
 COLUMNS = ("section", "kind", "item", "row", "column", "value")
 
@@ -43,6 +44,4 @@ def _cells(out: Any, section: str, kind: str, one: Table) -> None:
 
 def _safe(value: Cell) -> Cell:
     """Text that a spreadsheet would take for a formula is marked as text."""
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return f"'{value}"
-    return value
+    return for_spreadsheets(value) if isinstance(value, str) else value
