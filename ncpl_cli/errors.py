@@ -69,6 +69,11 @@ class Stopped(NcplError):
         self.exit_code = exit_code
 
 
+def told(error: BaseException) -> str:
+    """What another library's error says, in one line."""
+    return " ".join(str(error).split())
+
+
 def unknown(kind: str, name: str, known: Iterable[str], shown: int | None = None) -> InputError:
     """The error for a name that is not in a list: names the nearest match and all (or some) that are known."""
     names = sorted(known)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ncpl_cli import networks, runs, sealed, settings
 from ncpl_cli.data import Dataset
 from ncpl_cli.data.feature_files import FeatureFiles, open_files
-from ncpl_cli.errors import DataError, InputError
+from ncpl_cli.errors import DataError, InputError, told
 from ncpl_cli.metrics import Measured, Snapshot, measure
 from ncpl_cli.metrics.catalogue import AT_START, METRICS, chosen
 from ncpl_cli.metrics.expensive import what_it_takes
@@ -124,14 +124,16 @@ def read_features(path: Path) -> dict[str, np.ndarray[Any, Any]]:
                 )
             return {name: file[name] for name in file.files}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise DataError(f"{path} is damaged or no .npz file ({error}).", "write it again with np.savez") from error
+        raise DataError(
+            f"{path} is damaged or no .npz file ({told(error)}).", "write it again with np.savez"
+        ) from error
     except ValueError as error:
         if "pickle" in str(error) or "Object arrays" in str(error):
             raise InputError(
                 f"{path} holds Python objects, which run code when they are read: only arrays of numbers are.",
                 "np.savez(path, features=np.stack(...), labels=np.array(..., dtype=int))",
             ) from error
-        raise DataError(f"{path} is damaged ({error}).", "write it again with np.savez") from error
+        raise DataError(f"{path} is damaged ({told(error)}).", "write it again with np.savez") from error
 
 
 def of_weights(
@@ -175,7 +177,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
         raise DataError(f"the checkpoint {path} is {why}.", "measure another one, or the run: --run ID") from why
     except (OSError, SafetensorError) as error:
         raise DataError(
-            f"{path} is damaged or no safetensors file ({error}).",
+            f"{path} is damaged or no safetensors file ({told(error)}).",
             'safetensors.torch.save_file(model.state_dict(), "model.safetensors") writes one',
         ) from error
     if ours is None:

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from ncpl_cli.callables import blamed
-from ncpl_cli.errors import InputError
+from ncpl_cli.errors import InputError, told
 
 GROUP = "ncpl.plugins"
 VARIABLE = "NCPL_PLUGINS"
@@ -157,7 +157,7 @@ def _given(path: Path, registry: str, value: Any) -> dict[str, Any]:
         found = dict(value) if isinstance(value, Mapping) else {one.id: one for one in value}
     except (TypeError, AttributeError) as error:
         raise InputError(
-            f"the plugin {path}: {registry} is no list of parts ({error}).",
+            f"the plugin {path}: {registry} is no list of parts ({told(error)}).",
             f"{registry} = [MyPart], each with an id; NETWORKS and DATASETS = {{'name': function}}",
         ) from error
     if bad := [name for name in found if not isinstance(name, str) or not name or set(name) & set(":,= \t\n@/")]:

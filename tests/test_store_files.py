@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ncpl_cli.errors import StoreError, without_passwords
+from ncpl_cli.errors import DataError, StoreError, without_passwords
 from ncpl_cli.main import call
 from ncpl_cli.records import Address, EpochRecord, RunInfo
 from ncpl_cli.store import Owner, Store, open_store
 from ncpl_cli.store.checkpoint_folder import folder_of
+from ncpl_cli.store.imports import import_csv
 from ncpl_cli.store.merge import Merged, merge
 
 
@@ -209,3 +211,29 @@ def test_a_password_that_an_older_store_kept_is_neither_shown_nor_merged(
         said = capsys.readouterr()
         assert "S3cr3tPw" not in said.out + said.err
     assert b"S3cr3tPw" not in (tmp_path / "b.db").read_bytes()
+
+
+@pytest.mark.parametrize("left", ["nothing", "a row", "another has it open", "it was there"])
+def test_an_error_takes_back_only_an_empty_store_of_its_own(tmp_path: Path, left: str) -> None:
+    (tmp_path / "n.csv").write_text("run,seed,epoch,nc1\na,0,1,0.5\na,0,one,0.5\n")
+    url, other = tmp_path / "a.db", None
+    with open_store(tmp_path / "a.other") as neighbour:  # of the same stem, so that a folder is made beside the store
+        neighbour.checkpoints.mkdir()
+    before = {path.name for path in tmp_path.iterdir()}
+    if left == "it was there":
+        open_store(url).close()
+    with pytest.raises(DataError, match="whole number"), open_store(url) as store:
+        if left == "a row":
+            begin(store)
+        if left == "another has it open":
+            other = sqlite3.connect(url)
+            other.execute("select count(*) from runs").fetchone()
+        import_csv(store, tmp_path / "n.csv", scenario="x", name="y")
+    after = {path.name for path in tmp_path.iterdir()}
+    if left == "nothing":
+        assert after == before
+    else:
+        with open_store(url, readonly=True) as store:
+            assert len(store.runs()) == (left == "a row")
+    if other is not None:
+        other.close()

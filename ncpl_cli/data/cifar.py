@@ -9,7 +9,7 @@ import numpy as np
 
 from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.data.download import clean
-from ncpl_cli.errors import DataError
+from ncpl_cli.errors import DataError, told
 
 PIXELS = 3 * 32 * 32
 
@@ -76,7 +76,8 @@ def _load(name: str, files: Files, data_dir: Path) -> tuple[list[Split], list[Sp
                 download_and_extract_archive(files.archive, str(data_dir), md5=files.md5)
         except Exception as error:  # URLError, RuntimeError, OSError, ...
             raise DataError(
-                f"{name} is not in {folder} (missing: {', '.join(absent)}) and could not be downloaded ({error}).",
+                f"{name} is not in {folder} (missing: {', '.join(absent)}) and could not be downloaded "
+                f"({told(error)}).",
                 f"put the binary version's files there (--data-dir names the directory that holds {files.folder}), "
                 "use --dataset folder:DIR for images in class folders, or work offline with --dataset digits",
             ) from error

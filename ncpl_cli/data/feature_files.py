@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ncpl_cli.errors import DataError, InputError
+from ncpl_cli.errors import DataError, InputError, told
 
 Array = NDArray[Any]
 SUFFIXES = (".npz", ".npy", ".safetensors", ".parquet")
@@ -78,7 +78,7 @@ def open_files(paths: Sequence[Path]) -> FeatureFiles:
         try:
             _READERS[path.suffix](path, found)
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} is damaged ({error}).", "write it again") from error
+            raise DataError(f"{path} is damaged ({told(error)}).", "write it again") from error
     widths = {part.width: part.path for part in found.parts}
     if len(widths) > 1:
         said = " and ".join(f"{width} ({path})" for width, path in widths.items())
@@ -197,7 +197,7 @@ def _safetensors(path: Path, found: FeatureFiles) -> None:
             labels = plain(file.get_tensor("labels"))
             others = {name: plain(file.get_tensor(name)) for name in OTHERS if name in names}
     except SafetensorError as error:
-        raise DataError(f"{path} is damaged or no safetensors file ({error}).", "write it again") from error
+        raise DataError(f"{path} is damaged or no safetensors file ({told(error)}).", "write it again") from error
 
     def blocks() -> Iterator[Array]:
         with safe_open(path, framework="pt") as file:

@@ -12,7 +12,7 @@ from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.data.download import clean
 from ncpl_cli.data.sampling import stratified, without
 from ncpl_cli.data.turned import turned
-from ncpl_cli.errors import DataError
+from ncpl_cli.errors import DataError, told
 
 RAW_FILES = (
     "train-images-idx3-ubyte",
@@ -93,7 +93,8 @@ def _torchvision(
         except Exception as error:  # torchvision raises AssertionError, ValueError, URLError, RuntimeError, ...
             if absent:
                 raise DataError(
-                    f"{name} is not in {raw} (missing: {', '.join(absent)}) and could not be downloaded ({error}).",
+                    f"{name} is not in {raw} (missing: {', '.join(absent)}) and could not be downloaded "
+                    f"({told(error)}).",
                     "put the four files there (--data-dir names the directory that holds "
                     f"{kind}/raw), or work offline with --dataset digits",
                 ) from error

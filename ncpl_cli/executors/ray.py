@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from ncpl_cli.errors import InputError
+from ncpl_cli.errors import InputError, told
 from ncpl_cli.executors.executor import Place, Places, thread_limits
 
 
@@ -31,7 +31,9 @@ class Ray:
         try:
             self._ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise InputError(f"Ray cannot be reached ({error}).", "ray status shows whether a cluster runs") from None
+            raise InputError(
+                f"Ray cannot be reached ({told(error)}).", "ray status shows whether a cluster runs"
+            ) from None
         self.most: int | None = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         self.failures: list[str] = []
         self._task: Any = None

@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ncpl_cli import sealed
-from ncpl_cli.errors import DataError, InputError, StoreError
+from ncpl_cli.errors import DataError, InputError, StoreError, told
 from ncpl_cli.provenance import numerics_of
 from ncpl_cli.store import checked_id
 from ncpl_cli.trainer import Position
@@ -85,7 +85,7 @@ def read(root: Path, run: str, epoch: int) -> tuple[Position, dict[str, Tensor]]
     except sealed.Refused as why:
         raise _refused(path, run, str(why)) from why
     except (OSError, SafetensorError, TypeError, ValueError) as error:
-        raise _refused(path, run, f"damaged ({error})") from error
+        raise _refused(path, run, f"damaged ({told(error)})") from error
 
 
 def _refused(path: Path, run: str, why: str) -> DataError:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 import sqlalchemy as sa
 
 from ncpl_cli import faults
-from ncpl_cli.errors import StoreError
+from ncpl_cli.errors import StoreError, told
 from ncpl_cli.store.leases import MAX_LEASE
 from ncpl_cli.store.owner import Owner
 from ncpl_cli.store.run_row import BY_RECORDER, run_row, runs_query
@@ -65,13 +65,13 @@ def row_faults(connection: sa.Connection) -> Iterator[str]:
             if not isinstance(json.loads(provenance), dict):
                 raise ValueError("its provenance is no table")
         except (ValueError, TypeError, RecursionError) as error:
-            yield f"attempt {attempt} of run {run} cannot be read ({error})"
+            yield f"attempt {attempt} of run {run} cannot be read ({told(error)})"
     if sa.inspect(connection).has_table(sweeps.name):
         for name, settings in connection.execute(sa.select(sweeps.c.name, sweeps.c.settings)):
             try:
                 json.loads(settings)
             except (ValueError, RecursionError) as error:
-                yield f"sweep {name} has settings that cannot be read ({error})"
+                yield f"sweep {name} has settings that cannot be read ({told(error)})"
     for kind, text in connection.execute(sa.select(terms.c.kind, terms.c.text)):
         if kind not in ("metric", "split", "layer", "reason") or not text:
             yield f"the name {text!r} is of an unknown kind {kind!r}"

@@ -37,8 +37,10 @@ class Database:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close()
+        if kind is not None and self.file is not None:
+            self.file.take_back()  # an error leaves nothing behind, no empty store either
 
     def close(self) -> None:
         """Give back all connections."""

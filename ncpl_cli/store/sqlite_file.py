@@ -22,6 +22,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from ncpl_cli.errors import StoreError
+from ncpl_cli.store.schema import VERSION_TABLE
 from ncpl_cli.store.turns import Turns
 
 NOTE_AFTER = 5.0
@@ -58,6 +59,7 @@ class StoreFile:
     def __init__(self, path: Path, *, readonly: bool, timeout: float = 30.0) -> None:
         refuse_network(path)
         self.path, self.readonly, self.timeout = path.absolute(), readonly, timeout
+        self.made = not readonly and not path.exists()
         self.turns = Turns(self.path)
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         self._identity: tuple[int, int] | None = None
@@ -105,6 +107,29 @@ class StoreFile:
                 f"the store {self.path} was deleted or replaced while it was in use.",
                 "nothing was written to what lies there now; put the store back, then the same command goes on",
             )
+
+    def take_back(self) -> None:
+        """Remove a file that this process made, where it holds no row and no other process has it open."""
+        if not self.made:
+            return
+        with contextlib.suppress(sqlite3.Error, OSError):
+            self.still_there()
+            with contextlib.closing(self._connect(self.path, "mode=rw")) as connection:
+                connection.execute("PRAGMA busy_timeout = 0")
+                connection.execute("PRAGMA journal_mode = DELETE")  # refused while another has it open
+                connection.execute("BEGIN EXCLUSIVE")
+                tables = connection.execute(
+                    "SELECT name FROM sqlite_master WHERE type = 'table' AND name != ?", (VERSION_TABLE,)
+                )
+                if not any(
+                    connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone() for (name,) in tables.fetchall()
+                ):
+                    self.path.unlink()
+                    with contextlib.suppress(OSError):
+                        self.path.with_name(f"{self.path.name}.checkpoints").rmdir()  # made with it, where it is empty
+                else:
+                    connection.execute("ROLLBACK")
+                    connection.execute("PRAGMA journal_mode = WAL")
 
     def close(self) -> None:
         """Leave nothing behind; it can be opened again."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ncpl_cli.errors import InputError
+from ncpl_cli.errors import InputError, told
 from ncpl_cli.store.checks import gaps, missing_columns, orphans, row_faults, spoiled_probes, torn_pages
 from ncpl_cli.store.connection import shown
 from ncpl_cli.store.database import Database
@@ -52,7 +52,7 @@ class Upkeep(Database):
             except (sqlite3.Error, sqlite3.Warning) as error:
                 if "not authorized" in str(error) or "prohibited" in str(error):
                     raise InputError("a query only reads: that statement would do something else.", _SELECT) from error
-                raise InputError(f"the query cannot be run ({error}).", _SELECT) from error
+                raise InputError(f"the query cannot be run ({told(error)}).", _SELECT) from error
             except Exception as error:
                 if not type(error).__module__.startswith("psycopg"):
                     raise
