@@ -13,27 +13,30 @@ from dataclasses import replace
 
 import numpy as np
 
-from ncpl_cli.analysis import plain_arms, resampling
+from ncpl_cli.analysis import doses, plain_arms, resampling
 from ncpl_cli.analysis.aggregate import FEWEST_SCENARIOS, Aggregate, aggregate
 from ncpl_cli.analysis.comparison import PHASE_1, Arm, Comparison, default_y, end_of_phase_1
 from ncpl_cli.analysis.gain import Gain, over_seeds
-from ncpl_cli.analysis.outcomes import common_tasks, outcomes
+from ncpl_cli.analysis.outcomes import Outcome, common_tasks, outcomes
 from ncpl_cli.analysis.results import number
 from ncpl_cli.analysis.statistics import difference
 from ncpl_cli.analysis.study import LEFT_OUT, NOT_IDENTITY, Group, Study, groups
+from ncpl_cli.analysis.through import through
 from ncpl_cli.analysis.words import count, said
 from ncpl_cli.errors import InputError, unknown
 
 
 def compare_by(
     study: Study, by: str, ys: Sequence[str] = (), *, plain: str | None = None, margin: float | None = None,
-    flips: int = resampling.FLIPS, seed: int = 0,
+    mediator: str | None = None, dose: str | None = None, flips: int = resampling.FLIPS, seed: int = 0,
 ) -> tuple[Comparison, ...]:  # fmt: skip
     """One comparison a scenario, combination of the other settings, y and outcome; arms sorted by gain, highest first.
 
     by      a setting that differs between runs
     plain   the value that the others are compared with; default the smallest that has a finished run
     margin  differences within it are equivalent; default the standard deviation over seeds of the plain value
+    mediator  what each gain is split by (see `through`)
+    dose    what the values are doses of, where the outcome's slope over them is asked for (see `doses`)
     Raises InputError where the setting is unknown or has one value only.
     """
     if not study.series:
@@ -44,7 +47,9 @@ def compare_by(
         raise unknown("setting of these runs", by, sorted(known))
     found: list[Comparison] = []
     for together in _alike(every, by):
-        found += _comparisons(together, by, ys, plain, margin, flips, seed)
+        if dose is not None:
+            doses.numeric(together, by)
+        found += _comparisons(together, by, ys, plain, margin, mediator, dose, flips, seed)
     if not found:
         values = list(dict.fromkeys(said(g.run.settings.get(by)) for g in every))
         varying = [name for name in plain_arms.varying_settings(every) if name != by]
@@ -83,8 +88,8 @@ def _is(value: object, written: str) -> bool:
 
 
 def _comparisons(
-    together: Sequence[Group], by: str, ys: Sequence[str], plain: str | None, margin: float | None, flips: int,
-    seed: int,
+    together: Sequence[Group], by: str, ys: Sequence[str], plain: str | None, margin: float | None,
+    mediator: str | None, dose: str | None, flips: int, seed: int,
 ) -> list[Comparison]:  # fmt: skip
     together = sorted(together, key=lambda g: _order(g.run.settings.get(by)))
     values = [g.run.settings.get(by) for g in together]
@@ -116,6 +121,10 @@ def _comparisons(
             spread = float(np.std(list(plain_values.values()), ddof=1)) if len(plain_values) > 1 else None
             within = spread if margin is None else margin
             arms = [_arm(g, base, by, plain_values, outcome, within, flips, seed) for g in together if g is not base]
+            if mediator is not None:
+                of = {repr(g.run.settings.get(by)): g.series for g in together}
+                arms = [replace(a, through=through(of[repr(a.value)], base.series, y, mediator, flips=flips, seed=seed))
+                        for a in arms]  # fmt: skip
             arms.sort(key=lambda a: -math.inf if a.gain.mean is None else a.gain.mean, reverse=True)
             settings = {k: v for k, v in base.settings.items() if k != by}
             found.append(
@@ -124,8 +133,19 @@ def _comparisons(
                     by=by, outcome=name, value=base.run.settings.get(by),
                     mean=float(np.mean(list(plain_values.values()))) if plain_values else None,
                     seeds=len(plain_values), margin=within,
+                    dose=None if dose is None else doses.dose_of(dose, _by_seed(living, by, outcome), flips, seed),
                 )
             )  # fmt: skip
+    return found
+
+
+def _by_seed(living: Sequence[Group], by: str, outcome: Outcome) -> dict[int, dict[float, float]]:
+    """{seed: {value of the setting: outcome}}."""
+    found: dict[int, dict[float, float]] = {}
+    for g in living:
+        for s in g.series:
+            if math.isfinite(v := outcome(s)):
+                found.setdefault(s.run.seed, {})[float(g.run.settings[by])] = v  # type: ignore[arg-type]
     return found
 
 

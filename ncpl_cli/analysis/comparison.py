@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from ncpl_cli.analysis import plain_arms, resampling
+from ncpl_cli.analysis.doses import Dose
 from ncpl_cli.analysis.gain import POWER, Gain, over_seeds
 from ncpl_cli.analysis.matching import MATCHED_WITHIN, Matched, later, match
 from ncpl_cli.analysis.results import number
 from ncpl_cli.analysis.statistics import difference
 from ncpl_cli.analysis.study import NOT_IDENTITY, Group, Series, Study, groups
+from ncpl_cli.analysis.through import Through, through
 from ncpl_cli.analysis.words import p_text
 from ncpl_cli.errors import InputError
 
@@ -43,6 +45,7 @@ class Arm:
     failed_seeds  seeds whose phase-1 train accuracy ended more than .05 below the plain arm's
     matched       None where phase-1 accuracies are not recorded beside y (there is then nothing to match on)
     by, value     the setting that arms are told apart by, where one was asked for, and this arm's value of it
+    through       what of the gain goes with the change of a mediator, where one was asked for
     """
 
     arm: str
@@ -57,6 +60,7 @@ class Arm:
     p_by: float | None = None
     by: str | None = None
     value: object = None
+    through: Through | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Keys as the fields."""
@@ -73,6 +77,7 @@ class Arm:
             "phase_1_failed": bool(self.failed_seeds),
             "failed_seeds": list(self.failed_seeds),
             "notes": list(self.notes),
+            **({} if self.through is None else {"through": self.through.to_json()}),
         }
 
 
@@ -81,7 +86,7 @@ class Comparison:
     """All arms of a scenario that have one plain arm. `settings`: what tells this plain arm from other plain arms.
 
     Where arms are told apart `by` a setting: its plain `value`, the `outcome` of y that is compared, the plain arm's
-    `mean` of it over so many `seeds`, and the `margin` within which differences are equivalent.
+    `mean` of it over so many `seeds`, the `margin` within which differences are equivalent, and the `dose` effect.
     """
 
     scenario: str
@@ -96,6 +101,7 @@ class Comparison:
     mean: float | None = None
     seeds: int = 0
     margin: float | None = None
+    dose: Dose | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Keys as the fields."""
@@ -103,16 +109,19 @@ class Comparison:
             "scenario": self.scenario, "settings": dict(self.settings), "y": self.y, "plain": self.plain,
             "by": self.by, "outcome": self.outcome, "value": self.value, "plain_mean": self.mean, "margin": self.margin,
             "arms": [arm.to_json() for arm in self.arms], "notes": list(self.notes),
+            **({} if self.dose is None else {"dose": self.dose.to_json()}),
         }  # fmt: skip
 
 
 def compare(
-    study: Study, y: str | None = None, *, plain: str | None = None, flips: int = resampling.FLIPS, seed: int = 0
-) -> tuple[Comparison, ...]:
+    study: Study, y: str | None = None, *, plain: str | None = None, mediator: str | None = None,
+    flips: int = resampling.FLIPS, seed: int = 0,
+) -> tuple[Comparison, ...]:  # fmt: skip
     """Every arm against the plain arm of its scenario and settings.
 
     y      what is gained; default probe_test_accuracy, first-epoch online accuracy where tasks follow each other
     plain  label of the plain arm; default the runs without interventions and weight decay
+    mediator  what each gain is split by (see `through`)
     Raises InputError when there is no plain arm, or no arm beside it.
     """
     if not study.series:
@@ -136,7 +145,7 @@ def compare(
     found = []
     for base, arms in together.values():
         chosen, said = (y, ()) if y else default_y([s for g in (base, *arms) for s in g.series])
-        made = [_arm(arm, base, chosen, flips, seed) for arm in arms]
+        made = [_arm(arm, base, chosen, mediator, flips, seed) for arm in arms]
         if len(made) > 1:
             p = np.array([math.nan if a.gain.p is None else a.gain.p for a in made])
             adjusted = resampling.benjamini_yekutieli(p)
@@ -164,6 +173,16 @@ def check_answered(study: Study, found: Sequence[Comparison]) -> None:
     )
 
 
+def check_mediator(study: Study, mediator: str | None) -> None:
+    """Raise InputError where no run has a value of what gains are to be split by."""
+    recorded = study.addresses()
+    if mediator is not None and mediator not in recorded:
+        raise InputError(
+            f"--through {mediator}: it was not recorded in these runs.",
+            f"train with --metrics default,{mediator}; recorded here: {', '.join(recorded) or 'nothing'}",
+        )
+
+
 def default_y(runs: Sequence[Series]) -> tuple[str, tuple[str, ...]]:
     """What is compared where nothing is named, and a note.
 
@@ -182,7 +201,7 @@ def default_y(runs: Sequence[Series]) -> tuple[str, tuple[str, ...]]:
     return "test_accuracy", ("No probe_test_accuracy was recorded: y is test_accuracy.",)
 
 
-def _arm(arm: Group, plain: Group, y: str, flips: int, seed: int) -> Arm:
+def _arm(arm: Group, plain: Group, y: str, mediator: str | None, flips: int, seed: int) -> Arm:
     ours = {s.run.seed: s for s in arm.series}
     theirs = {s.run.seed: s for s in plain.series}
     seeds = [s for s in ours if s in theirs]
@@ -220,6 +239,7 @@ def _arm(arm: Group, plain: Group, y: str, flips: int, seed: int) -> Arm:
         else Matched(over_seeds(matched, flips, seed), pairs, 1 - pairs / points if points else 1.0),
         failed_seeds=failed,
         notes=(),
+        through=None if mediator is None else through(arm.series, plain.series, y, mediator, flips=flips, seed=seed),
     )
     return replace(result, notes=tuple(_notes(result, arm, plain, seeds)))
 

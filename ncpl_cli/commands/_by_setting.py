@@ -71,12 +71,17 @@ def _error(row: Sequence[object]) -> float | None:
 
 
 def _notes(comparisons: Sequence[Comparison]) -> list[str]:
+    from ncpl_cli.analysis import doses, through
     from ncpl_cli.analysis.gain import POWER
     from ncpl_cli.analysis.resampling import FEWEST_RUNS
     from ncpl_cli.analysis.words import p_text
 
-    lines = [line for of in comparisons for line in of.notes]
+    lines = [doses.sentence(of.dose, of.y, str(of.outcome)) for of in comparisons if of.dose is not None]
+    lines += [line for of in comparisons for line in of.notes]
     lines += [f"{arm.arm}: {line}" for of in comparisons for arm in of.arms for line in arm.notes]
+    split = {(arm.arm, arm.through.y): arm.through for of in comparisons for arm in of.arms if arm.through is not None}
+    lines += [f"{arm}: {through.sentence(of)}" for (arm, _), of in split.items()]
+    lines += [text for of in split.values() for text in of.assumptions]
     for of in comparisons:
         what = f"{of.y}, {of.outcome}"
         if of.margin is not None:

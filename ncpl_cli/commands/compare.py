@@ -39,6 +39,15 @@ def compare(
         float | None,
         typer.Option(min=0, help="With --by: differences within it are equivalent; default the plain value's seed sd."),
     ] = None,
+    dose: Annotated[
+        bool,
+        typer.Option(
+            "--dose", help="Slope over the strengths of an intervention (holding back +, promoting -), or over --by."
+        ),
+    ] = False,
+    through: Annotated[
+        str | None, typer.Option(help="Split each gain by this metric: what goes with its change, as nc1.")
+    ] = None,
     scenario: Annotated[str | None, typer.Option(help="Only this scenario.")] = None,
     runs: Annotated[str | None, typer.Option(help="Only these runs: ids or labels with commas.")] = None,
     resampling_seed: Annotated[int, typer.Option(help="Seed of all resampling.")] = 0,
@@ -52,24 +61,39 @@ def compare(
     from ncpl_cli.analysis import compare as comparisons_of
     from ncpl_cli.analysis import load
     from ncpl_cli.analysis.by_setting import compare_by, over_scenarios
-    from ncpl_cli.analysis.comparison import ADDRESSES, check_answered
+    from ncpl_cli.analysis.comparison import ADDRESSES, check_answered, check_mediator
+    from ncpl_cli.analysis.doses import DOSE, dosed, no_dose
     from ncpl_cli.records import Address
     from ncpl_cli.store import open_store
 
-    if margin is not None and not by:
-        raise InputError("--margin belongs to --by: it says which differences between values are equivalent.")
+    if margin is not None and not (by or dose):
+        raise InputError(
+            "--margin belongs to --by and --dose: it says which differences between values are equivalent."
+        )
     ys = [str(Address.parse(part)) for part in y.split(",")] if y else []
+    mediator = None if through is None else str(Address.parse(through))
     with open_store(_common.store_url(db), readonly=True) as store:
         study = load(
-            store, [*ADDRESSES, *ys], scenario=scenario, names=name or (),
+            store, [*ADDRESSES, *ys, *([mediator] if mediator else [])], scenario=scenario, names=name or (),
             ids=[part.strip() for part in runs.split(",")] if runs else None,
         )  # fmt: skip
+    check_mediator(study, mediator)
     if by:
         setting = by.replace("-", "_")
-        found = compare_by(study, setting, ys, plain=plain, margin=margin, seed=resampling_seed)
+        found = compare_by(study, setting, ys, plain=plain, margin=margin, mediator=mediator,
+                           dose=setting if dose else None, seed=resampling_seed)  # fmt: skip
+    elif dose:
+        found = tuple(
+            of for what, part in dosed(study)
+            for of in compare_by(part, DOSE, ys, plain=plain or no_dose(part), margin=margin, mediator=mediator,
+                                 dose=what, seed=resampling_seed)
+        )  # fmt: skip
     else:
         chosen: list[str | None] = [*ys] or [None]
-        found = tuple(c for one in chosen for c in comparisons_of(study, one, plain=plain, seed=resampling_seed))
+        found = tuple(
+            of for one in chosen
+            for of in comparisons_of(study, one, plain=plain, mediator=mediator, seed=resampling_seed)
+        )  # fmt: skip
     check_answered(study, found)
     together = over_scenarios(study, found, seed=resampling_seed) if by else ()
     if json_:
@@ -77,7 +101,7 @@ def compare(
         more = {"across_scenarios": [a.to_json() for a in together]} if together else {}
         _common.print_json(document | more)
         return
-    if by:
+    if by or dose:
         _by_setting.show(found, together)
         return
     for comparison in found:
@@ -105,10 +129,21 @@ def _show(comparison: Comparison) -> None:
         _common.print_table(("arm", *columns), every)
     for line in comparison.notes:
         _common.say(line, "- ")
+    for line in through_notes(comparison):
+        _common.say(line, "- ")
     for arm in comparison.arms:
         for line in arm.notes:
             _common.say(f"{arm.arm}: {line}", "- ")
     _common.out()
+
+
+def through_notes(comparison: Comparison) -> list[str]:
+    """What of each gain goes with the change of a mediator, where one was asked for, and what must hold for it."""
+    from ncpl_cli.analysis.through import sentence
+
+    found = [(arm.arm, arm.through) for arm in comparison.arms if arm.through is not None]
+    said = [f"{arm}: {sentence(of)}" for arm, of in found]
+    return [*said, *(found[0][1].assumptions if found else ())]
 
 
 def _sentence(arm: Arm, comparison: Comparison) -> str:
