@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, cast
 
 from ncpl_cli import plugins, values
@@ -169,7 +170,7 @@ class RunSpec:
     probe_every: int | None = field(default=None, compare=False)
     """Epochs between two probes; None = after every task."""
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Canonical JSON of everything that decides the numbers; settings at their default are left out."""
         parts: dict[str, Any] = {
@@ -189,7 +190,7 @@ class RunSpec:
         kept = {key: value for key, value in parts.items() if value not in (None, {}, [])}
         return json.dumps(kept, sort_keys=True, separators=(",", ":"))
 
-    @property
+    @cached_property
     def plugins(self) -> dict[str, str]:
         """Digests of the files of the parts that are somebody's own; a data set's content speaks for itself."""
         parts = [("SCENARIOS", self.scenario.id), ("NETWORKS", self.network.name)]
@@ -198,7 +199,7 @@ class RunSpec:
         parts += [("OBJECTIVES", self.objective.id)] if self.objective else []
         return plugins.digests(parts)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The first 12 hexadecimal digits of the identity's SHA-256."""
         return hashlib.sha256(self.identity.encode()).hexdigest()[:12]

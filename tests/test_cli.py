@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -34,6 +35,24 @@ def test_a_line_is_refused_without_torch() -> None:
         "assert not heavy, heavy\n"
     )
     said = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+
+
+def test_runs_and_sweeps_are_listed_without_numpy(tmp_path: Path) -> None:
+    """2 000 runs are listed in half a second: what is shown of them needs the store alone."""
+    code = (
+        "import sys\nfrom ncpl_cli.records import RunInfo\nfrom ncpl_cli.store import Queue, open_store\n"
+        "with open_store('s.db') as store:\n"
+        "    infos = [RunInfo(f'{n:012x}', '{}', 'permuted-digits', n, {'lr': n}, {'tasks': 1}, 1) for n in range(2)]\n"
+        "    store.register_all([(info, ['s']) for info in infos])\n"
+        "    Queue(store).add('s', {'max_attempts': 5, 'device': 'cpu'}, [('online', [i.id]) for i in infos])\n"
+        "from ncpl_cli.main import call\n"
+        "for line in (['runs', 'list'], ['sweep', 'status', 's'], ['sweep', 'status']):\n"
+        "    assert call([*line, '--db', 's.db']) == 0\n"
+        "heavy = {'torch', 'numba', 'scipy', 'plotnine', 'sklearn', 'pandas', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=tmp_path)
     assert said.returncode == 0, said.stderr
 
 

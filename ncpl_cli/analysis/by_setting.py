@@ -16,11 +16,12 @@ import numpy as np
 from ncpl_cli.analysis import doses, plain_arms, resampling
 from ncpl_cli.analysis.aggregate import FEWEST_SCENARIOS, Aggregate, aggregate
 from ncpl_cli.analysis.comparison import PHASE_1, Arm, Comparison, default_y, end_of_phase_1
+from ncpl_cli.analysis.differing import LEFT_OUT
 from ncpl_cli.analysis.gain import Gain, over_seeds
 from ncpl_cli.analysis.outcomes import Outcome, common_tasks, outcomes
 from ncpl_cli.analysis.results import number
 from ncpl_cli.analysis.statistics import difference
-from ncpl_cli.analysis.study import LEFT_OUT, NOT_IDENTITY, Group, Study, groups
+from ncpl_cli.analysis.study import NOT_IDENTITY, Group, Study, groups
 from ncpl_cli.analysis.through import through
 from ncpl_cli.analysis.words import count, said
 from ncpl_cli.errors import InputError, unknown

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ncpl_cli.analysis.study import LEFT_OUT, differing_names
+from ncpl_cli.analysis.differing import LEFT_OUT, differing_names
 from ncpl_cli.analysis.words import ranges, said
 
 ALONE = frozenset({"seed", "dataset_digest"})

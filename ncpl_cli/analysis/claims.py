@@ -11,9 +11,10 @@ import numpy as np
 from ncpl_cli.analysis import plasticity, statistics
 from ncpl_cli.analysis.comparison import Arm, compare
 from ncpl_cli.analysis.correlation import correlate
+from ncpl_cli.analysis.differing import LEFT_OUT
 from ncpl_cli.analysis.plasticity import estimate, first_task_epochs
 from ncpl_cli.analysis.results import GroupCorrelation, Options, number
-from ncpl_cli.analysis.study import LEFT_OUT, Series, Study
+from ncpl_cli.analysis.study import Series, Study
 from ncpl_cli.analysis.survival import survival
 from ncpl_cli.analysis.words import signed
 from ncpl_cli.errors import InputError

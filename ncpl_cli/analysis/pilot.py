@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from ncpl_cli.analysis.comparison import compare, default_y
+from ncpl_cli.analysis.differing import LEFT_OUT
 from ncpl_cli.analysis.gain import POWER, power, seeds_needed
 from ncpl_cli.analysis.outcomes import outcomes
-from ncpl_cli.analysis.study import LEFT_OUT, Study, groups
+from ncpl_cli.analysis.study import Study, groups
 from ncpl_cli.analysis.words import count
 from ncpl_cli.errors import InputError
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ncpl_cli.analysis.differing import LEFT_OUT, differing_names, frozen
 from ncpl_cli.analysis.statistics import difference
 from ncpl_cli.analysis.words import said
 from ncpl_cli.records import Address
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from ncpl_cli.store import Store
 
 Array = NDArray[np.float64]
-
-LEFT_OUT = ("failed", "diverged")
-"""Statuses of runs that are not analysed; they are always listed, since what survives is a biased sample."""
 
 FIRST_TASK_SETTINGS = frozenset({"first_task_epochs", "first_task_nc1", "first_task_max_epochs", "warm_up_epochs"})
 """Settings that say how long the first task lasts: what arms of a first-task study differ in."""
@@ -199,7 +197,7 @@ def groups(study: Study, *, pool: bool = False, ignore: Iterable[str] = ()) -> l
         if run.imported:
             key: tuple[object, ...] = (run.scenario, "imported", run.names)
         else:
-            kept = sorted((k, _frozen(v)) for k, v in run.settings.items() if k not in left_out)
+            kept = sorted((k, frozen(v)) for k, v in run.settings.items() if k not in left_out)
             key = (run.scenario, "trained", *kept)
         merged = (run.scenario,) if pool else key
         found.setdefault(merged, []).append(series)
@@ -224,16 +222,6 @@ def groups(study: Study, *, pool: bool = False, ignore: Iterable[str] = ()) -> l
             )
         )
     return made
-
-
-def _frozen(value: object) -> str:
-    return repr(list(value)) if isinstance(value, list | tuple) else repr(value)
-
-
-def differing_names(settings: Sequence[Mapping[str, object]], ignore: frozenset[str] = frozenset()) -> set[str]:
-    """Names of settings that do not have one value in all of these."""
-    names = {name for s in settings for name in s} - ignore
-    return {name for name in names if len({_frozen(s.get(name)) for s in settings}) > 1}
 
 
 def _common_name(runs: Sequence[Run]) -> str | None:

@@ -129,8 +129,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
     if not sys.stdout.isatty():
         if title:
             out(f"# {title}")
-        for row in (columns, *rows):
-            print("\t".join("" if cell is None else visible(str(cell)) for cell in row))
+        lines = ("\t".join("" if cell is None else visible(str(cell)) for cell in row) for row in (columns, *rows))
+        print("\n".join(lines))  # at once: a line costs more to write than to make
         return
     from rich.console import Console
 

@@ -108,9 +108,9 @@ def _estimand(result: GroupCorrelation) -> str:
 
 def _show_pairs(title: str, results: Sequence[GroupCorrelation]) -> None:
     """Many pairs of one group, strongest first."""
+    from ncpl_cli.analysis.differing import LEFT_OUT
     from ncpl_cli.analysis.resampling import FEWEST_RUNS
     from ncpl_cli.analysis.sentences import no_p
-    from ncpl_cli.analysis.study import LEFT_OUT
 
     first = results[0]
     _common.out(f"{title}: {len(results)} pairs, strongest first")

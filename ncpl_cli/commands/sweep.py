@@ -32,10 +32,10 @@ class Sweeps(Scenarios):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The sub-command; raises InputError that lists the known scenarios."""
-        from ncpl_cli.scenarios import scenario_named
-
         if (known := TyperGroup.get_command(self, ctx, cmd_name)) is not None:
             return known
+        from ncpl_cli.scenarios import scenario_named
+
         if cmd_name.endswith(".toml"):
             text = f"The sweep that a file describes.\n\nExample: ncpl sweep {cmd_name} --jobs auto"
             return command(
@@ -339,7 +339,10 @@ def status(
 def _casualties(store: Any, overview: Any) -> list[Any]:
     """What failed or diverged of a sweep, with the settings that vary in it and the reason."""
     from ncpl_cli.analysis.casualties import casualties
+    from ncpl_cli.analysis.differing import LEFT_OUT
 
+    if not overview.errors and not any(kind.get(s) for kind in (overview.runs, overview.probes) for s in LEFT_OUT):
+        return []  # nothing went wrong: no need to read every run for what varies among them
     return casualties(store.runs(name=overview.name), overview.errors)
 
 
