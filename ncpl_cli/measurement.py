@@ -290,7 +290,8 @@ def of_run(
     task = task_of(spec, stored["task"], data)
     snapshot = Snapshot(network, data, task, initial, device, samples or spec.measure.samples, spec.optimizer.lr)
     _say_what_it_takes(network, metrics, observer)
-    found = measure(snapshot, tuple(metrics), layers)
+    metrics = settings.measured_in(spec.scenario, metrics)
+    found = measure(snapshot, metrics, layers)
     there = {a.metric for a in (*found.values, *found.undefined)}
     wanted = {*metrics} - there  # of the run's history, which one look at a network does not show
     known = {a: v for a, v in store.values(row.id, at).items() if a.metric in wanted}

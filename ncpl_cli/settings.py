@@ -12,7 +12,7 @@ from ncpl_cli.callables import load_object
 from ncpl_cli.errors import InputError, unknown
 from ncpl_cli.interventions import Intervention, parse, parse_all
 from ncpl_cli.interventions.decay import L2
-from ncpl_cli.metrics.catalogue import check_names, chosen
+from ncpl_cli.metrics.catalogue import METRICS, check_names, chosen
 from ncpl_cli.objectives import Objective
 from ncpl_cli.scenarios import SCENARIOS, Scenario, objective_of, objectives_of, outputs_of
 from ncpl_cli.spec import (
@@ -90,7 +90,7 @@ def asked(scenario: type[Scenario], given: Mapping[str, Any]) -> RunSpec:
     spec = RunSpec(
         scenario=made, dataset=dataset, dataset_digest="", network=network_spec(given, str(presets["network"])),
         optimizer=_optimizer(presets, given), interventions=interventions, objective=_objective(made, given),
-        measure=_measure(given), **rest, **_probes(made, given),
+        measure=_measure(made, given), **rest, **_probes(made, given),
     )  # fmt: skip
     if dataset.normalisation != "own" and spec.network.name == "mlp":
         raise InputError(
@@ -136,6 +136,12 @@ def on(spec: RunSpec, data: Dataset, seeds: Sequence[int]) -> list[RunSpec]:
     spec.scenario.check_data(data)
     for one in spec.interventions:
         _check_classes(one, spec, data)
+    for probe in probes.of(spec):
+        run = probe.runs(spec, spec.scenario.task_epochs(0))[0]
+        if (needs := outputs_of(run, data)) != (has := outputs_of(spec, data)):
+            raise InputError(
+                f"--probe {probe.id} learns {needs} outputs, and networks of {spec.scenario.id} have {has} here."
+            )
     return [replace(spec, seed=seed) for seed in seeds]
 
 
@@ -266,7 +272,9 @@ def _optimizer(presets: Mapping[str, Any], given: Mapping[str, Any]) -> Optimize
     keys = [f.name for f in fields(OptimizerSpec)[1:]]
     chosen = _read(None, given, ("optimizer", *keys))
     name = chosen.pop("optimizer", "sgd")
-    preset = {"lr": presets["lr"] if name == "sgd" else OPTIMIZER_LR[name], "batch_size": presets["batch_size"]}
+    preset = {key: presets[key] for key in keys if key in presets}
+    if name != "sgd":
+        preset = {**preset, "lr": OPTIMIZER_LR[name], "momentum": 0.0}
     settings = OptimizerSpec(name=name, **preset | chosen)
     if settings.momentum and name != "sgd":
         raise InputError(f"--momentum belongs to sgd; {name} has moments of its own.")
@@ -275,10 +283,11 @@ def _optimizer(presets: Mapping[str, Any], given: Mapping[str, Any]) -> Optimize
     return settings
 
 
-def _measure(given: Mapping[str, Any]) -> MeasureSpec:
+def _measure(scenario: Scenario, given: Mapping[str, Any]) -> MeasureSpec:
     metrics = ("default",) if given.get("metrics") is None else given["metrics"]
     metrics = tuple(values.names(metrics, "--metrics") if isinstance(metrics, str) else metrics)
     check_names(metrics)
+    metrics = measured_in(scenario, metrics)
     if given.get("fresh_baseline") and "fresh_gap" not in chosen(metrics):
         metrics = (*metrics, "fresh_gap")
     named = {"measure_every": "every", "measure_samples": "samples"}
@@ -290,6 +299,13 @@ def _measure(given: Mapping[str, Any]) -> MeasureSpec:
     if over != "first" and "fresh_gap" not in chosen(metrics):
         raise InputError(f"--fresh-baseline-over {over} says what --fresh-baseline covers: give that too.")
     return MeasureSpec(metrics=metrics, at=at, fresh_over=over, **found, **read)
+
+
+def measured_in(scenario: Any, metrics: Sequence[str]) -> tuple[str, ...]:
+    """The names of metrics; in a scenario with families of its own, `default` holds those too."""
+    own = getattr(scenario, "measures", ()) if "default" in metrics else ()
+    known = chosen(metrics)
+    return (*metrics, *(name for name, one in METRICS.items() if one.family in own and name not in known))
 
 
 def _probes(scenario: Scenario, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -207,7 +207,8 @@ class Run:
                     self.measure(found, everything - often)
                 self.stopped = last = True
             # else there is only one, and its test accuracy is measured anyway
-            if task.phase == "task" and not task.regression:
+            alone = "test" in task.parts and self.spec.scenario.tasks == 1
+            if task.phase == "task" and not task.regression and not alone:
                 tested = [self.seen[i] for i in evaluated_tasks(spec.task_accuracy, task.index, last)]
                 with found.timed("forgetting") if tested else contextlib.nullcontext():
                     accuracies = task_accuracy(self.network, self.data, tested, spec.task_accuracy_samples, self.device)

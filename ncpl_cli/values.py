@@ -99,7 +99,7 @@ def read(value: Any, allowed: Allowed, said: str) -> Any:
     Raises InputError that says what is allowed.
     """
     if allowed.form is not None:
-        return allowed.form(value if allowed.kind is tuple else _text(value, said), said)
+        return allowed.form(value if allowed.kind is tuple else _text(_written(value), said), said)
     if allowed.choices is not None:
         if value not in allowed.choices:
             raise unknown(said, str(value), allowed.choices)
@@ -136,6 +136,11 @@ def _plain(value: Any, kind: type) -> Any:
     if isinstance(value, int | float) and abs(value) <= 1e300 and math.isfinite(value):
         return float(value) if isinstance(value, float) else value
     return None
+
+
+def _written(value: Any) -> Any:
+    """A whole number, of a file, as a command line has it."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _text(value: Any, said: str) -> str:

@@ -34,6 +34,10 @@ class Split:
         further = {name: labels[index] for name, labels in self.further.items()}
         return Split(self.images[index], self.labels[index], further)
 
+    def under(self, labels: NDArray[np.int64]) -> Split:
+        """The same images with other labels (N,)."""
+        return Split(self.images, labels)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
@@ -70,6 +74,7 @@ class Dataset:
 
     notes          what was taken otherwise than it was given, a sentence each
     normalisation  mean and deviation of each channel that networks take in place of the channels' own
+    left_over      training images that `--train-samples` leaves out: no part of what is trained on, nor of the digest
     """
 
     name: str
@@ -80,6 +85,7 @@ class Dataset:
     validation: Split | None = None
     notes: tuple[str, ...] = ()
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    left_over: Split | None = None
 
     def shuffled(self) -> Dataset:
         """The samples of each split in a fixed random order.

@@ -49,7 +49,8 @@ def limit_train(data: Dataset, count: int) -> Dataset:
             f"--train-samples {count} is impossible for {data.name}: "
             f"allowed are {data.classes} (one a class) to {len(data.train)}."
         )
-    return replace(data, train=data.train.take(stratified(data.train.labels, count, "train samples", balanced=True)))
+    index = stratified(data.train.labels, count, "train samples", balanced=True)
+    return replace(data, train=data.train.take(index), left_over=data.train.take(without(len(data.train), index)))
 
 
 def hold_out(data: Dataset, fraction: float) -> Dataset:

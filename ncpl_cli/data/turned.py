@@ -44,6 +44,10 @@ class TurnedSplit(Split):
         """The samples at `index`, in that order, not made yet."""
         return TurnedSplit(self.base, self.index[index], self.orientation[index], self.labels[index])
 
+    def under(self, labels: NDArray[np.int64]) -> Split:
+        """The same images with other labels (N,)."""
+        return TurnedSplit(self.base, self.index, self.orientation, labels)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width): those of the base, which is square."""

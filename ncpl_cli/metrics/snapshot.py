@@ -41,6 +41,8 @@ from ncpl_cli.scenarios.task import Task
 DIAGNOSTIC_SAMPLES = FEW_ROWS
 """Samples that units and ranks are measured on; dead-unit counts depend on it, so it is fixed."""
 
+OTHER_CLASSES = "classes that the outputs do not name"
+
 INSIDE = {"preactivations", "gradients"}
 """Families that look inside a network: at what every layer gives on a few samples."""
 
@@ -186,8 +188,9 @@ def _own(
 ) -> None:
     classifier = snapshot.network.classifier
     for layer in layers:
-        of_layer = (classifier.weight, classifier.bias) if layer == "last" else (None, None)
         for split, seen in views.items():
+            known = layer == "last" and split not in snapshot.task.other_classes
+            of_layer = (classifier.weight, classifier.bias) if known else (None, None)
             if layer in seen.streamed:
                 found.put({}, dict.fromkeys((n for n in wanted if METRICS[n].family == OWN), TOO_LARGE), split, layer)
             else:
@@ -228,6 +231,9 @@ def _label_sets(snapshot: Snapshot, views: Mapping[str, View]) -> dict[str, dict
 def _performance(found: Measured, snapshot: Snapshot, views: Mapping[str, View]) -> None:
     task = snapshot.task
     for split, seen in views.items():
+        if split in task.other_classes:
+            found.put({}, dict.fromkeys((f"{split}_accuracy", f"{split}_loss"), OTHER_CLASSES))
+            continue
         if not task.regression:
             found.put({f"{split}_accuracy": seen.accuracy, f"{split}_loss": seen.loss(task.objective)}, {})
             continue
@@ -266,7 +272,7 @@ def _streams(
     """Accumulators of the layers that are too large to be kept, by split and layer."""
     found: dict[tuple[str, str], CollapseAccumulator] = {}
     for name, shown in snapshot.task.measured(snapshot.data).items():
-        if views[name].streamed:
+        if views[name].streamed and name not in snapshot.task.other_classes:
             of_layers = accumulate(
                 snapshot.network, snapshot.data, shown.split, shown.labels, snapshot.task.pixel_order,
                 device=snapshot.device, samples=snapshot.samples, layers=views[name].streamed,
@@ -292,6 +298,9 @@ def _collapse(
         whole = streams.get(("train", layer))
         means = means_of(train.layers[layer], train.labels, classes) if whole is None else whole.means()
         for split, seen in views.items():
+            if split in snapshot.task.other_classes:
+                _collapse_apart(found, split, seen, layer, wanted, None, "classes that are not trained on")
+                continue
             if (stream := streams.get((split, layer))) is not None:
                 result = stream.compute(weight, bias)
             else:
@@ -318,21 +327,27 @@ def _collapse_of_labels(
     if train is not None and layer not in train.streamed:
         means = means_of(train.layers[layer], train.labels, classes)
     for of, seen in views.items():
-        split = f"{name}_{of}"
-        if layer in seen.streamed:
-            names = [metric.id for metric in METRICS.values() if metric.family == "collapse"]
-            found.put({}, dict.fromkeys(names, TOO_LARGE), split, layer)
-            continue
-        own = of == "train"
-        result = collapse(
-            seen.layers[layer], seen.labels, classes=classes, means=means if own else None,
-            train_means=None if own else means,
-            metrics=collapse_names(wanted, False, means is not None and not own),
-        )  # fmt: skip
-        _put_collapse(found, result, split, layer)
-        found.put({}, dict.fromkeys(CLASSIFIER_METRICS, "the classifier knows other classes"), split, layer)
-        if of != "train" and means is None:
-            found.put({}, dict.fromkeys(("ncc_error", *TEST_METRICS), "no training labels"), split, layer)
+        of_training = None if of == "train" else means
+        why = "no training labels" if of != "train" and means is None else ""
+        _collapse_apart(found, f"{name}_{of}", seen, layer, wanted, of_training, why)
+
+
+def _collapse_apart(
+    found: Measured, split: str, seen: View, layer: str, wanted: Collection[str], train_means: Any, why: str
+) -> None:
+    """Collapse of a split by labels that the classifier does not know; `why` it knows no training means."""
+    if layer in seen.streamed:
+        names = [metric.id for metric in METRICS.values() if metric.family == "collapse"]
+        found.put({}, dict.fromkeys(names, TOO_LARGE), split, layer)
+        return
+    result = collapse(
+        seen.layers[layer], seen.labels, train_means=train_means,
+        metrics=collapse_names(wanted, False, train_means is not None),
+    )  # fmt: skip
+    _put_collapse(found, result, split, layer)
+    found.put({}, dict.fromkeys(CLASSIFIER_METRICS, "the classifier knows other classes"), split, layer)
+    if why:
+        found.put({}, dict.fromkeys(("ncc_error", *TEST_METRICS), why), split, layer)
 
 
 def _put_collapse(found: Measured, result: CollapseResult, split: str, layer: str) -> None:

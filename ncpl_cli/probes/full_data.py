@@ -18,6 +18,10 @@ class FullDataRun(ProbeRun):
 
     id: ClassVar[str] = "full-data-probe"
 
+    def outputs(self, data: Dataset) -> int:
+        """The data set's classes, whatever its parent's are."""
+        return data.classes
+
     def task(self, index: int, data: Dataset, seed: int) -> Task:
         """All images, their own labels, pixels as they are."""
         return Task(

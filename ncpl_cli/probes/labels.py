@@ -19,8 +19,9 @@ class LabelsRun(ProbeRun):
 
     def task(self, index: int, data: Dataset, seed: int) -> Task:
         """Labels drawn uniformly, those of the test images too: what is learned does not carry over."""
+        outputs = self.outputs(data)
         train, test = (
-            rng.stream(seed, "probe labels", name).integers(0, data.classes, size)
+            rng.stream(seed, "probe labels", name).integers(0, outputs, size)
             for name, size in (("train", len(data.train)), ("test", len(data.test)))
         )
         return Task(

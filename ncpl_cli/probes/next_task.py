@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.errors import InputError
-from ncpl_cli.probes.probe import EPOCHS, Probe, ProbeRun
-from ncpl_cli.scenarios import scenario_named
+from ncpl_cli.probes.probe import EPOCHS, Probe, ProbeRun, said
 from ncpl_cli.scenarios.task import Task, option
 from ncpl_cli.spec import RunSpec
 
@@ -22,26 +20,14 @@ class NextTaskRun(ProbeRun):
     id: ClassVar[str] = "next-task-probe"
 
     of_task: int = option(0, "which task of the parent it learns", least=0)
-    of_scenario: str = option("", "the parent's scenario and its options, as JSON", identity=False)
-
-    @property
-    def _parents(self) -> Any:
-        given = json.loads(self.of_scenario)
-        kind: Any = scenario_named(given.pop("id"))
-        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
 
     def task(self, index: int, data: Dataset, seed: int) -> Task:
         """The parent's task, as long as the budget."""
-        task: Task = self._parents.task(self.of_task, data, seed)
+        task: Task = self.parents.task(self.of_task, data, seed)
         return replace(
             task, index=index, epochs=self.epochs, phase="probe", changes=self.branch_epoch > 0, stop_nc1=None,
             stop_accuracy=None,
         )  # fmt: skip
-
-    def outputs(self, data: Dataset) -> int:
-        """As many as the parent's."""
-        parents = self._parents
-        return int(parents.outputs(data)) if hasattr(parents, "outputs") else data.classes
 
     @classmethod
     def pair(cls, settings: Mapping[str, Any]) -> Any:
@@ -67,11 +53,6 @@ class NextTask(Probe):
         while past < epoch:
             past += scenario.task_epochs(of_task)
             of_task += 1
-        of_scenario = json.dumps({"id": scenario.id, **asdict(scenario)}, sort_keys=True)
-        return [
-            replace(
-                self.spec(parent, NextTaskRun(parent.id, branch, self.epochs or EPOCHS, of_task, of_scenario)),
-                objective=parent.objective,
-            )
-            for branch in (0, epoch)
-        ]
+        known: dict[str, Any] = {"epochs": self.epochs or EPOCHS, "of_task": of_task, "of_scenario": said(scenario)}
+        both = [self.spec(parent, NextTaskRun(parent.id, branch, **known)) for branch in (0, epoch)]
+        return [replace(one, objective=parent.objective) for one in both]

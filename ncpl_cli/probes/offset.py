@@ -24,8 +24,9 @@ class OffsetRun(ProbeRun):
 
     def task(self, index: int, data: Dataset, seed: int) -> Task:
         """The same draw after every epoch of the parent and for every offset."""
+        outputs = self.outputs(data)
         targets = {
-            name: self.offset + rng.stream(seed, "probe targets", name).standard_normal((size, data.classes))
+            name: self.offset + rng.stream(seed, "probe targets", name).standard_normal((size, outputs))
             for name, size in (("train", len(data.train)), ("test", len(data.test)))
         }
         return Task(
@@ -46,4 +47,4 @@ class Offset(Probe):
 
     def runs(self, parent: RunSpec, epoch: int) -> list[RunSpec]:
         """One, with the offset."""
-        return [self.spec(parent, OffsetRun(parent.id, epoch, self.epochs or EPOCHS, self.offset))]
+        return [self.spec(parent, OffsetRun(parent.id, epoch, self.epochs or EPOCHS, offset=self.offset))]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from ncpl_cli import parts, rng
 from ncpl_cli.data.dataset import Dataset
+from ncpl_cli.scenarios import scenario_named
 from ncpl_cli.scenarios.task import Task, option
 from ncpl_cli.spec import OPTIMIZER_LR, MeasureSpec, RunSpec
 
@@ -49,6 +51,7 @@ class ProbeRun:
     parent: str = option("", "the run it branches off")
     branch_epoch: int = option(0, "after which of its epochs")
     epochs: int = option(EPOCHS, "its budget")
+    of_scenario: str = option("", "the parent's scenario and its options, as JSON, where they matter", identity=False)
 
     @property
     def lockstep_key(self) -> Self:
@@ -58,6 +61,19 @@ class ProbeRun:
     def task_epochs(self, index: int) -> int:
         """How many epochs it has."""
         return self.epochs
+
+    @property
+    def parents(self) -> Any:
+        """The parent's scenario, where it is known."""
+        given = json.loads(self.of_scenario)
+        kind: Any = scenario_named(given.pop("id"))
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+
+    def outputs(self, data: Dataset) -> int:
+        """As many as the parent's, whose network it is."""
+        if not self.of_scenario or not hasattr(self.parents, "outputs"):
+            return data.classes
+        return int(self.parents.outputs(data))
 
     def task(self, index: int, data: Dataset, seed: int) -> Task:
         """What it learns: all training images as they are, under labels or numbers of its kind."""
@@ -150,6 +166,8 @@ class Probe:
 
     def spec(self, parent: RunSpec, scenario: ProbeRun) -> RunSpec:
         """A probe of a parent as a run: its network, data, interventions and seed; what it asks is the kind's own."""
+        if hasattr(parent.scenario, "outputs"):
+            scenario = replace(scenario, of_scenario=said(parent.scenario))
         return replace(
             parent, scenario=scenario, optimizer=self._optimizer(parent), objective=None, probes=(), probe_every=None,
             measure=MeasureSpec(metrics=PROBE_MEASURES, every=1 << 40, task_accuracy="current"),
@@ -160,6 +178,11 @@ class Probe:
         if self.optimizer not in ("own", own.name):
             own = replace(own, name=self.optimizer, momentum=0.0, lr=OPTIMIZER_LR[self.optimizer])
         return replace(own, lr=self.lr) if self.lr else own
+
+
+def said(scenario: Any) -> str:
+    """A scenario and its options, as a probe keeps them."""
+    return json.dumps({"id": scenario.id, **asdict(scenario)}, sort_keys=True)
 
 
 PROBE_MEASURES = ("train_accuracy", "train_loss", "test_accuracy", "test_loss")

@@ -6,7 +6,8 @@ that says how far a run goes), `fixed_length`, `lockstep` (whether runs can adva
 those have in common). Its `ncpl train` sub-command and its sweep keys follow from its fields.
 
 What it need not have: `objective` (default cross-entropy), `objectives` (ids that `--objective` may choose; default
-those of labels) and `outputs(data)` (classes or numbers that its tasks ask for; default the data set's classes).
+those of labels), `outputs(data)` (classes or numbers that its tasks ask for; default the data set's classes) and
+`measures` (families of metrics that `default` holds there whatever they cost).
 """
 
 from __future__ import annotations
@@ -18,14 +19,23 @@ from ncpl_cli import plugins
 from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.errors import unknown
 from ncpl_cli.objectives import CROSS_ENTROPY, Objective
+from ncpl_cli.scenarios.coarse_labels import CoarseLabels
 from ncpl_cli.scenarios.permuted import PermutedDigits, PermutedMNIST
 from ncpl_cli.scenarios.shuffled_labels import ShuffledLabels
+from ncpl_cli.scenarios.source_classes import SourceClasses
 from ncpl_cli.scenarios.task import Task
 from ncpl_cli.scenarios.warm_start import WarmStart, WarmStartProbe
 
-Scenario = PermutedMNIST | ShuffledLabels | WarmStart
+Scenario = PermutedMNIST | ShuffledLabels | WarmStart | SourceClasses | CoarseLabels
 
-SCENARIOS: list[type[Scenario]] = [PermutedMNIST, PermutedDigits, ShuffledLabels, WarmStart]
+SCENARIOS: list[type[Scenario]] = [
+    PermutedMNIST,
+    PermutedDigits,
+    ShuffledLabels,
+    WarmStart,
+    SourceClasses,
+    CoarseLabels,
+]
 
 
 def scenario_named(name: str) -> type[Scenario]:

@@ -50,6 +50,7 @@ class Task:
     outputs       how many classes, labelled 0 to outputs - 1, or numbers it asks for; None = the data set's classes
     targets       of regression: numbers (N, outputs) by name, `trained` of the whole training split and one for every
                   split that is measured
+    other_classes  those of the splits whose labels are of classes that the outputs do not name, numbered for themselves
     label_sets    further labels of the same images, by the set's name and the split's: {"fine": {"test": (M,)}} is
                   measured as `fine_test`, of the same forward pass
     """
@@ -69,6 +70,7 @@ class Task:
     outputs: int | None = None
     targets: Mapping[str, NDArray[np.floating[Any]]] = field(default_factory=dict)
     label_sets: Mapping[str, Mapping[str, NDArray[np.int64]]] = field(default_factory=dict)
+    other_classes: frozenset[str] = frozenset()
 
     @property
     def regression(self) -> bool:
