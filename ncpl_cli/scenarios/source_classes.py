@@ -33,7 +33,7 @@ class SourceClasses(TaskSequence):
 
     id: ClassVar[str] = "source-classes"
     preset: ClassVar[Mapping[str, object]] = {
-        "dataset": "digits", "network": "mlp", "lr": 0.02, "momentum": 0.9, "lr_schedule": "cosine", "batch_size": 64,
+        "dataset": "digits", "network": "mlp", "lr": 0.02, "momentum": 0.9, "batch_size": 64,
     }  # fmt: skip
     horizon_field: ClassVar[str] = "epochs"
     tasks: ClassVar[int] = 1
