@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from ncpl_cli import signals, streams
@@ -12,9 +13,18 @@ def run() -> None:
     streams.guard()
     try:
         signals.install()
+        if "_NCPL_COMPLETE" in os.environ:  # a shell asks at every key: before all that takes time
+            from ncpl_cli import completion
+
+            sys.exit(completion.answer())
         from ncpl_cli import main
 
-        code = main.run()
+        if sys.argv[1:2] in (["--install-completion"], ["--show-completion"]):
+            from ncpl_cli import completion
+
+            code = main.finish(lambda: completion.set_up(sys.argv[1], sys.argv[2:]))
+        else:
+            code = main.run()
         signals.done()
     except KeyboardInterrupt:  # before or after a command: there is nothing to undo
         signals.done()

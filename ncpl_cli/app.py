@@ -30,14 +30,20 @@ class Group(TyperGroup):
         """The command; raises InputError that lists the known ones."""
         if (known := super().get_command(ctx, cmd_name)) is None:
             raise unknown(f"command of {ctx.command_path}", cmd_name, self.list_commands(ctx))
-        return known
+        return told(known)
+
+
+def told(command: Any) -> Any:
+    """The command, listed with its whole first paragraph: Typer would cut it off at the line's end."""
+    command.short_help = " ".join((command.help or "").split("\n\n")[0].split())
+    return command
 
 
 class App(typer.Typer):
     """A Typer whose commands read their options through values.read."""
 
     def __init__(self, **given: Any) -> None:
-        super().__init__(**{"add_completion": False, "cls": Group, **given})
+        super().__init__(**{"add_completion": False, "cls": Group, "rich_markup_mode": None, **given})
 
     def command(self, *given: Any, **named: Any) -> Callable[[Any], Any]:
         """As Typer's, for a function whose parameters are checked."""
@@ -48,6 +54,19 @@ class App(typer.Typer):
             return function
 
         return take
+
+
+class Reader:
+    """What reads one parameter; `allowed` says what it may be, for completion too."""
+
+    __name__ = "VALUE"
+
+    def __init__(self, allowed: Allowed, said: str) -> None:
+        self.allowed, self._said = allowed, said
+
+    def __call__(self, text: str) -> Any:
+        """The value; raises InputError that says what is allowed."""
+        return values.read(text, self.allowed, self._said)
 
 
 def checked(function: Any) -> Any:
@@ -82,7 +101,7 @@ def _read(name: str, annotation: Any) -> Any:
     elif info.min is not None or info.max is not None:
         allowed = Allowed(kind, info.min, info.max)
     info.min = info.max = None
-    info.parser = lambda text: values.read(text, allowed, said)
+    info.parser = Reader(allowed, said)
     return typing.Annotated[hint, info]
 
 

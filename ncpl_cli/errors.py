@@ -77,7 +77,10 @@ def told(error: BaseException) -> str:
 def unknown(kind: str, name: str, known: Iterable[str], shown: int | None = None) -> InputError:
     """The error for a name that is not in a list: names the nearest match and all (or some) that are known."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    word = name.lower()
+    near = [n for n in names if len(word) > 1 and n.lower().startswith(word)]
+    near = near or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    near = near or [n for n in names if len(word) > 2 and word in n.lower()]
     meant = f" Did you mean {near[0]!r}?" if near else ""
     listed = ", ".join(names[:shown]) + (", ..." if len(names) > len(names[:shown]) else "")
     return InputError(f"unknown {kind} {name!r}.{meant}", f"known: {listed or 'none'}")

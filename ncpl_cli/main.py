@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import importlib
 import os
@@ -15,8 +16,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from ncpl_cli import __version__, signals, values
 from ncpl_cli.app import App, checked
-from ncpl_cli.errors import NcplError, Stopped, unknown
-from ncpl_cli.streams import ReaderGone, visible
+from ncpl_cli.errors import InputError, NcplError, Stopped, unknown
+from ncpl_cli.streams import ReaderGone, visible, wrapped
 
 COMMANDS = {
     "train": "Train runs of a scenario, measured every epoch.",
@@ -42,6 +43,20 @@ LOOKS_UP = frozenset(COMMANDS) - {"runs", "export", "db"}
 """Commands that look parts up by name, and so need those of somebody's own."""
 
 
+def _places() -> dict[str, list[str]]:
+    """Where words stand that are commands of a command: `list` is `ncpl runs list`."""
+    inner = {
+        "runs": ("list", "show", "release", "delete"),
+        "sweep": ("status", "retry", "cancel", "worker"),
+        "db": ("info", "upgrade", "check", "merge", "query"),
+    }
+    found: dict[str, list[str]] = {}
+    for group, names in inner.items():
+        for name in names:
+            found.setdefault(name, []).append(f"ncpl {group} {name}")
+    return found
+
+
 class Commands(TyperGroup):
     """The commands, each made when it is called: listing them all loads and builds none."""
 
@@ -52,6 +67,10 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """A command's `app`, or its function of the same name; raises InputError that lists the known ones."""
         if cmd_name not in COMMANDS:
+            places = _places()
+            if not difflib.get_close_matches(cmd_name, COMMANDS, n=1, cutoff=0.7):
+                for near in difflib.get_close_matches(cmd_name, places, n=1, cutoff=0.7):
+                    raise InputError(f"unknown command {cmd_name!r}.", f"there is {' and '.join(places[near])}")
             raise unknown("command", cmd_name, COMMANDS)
         attribute = "import_" if cmd_name == "import" else cmd_name
         module = importlib.import_module(f"ncpl_cli.commands.{attribute}")
@@ -64,7 +83,7 @@ class Commands(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """The help, with a line for each command."""
-        lines: dict[str, Any] = {name: TyperCommand(name, help=line) for name, line in COMMANDS.items()}
+        lines: dict[str, Any] = {name: TyperCommand(name, short_help=line) for name, line in COMMANDS.items()}
         listing = TyperGroup(
             name=self.name, help=self.help, params=self.params, commands=lines, rich_markup_mode=self.rich_markup_mode
         )
@@ -77,6 +96,7 @@ app = typer.Typer(
     help="Study how neural collapse and plasticity loss belong together.",
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode=None,  # plain help breaks and cuts no option's name at 80 columns
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -89,6 +109,10 @@ def everywhere(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no notes.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    install_completion: Annotated[
+        bool, typer.Option("--install-completion", help="Have this shell (or: bash, zsh, fish) complete ncpl.")
+    ] = False,
+    show_completion: Annotated[bool, typer.Option("--show-completion", help="Print what that would install.")] = False,
 ) -> None:
     """Options that every command takes, before or after its name."""
     for name, value in (("NCPL_DB", db), ("NCPL_DATA_DIR", data_dir), ("NCPL_DEVICE", device)):
@@ -105,7 +129,9 @@ def run() -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     arguments = sys.argv[1:]
     if "--version" in arguments[:1]:
-        return _finish(lambda: print(f"ncpl {__version__}"))
+        return finish(lambda: print(f"ncpl {__version__}"))
+    if arguments[:1] == ["help"]:
+        arguments = [*(word for word in arguments[1:] if not word.startswith("-")), "--help"]
     # flags that hold anywhere on the line, taken off before the commands parse what is theirs
     debug = "--debug" in arguments or bool(os.environ.get("NCPL_DEBUG"))
     if "--quiet" in arguments or "-q" in arguments:
@@ -115,19 +141,17 @@ def run() -> int:
 
 def call(arguments: list[str], *, debug: bool = False) -> int:
     """Run one command line and return its exit code."""
-    return _finish(lambda: _work(arguments), debug=debug)
+    return finish(lambda: _work(arguments), debug=debug)
 
 
 def _work(arguments: list[str]) -> Any:
     """What Typer's own `main` does, but for its way with pipes and signals: it prints, and forgets which it was."""
     command = typer.main.get_command(app)
-    if "_NCPL_COMPLETE" in os.environ:
-        return command.main(arguments, standalone_mode=False, prog_name="ncpl")
     with command.make_context("ncpl", _with_plugins(arguments)) as context:
         return command.invoke(context)
 
 
-def _finish(work: Callable[[], Any], *, debug: bool = False) -> int:
+def finish(work: Callable[[], Any], *, debug: bool = False) -> int:
     """Do a command's work, flush what it printed, and turn what went wrong into a sentence and an exit code."""
     try:
         result = work()
@@ -194,7 +218,7 @@ def _misused(message: str, context: Any) -> tuple[str, str | None, int]:
 
 
 def _say(message: str, hint: str | None, code: int) -> int:
-    print(f"error: {visible(message)}", file=sys.stderr)
-    if hint:
-        print(f"hint: {visible(hint)}", file=sys.stderr)
+    for word, text in (("error", message), ("hint", hint)):
+        if text:
+            print(wrapped(f"{word}: {visible(text)}", sys.stderr), file=sys.stderr)
     return code

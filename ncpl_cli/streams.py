@@ -56,6 +56,18 @@ def _number(text: str) -> bool:
     return True
 
 
+def wrapped(text: str, stream: Any, mark: str = "") -> str:
+    """A line as it fits a terminal, broken between words; as it is where nobody looks on."""
+    if not stream.isatty():
+        return mark + text
+    import shutil
+    import textwrap
+
+    width = max(40, min(shutil.get_terminal_size().columns, 120))
+    return textwrap.fill(text, width, initial_indent=mark, subsequent_indent=" " * len(mark), break_on_hyphens=False,
+                         break_long_words=False)  # fmt: skip
+
+
 class ReaderGone(NcplError):
     """Nobody reads standard output any more: not worth a word."""
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import sys
-import textwrap
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ncpl_cli.commands._table import laid_out
 from ncpl_cli.errors import StoreError
-from ncpl_cli.streams import CONTROL, visible
+from ncpl_cli.streams import CONTROL, visible, wrapped
 
 if TYPE_CHECKING:
     from ncpl_cli.data import Dataset
@@ -76,7 +75,7 @@ def note(text: str) -> None:
 
 def aside(text: str) -> None:
     """A line on stderr, whatever a label in it would do to a terminal."""
-    print(visible(text), file=sys.stderr)
+    print(wrapped(visible(text), sys.stderr), file=sys.stderr)
 
 
 def out(text: str = "") -> None:
@@ -99,13 +98,8 @@ class NowAndThen:
 
 def say(text: str, mark: str = "") -> None:
     """A sentence of the result on stdout: wrapped on a terminal, one line in a pipe."""
-    if sys.stdout.isatty():
-        width = max(40, min(shutil.get_terminal_size().columns, 120))
-        text = textwrap.fill(visible(text), width, initial_indent=mark, subsequent_indent=" " * len(mark))
-        for line in text.splitlines():
-            out(line)
-    else:
-        out(f"{mark}{text}")
+    for line in wrapped(visible(text), sys.stdout, mark).splitlines():
+        out(line)
 
 
 def print_json(document: Any) -> None:
@@ -124,8 +118,13 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """A table for a terminal; tab-separated with full precision where stdout is something else."""
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None, *, least: Collection[str] = ()
+) -> None:
+    """A table for a terminal; tab-separated with full precision where stdout is something else.
+
+    least  columns that a narrow terminal goes without, the last one first
+    """
     if not sys.stdout.isatty():
         if title:
             out(f"# {title}")
@@ -136,43 +135,5 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
 
     plain = bool(os.environ.get("NO_COLOR"))  # by itself Rich would leave out colours only, not bold and italics
     console = Console(color_system=None if plain else "auto", markup=False, emoji=False, highlight=False)
-    console.print(_laid_out([visible(name) for name in columns], list(rows), title and visible(title), console.width))
-
-
-def _laid_out(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None, width: int) -> Any:
-    """What fits into a line of the terminal: numbers to the right, no id, number or status broken, no empty column.
-
-    Only texts of several words are wrapped, between words. Where even that is too wide a row becomes a block.
-    """
-    from rich.table import Column, Table
-
-    said = [c for c in range(len(columns)) if not rows or any(row[c] not in (None, "") for row in rows)]
-    texts = [[cell_text(row[c]) for c in said] for row in rows]
-    names = [columns[c] for c in said]
-    numbers = [all(row[c] is None or isinstance(row[c], int | float) for row in rows) for c in said]
-    cells = [[name, *(own[c] for own in texts)] for c, name in enumerate(names)]
-    least = [max(len(word) for text in column for word in (text.split() or [""])) for column in cells]
-    shape: Any = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False, "title": title, "title_justify": "left"}
-    if rows and sum(least) + 2 * (len(said) - 1) > width:
-        blocks = Table(*(Column(overflow="fold") for _ in range(2)), show_header=False, **shape)
-        for i, own in enumerate(texts):
-            for name, text in zip(names, own, strict=True):
-                blocks.add_row(name, text)
-            if i + 1 < len(texts):
-                blocks.add_row("", "")
-        return blocks
-    heads = [Column(name, overflow="fold", min_width=size, justify="right" if number else "left")
-             for name, size, number in zip(names, least, numbers, strict=True)]  # fmt: skip
-    table = Table(*heads, header_style="bold", **shape)
-    for own in texts:
-        table.add_row(*own)
-    return table
-
-
-def cell_text(cell: object) -> str:
-    """A value as a person reads it: four significant digits, a dash for what is undefined."""
-    if cell is None:
-        return "–"
-    if isinstance(cell, float):
-        return f"{cell:.4g}"
-    return visible(str(cell))
+    names = [visible(name) for name in columns]
+    console.print(laid_out(names, list(rows), title and visible(title), console.width, least))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -12,12 +13,15 @@ from rich.table import Table
 
 from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import quiet
+from ncpl_cli.commands._table import duration, sparkline
 from ncpl_cli.records import EpochRecord
 from ncpl_cli.streams import visible
 
 LINE_SECONDS = 5.0
 MOST_ROWS = 12
 SHOWN = {"online_accuracy": "online", "nc1": "nc1", "plasticity_loss": "plasticity loss"}
+CURVES = {"online_accuracy": "online", "nc1": "nc1"}
+"""What a run shows of itself while it trains: the last value, and all of them as a few bars."""
 ENDED = ("finished", "diverged", "failed")
 
 
@@ -31,6 +35,7 @@ class _Run:
     record: EpochRecord | None = None
     status: str = "waiting"
     recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=32))
+    curves: dict[str, list[float | None]] = field(default_factory=lambda: {name: [] for name in CURVES})
 
 
 class Progress:
@@ -39,7 +44,7 @@ class Progress:
     def __init__(self) -> None:
         self._runs: dict[str, _Run] = {}
         self._stage: list[_Run] = []
-        self._expected = 0
+        self._expected = self._then = 0
         self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self._live: Live | None = None
         self._last_line = self._began = self._stage_began = time.monotonic()
@@ -61,9 +66,9 @@ class Progress:
         elif not quiet():
             _common.aside(text)
 
-    def expect(self, runs: int) -> None:
-        """A stage of so many runs begins."""
-        self._stage, self._expected, self._stage_began = [], runs, time.monotonic()
+    def expect(self, runs: int, then: int = 0) -> None:
+        """A stage of so many runs begins; so many probes follow it."""
+        self._stage, self._expected, self._stage_began, self._then = [], runs, time.monotonic(), then
 
     def begin(self, run: str, seed: int, done: int, total: int, exact: bool) -> None:
         """A run starts or goes on."""
@@ -75,6 +80,8 @@ class Progress:
         row = self._runs[run]
         row.record, row.done, row.status = record, record.epoch, "running"
         row.recent.append((time.monotonic(), record.samples_seen))
+        for name, seen in row.curves.items():
+            seen.append(record.get(name))
         if not self._live and not quiet() and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
             _common.aside(self._line(run))
@@ -84,11 +91,15 @@ class Progress:
         self._runs[run].status = status
 
     def _eta(self) -> str:
-        """Time left of this stage at its rate so far; runs of unknown length are taken to be as long as others."""
+        """Time left of this stage at its rate so far; runs of unknown length are taken to be as long as others.
+
+        Probes train on other data and end when they fit: before the first of them nobody knows how long they take.
+        """
         rows = self._stage
         done = sum(row.done - row.began for row in rows)
+        after = f", then {self._then} probes" if self._then else ""
         if not done:
-            return "?"
+            return f"?{after}"
         ended = [row.done for row in rows if row.status in ENDED]
         usual = sum(ended) / len(ended) if ended else None
         left = waiting = 0.0
@@ -99,7 +110,7 @@ class Progress:
             waiting += row.done if row.status in ENDED else row.total if row.exact or usual is None else usual
         left += waiting / len(rows) * max(self._expected - len(rows), 0)
         bound = "at most " if usual is None and not all(row.exact for row in rows) else ""
-        return bound + duration(left * (time.monotonic() - self._stage_began) / done)
+        return bound + duration(left * (time.monotonic() - self._stage_began) / done) + after
 
     def _line(self, run: str) -> str:
         row = self._runs[run]
@@ -115,23 +126,39 @@ class Progress:
         )
 
     def _table(self) -> Table:
+        """The runs, of widths that stay: what a column will need at most is known from the start."""
+        epochs = sum(row.done for row in self._runs.values())
+        bound = "" if all(row.exact for row in self._runs.values()) else "at most "
+        total = sum(row.total for row in self._runs.values())
+        ended = sum(row.status in ENDED for row in self._runs.values())
+        waiting = max(self._expected - len(self._stage), 0)
         table = Table(
-            "run", "seed", "status", "task", "epoch", "online acc.", "nc1", "plasticity loss", "samples/s",
-            caption=f"elapsed {duration(time.monotonic() - self._began)}, ETA {self._eta()}", box=None,
+            box=None, padding=(0, 2, 0, 0), pad_edge=False, caption_justify="left",
+            caption=f"{ended}/{len(self._runs) + waiting} runs, {epochs}/{bound}{total} epochs, "
+            f"elapsed {duration(time.monotonic() - self._began)}, ETA {self._eta()}",
         )  # fmt: skip
+        table.add_column("run", min_width=12, no_wrap=True)
+        table.add_column("seed", min_width=4, justify="right")
+        longest = max((len(f"{row.total}") for row in self._runs.values()), default=1)
+        table.add_column("epoch", min_width=max(5, 2 * longest + 1), justify="right")
+        for title in CURVES.values():
+            table.add_column(title, min_width=6, justify="right")
+            table.add_column("", min_width=8)
+        table.add_column("", min_width=9, justify="right")
         rows = sorted(self._runs.items(), key=lambda item: (item[1].status in ENDED, item[1].done))
         for run, row in rows[:MOST_ROWS]:
-            record = row.record
-            total = f"/{'' if row.exact else '≤'}{row.total}"
-            table.add_row(
-                run, str(row.seed), row.status, str(record.task) if record else "", f"{row.done}{total}",
-                *(number(record.get(name)) if record else "" for name in ("online_accuracy", "nc1", "plasticity_loss")),
-                rate(row),
-            )  # fmt: skip
+            curves = [text for seen in row.curves.values() for text in (number(seen[-1:]), sparkline(seen))]
+            state = rate(row) if row.status == "running" else row.status
+            table.add_row(run, str(row.seed), f"{row.done}/{row.total}", *curves, state)
         if len(rows) > MOST_ROWS:
-            finished = sum(row.status == "finished" for _, row in rows)
-            table.add_row("…", f"{len(rows)} runs", f"{finished} finished")
+            table.add_row(f"{len(rows) - MOST_ROWS} more", "", "", *[""] * (2 * len(CURVES)), "")
         return table
+
+
+def number(values: Sequence[float | None]) -> str:
+    """The last value with four decimals, of large ones with four digits; a dash where there is none."""
+    value = values[-1] if values else None
+    return "–" if value is None else f"{value:.4f}" if abs(value) < 10 else f"{value:.4g}"
 
 
 def rate(row: _Run) -> str:
@@ -140,20 +167,3 @@ def rate(row: _Run) -> str:
         return ""
     (t0, n0), (t1, n1) = row.recent[0], row.recent[-1]
     return f"{(n1 - n0) / (t1 - t0):,.0f}/s"
-
-
-def number(value: float | None) -> str:
-    """Four digits, or a dash."""
-    return "–" if value is None else f"{value:.4f}"
-
-
-def duration(seconds: float) -> str:
-    """`8s`, `3m20s`, `2h05m`."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds}s"
-    if seconds >= 172800:
-        return f"{seconds // 86400} days"
-    if seconds < 3600:
-        return f"{seconds // 60}m{seconds % 60:02d}s"
-    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import quiet
-from ncpl_cli.commands._progress import LINE_SECONDS, MOST_ROWS, duration
+from ncpl_cli.commands._progress import LINE_SECONDS, MOST_ROWS
+from ncpl_cli.commands._table import duration
 from ncpl_cli.streams import visible
 
 if TYPE_CHECKING:

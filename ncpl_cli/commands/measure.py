@@ -13,6 +13,7 @@ import typer
 from ncpl_cli import values
 from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import DataDir, Db, Device, Json
+from ncpl_cli.commands._table import cell_text
 
 if TYPE_CHECKING:
     from ncpl_cli.measurement import Measurement
@@ -139,7 +140,7 @@ class _Passes:
         now = time.monotonic()
         if now - self._last >= 2.0 and done < total:
             self._last = now
-            from ncpl_cli.commands._progress import duration
+            from ncpl_cli.commands._table import duration
 
             left = duration((now - self._began) * (total - done) / done)
             _common.note(f"{done:,} of {total:,} rows of both passes, ETA {left}")
@@ -239,7 +240,7 @@ def _print(measured: Measurement, splits: list[str]) -> None:
     places = _places(measured, splits)
     layers = list(dict.fromkeys(layer for layer, _, _ in places))
     context = _context(measured, "train", "last")
-    head = ", ".join(f"{key} {_common.cell_text(value)}" for key, value in context.items() if value is not None)
+    head = ", ".join(f"{key} {cell_text(value)}" for key, value in context.items() if value is not None)
     _common.note(f"{measured.target}: {head}" if head else measured.target)
     rows: list[list[object]] = []
     reasons: dict[str, list[str]] = {}

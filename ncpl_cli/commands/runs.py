@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -11,9 +13,18 @@ import typer
 from ncpl_cli.app import App
 from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import STATUSES, Db, Json
+from ncpl_cli.commands._progress import CURVES
+from ncpl_cli.commands._table import cell_text, duration, sparkline
 from ncpl_cli.values import Allowed
 
-app = App(help="List, show, release and delete runs.")
+app = App(help="List, show, release and delete runs.", invoke_without_command=True)
+
+
+@app.callback()
+def _alone(context: typer.Context) -> None:
+    """List, show, release and delete runs; alone, list them."""
+    if context.invoked_subcommand is None:
+        list_runs()
 
 
 @app.command("list")
@@ -38,20 +49,73 @@ def list_runs(
         among = store.select(scenario=scenario, names=[name] if name is not None else ())
     about = varying(among)  # of all statuses: what tells the diverged ones is what the others have otherwise
     found = [row for row in among if status in (None, row.status)]
-    rows = [
-        {**_summary(row), "settings": about[row.id], "error": row.error}
-        for row in found
-        if probes or scenario == row.scenario or row.parent is None
-    ]
+    kept = {row.id for row in found if probes or scenario == row.scenario or row.parent is None}
+    rows = [r for r in summaries(among, about, probes=True) if r["id"] in kept]
     if hidden := len(found) - len(rows):
         _common.note(f"{hidden} probes are not listed: --probes shows them.")
     if json_:
         _common.print_json({"runs": rows})
         return
+    if sys.stdout.isatty():
+        return _for_a_terminal(rows, _curves(db, rows), [row for row in found if row.parent is None], name)
     columns = ("id", "scenario", "seed", "status", "epochs", "total_epochs", "seconds", "names", "held_by")
     more = [key for key in ("settings", "error") if any(r[key] for r in rows)]  # what tells runs apart, what went wrong
     cells = [{**r, "names": ", ".join(r["names"]), "settings": in_words(r["settings"])} for r in rows]
     _common.print_table((*columns, *more), [[r[c] for c in (*columns, *more)] for r in cells])
+
+
+def _curves(db: str | None, rows: list[dict[str, Any]]) -> dict[str, dict[str, list[float | None]]]:
+    from ncpl_cli.store import open_store
+
+    if len(rows) > MOST_CURVES:
+        return {}
+    with open_store(_common.store_url(db), readonly=True) as store:
+        return store.curves([row["id"] for row in rows], list(CURVES))
+
+
+def _for_a_terminal(
+    rows: list[dict[str, Any]], curves: dict[str, dict[str, list[float | None]]], found: list[Any], name: str | None
+) -> None:
+    """A line a run: what they share is said once, above; why some went wrong, below."""
+    from ncpl_cli.analysis.casualties import casualties, together
+
+    _common.print_table(
+        *table_of(rows, curves, name), least=("epochs", "seconds", "names", "nc1 so far", "online so far")
+    )
+    for line in together(casualties(found)):
+        _common.say(line, "- ")
+
+
+def table_of(
+    rows: list[dict[str, Any]], curves: dict[str, dict[str, list[float | None]]], name: str | None
+) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows of a list of runs for a terminal; a column that says the same of all of them is left out."""
+    from ncpl_cli.analysis.casualties import in_words
+
+    def once(key: str) -> bool:
+        return len({r[key] for r in rows}) > 1
+
+    cells: list[dict[str, object]] = []
+    for r in rows:
+        whole = r["total_epochs"] in (None, r["epochs"])
+        seen = curves.get(r["id"], {})
+        cells.append({
+            "run": r["id"],
+            **({"scenario": r["scenario"]} if once("scenario") else {}),
+            "seed": r["seed"], "status": r["status"],
+            "settings": in_words(r["settings"]),
+            "epochs": str(r["epochs"]) if whole else f"{r['epochs']}/{r['total_epochs']}",
+            "seconds": r["seconds"],
+            **({"names": ", ".join(r["names"])} if name is None and len({tuple(r["names"]) for r in rows}) > 1 else {}),
+            **{f"{title} so far": sparkline(seen.get(metric, ())) for metric, title in CURVES.items()},
+            "held by": r["held_by"],
+        })  # fmt: skip
+    columns = list(cells[0]) if cells else ["run", "seed", "status"]
+    return columns, [[cell[column] for column in columns] for cell in cells]
+
+
+MOST_CURVES = 300
+"""Runs whose curves are read for a list; of more the epochs of a whole store would be read."""
 
 
 @app.command("show")
@@ -75,20 +139,30 @@ def show(
             k: v for k, v in store.final(row.id).items() if k in ("epoch", "task", "task_epoch", "samples_seen")
         }
         seen = store.task_accuracies(row.id)
+        probed = sum(probe.seconds for probe in store.runs(parent=row.id))
+        curves = store.curves([row.id], list(CURVES))[row.id] if sys.stdout.isatty() else {}
         attempts = [
             {"attempt": a["attempt"], "started": _time(a["started"]), "ended": _time(a["ended"]),
              "outcome": a["outcome"], **a["provenance"]}
             for a in store.attempts(row.id)
         ]  # fmt: skip
     document = {
-        **_summary(row), "settings": row.settings, "horizon": row.horizon, "recorded": row.recorded, "error": row.error,
-        "created": _time(row.created), "last_epoch": {**position, "values": values, "undefined": reasons},
+        **_summary(row, probed), "settings": row.settings, "horizon": row.horizon, "recorded": row.recorded,
+        "error": row.error, "created": _time(row.created),
+        "last_epoch": {**position, "values": values, "undefined": reasons},
         "task_accuracy": {str(task): value for epoch, task, value in seen if epoch == last}, "attempts": attempts,
     }  # fmt: skip
     if json_:
         _common.print_json(document)
         return
-    facts = {**_summary(row), "names": ", ".join(row.names), "created": document["created"], "error": row.error}
+    facts = {**_summary(row, probed), "names": ", ".join(row.names), "created": document["created"],
+             "error": row.error}  # fmt: skip
+    if curves:
+        facts["seconds"] = duration(row.seconds + probed)
+    for metric, values_so_far in curves.items():
+        known = [v for v in values_so_far if v is not None]
+        if bars := sparkline(known, 40):
+            facts[metric] = f"{cell_text(float(known[0]))} {bars} {cell_text(float(known[-1]))}"
     _common.print_table(("run", ""), [(k, v) for k, v in facts.items() if v is not None])
     _common.print_table(("setting", "value"), sorted(row.settings.items()), title="Settings")
     _common.print_table(
@@ -167,12 +241,26 @@ def release(
     )
 
 
-def _summary(row: Any) -> dict[str, Any]:
+def summaries(rows: list[Any], about: Mapping[str, Mapping[str, object]], probes: bool = False) -> list[dict[str, Any]]:
+    """What each run is, with the settings that tell it from the others; the seconds of its probes belong to it."""
+    probed: dict[str, float] = {}
+    for row in rows:
+        if row.parent is not None:
+            probed[row.parent] = probed.get(row.parent, 0.0) + row.seconds
+    return [
+        {**_summary(row, probed.get(row.id, 0.0)), "settings": about[row.id], "error": row.error}
+        for row in rows
+        if probes or row.parent is None
+    ]
+
+
+def _summary(row: Any, probes: float) -> dict[str, Any]:
+    """What a run is; `probes`: seconds that its probes took, which belong to it."""
     holder = f"{row.owner.host}:{row.owner.pid}" if row.owner and row.held else None
     status = "interrupted" if row.status == "running" and not row.held else row.status
     return {
         "id": row.id, "scenario": row.scenario, "seed": row.seed, "status": status, "epochs": row.epochs,
-        "total_epochs": row.total_epochs, "seconds": row.seconds, "names": list(row.names), "held_by": holder,
+        "total_epochs": row.total_epochs, "seconds": row.seconds + probes, "names": list(row.names), "held_by": holder,
         "parent": row.parent, "branch_epoch": row.branch_epoch,
     }  # fmt: skip
 

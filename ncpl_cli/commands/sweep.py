@@ -16,9 +16,10 @@ import typer
 from typer.core import TyperGroup
 
 from ncpl_cli import values
-from ncpl_cli.app import App
+from ncpl_cli.app import App, told
 from ncpl_cli.commands import _beforehand, _common
 from ncpl_cli.commands._common import STATUSES, DataDir, Db, Device, Json
+from ncpl_cli.commands._progress import CURVES
 from ncpl_cli.commands.train import Scenarios, command, common_options, parameters_of, planned, scenario_parameters
 from ncpl_cli.values import Allowed
 
@@ -33,7 +34,7 @@ class Sweeps(Scenarios):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The sub-command; raises InputError that lists the known scenarios."""
         if (known := TyperGroup.get_command(self, ctx, cmd_name)) is not None:
-            return known
+            return told(known)
         from ncpl_cli.scenarios import scenario_named
 
         if cmd_name.endswith(".toml"):
@@ -222,7 +223,7 @@ def _show_plan(
 ) -> None:  # fmt: skip
     """What a sweep would do, from a short measurement of each kind of run; for SLURM also the script."""
     from ncpl_cli import estimate
-    from ncpl_cli.commands._progress import duration
+    from ncpl_cli.commands._table import duration
     from ncpl_cli.executors import Places, Slurm
     from ncpl_cli.spec import flat
     from ncpl_cli.sweep import cores, worker_command
@@ -307,6 +308,7 @@ def status(
         queue = Queue(store)
         found = [queue.overview(one) for one in ([name] if name else queue.names())]
         bad = {one.name: _casualties(store, one) for one in found}
+        listed = _listed(store, found[0]) if name is not None and sys.stdout.isatty() else None
     if json_:
         documents = [
             {
@@ -321,10 +323,13 @@ def status(
         _common.print_json(documents[0] if name else {"sweeps": documents})
         return
     if name is None:
-        columns = ("sweep", "total", *STATUSES, "epochs", "created")
-        rows = [(o.name, sum(o.runs.values()), *(o.runs.get(s, 0) for s in STATUSES), o.epochs, _time(o.created))
+        told: tuple[str, ...] = STATUSES
+        if sys.stdout.isatty():  # for eyes: no column of zeros
+            told = tuple(s for s in STATUSES if s == "finished" or any(o.runs.get(s) for o in found))
+        columns = ("sweep", "total", *told, "epochs", "created")
+        rows = [(o.name, sum(o.runs.values()), *(o.runs.get(s, 0) for s in told), o.epochs, _time(o.created))
                 for o in found]  # fmt: skip
-        _common.print_table(columns, rows)
+        _common.print_table(columns, rows, least=("created", "epochs"))
         for one in found:
             for line in together(bad[one.name]):
                 _common.say(f"{one.name}: {line}", "- ")
@@ -334,6 +339,29 @@ def status(
     if one.working:
         _common.print_table(("worker", "runs", "seeds", "epoch", "epochs/s"), working(one))
     _show_casualties(bad[one.name])
+    if listed is not None:
+        columns_of_runs, rows_of_runs, more = listed
+        _common.print_table(columns_of_runs, rows_of_runs, least=("epochs", "seconds", "nc1 so far", "online so far"))
+        if more:
+            _common.note(f"{more} more: ncpl runs list --name {one.name}")
+
+
+MOST_LISTED = 20
+"""Runs that the status of a sweep lists at a terminal: those at work first."""
+
+
+def _listed(store: Any, overview: Any) -> tuple[list[str], list[list[object]], int]:
+    """The sweep's runs with their curves, those at work first; and how many more there are."""
+    from ncpl_cli.analysis.casualties import varying
+    from ncpl_cli.commands.runs import summaries, table_of
+
+    found = store.runs(name=overview.name)
+    about = varying(found)
+    first = ("running", "interrupted", "failed", "diverged", "finished", "pending")
+    rows = sorted(summaries(found, about), key=lambda r: first.index(r["status"]))
+    shown = rows[:MOST_LISTED]
+    columns, cells = table_of(shown, store.curves([r["id"] for r in shown], list(CURVES)), overview.name)
+    return columns, cells, len(rows) - len(shown)
 
 
 def _casualties(store: Any, overview: Any) -> list[Any]:

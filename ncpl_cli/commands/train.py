@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ncpl_cli import values
-from ncpl_cli.app import App
+from ncpl_cli.app import App, told
 from ncpl_cli.commands import _beforehand, _common
 from ncpl_cli.commands._common import DataDir, Db, Device, Json
 from ncpl_cli.values import Allowed
@@ -185,7 +185,7 @@ def command(name: str, text: str, parameters: list[inspect.Parameter], body: Cal
     call.__annotations__ = {p.name: p.annotation for p in parameters}
     one = App()
     one.command(name=name, help=text)(call)
-    return typer.main.get_command(one)
+    return told(typer.main.get_command(one))
 
 
 def planned(spec: Any, plan: str | None) -> Any:
@@ -259,9 +259,10 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
 def _result(store: Any, run: str) -> dict[str, Any]:
     row = store.run(run)
     final = store.final(run)
+    probed = sum(probe.seconds for probe in store.runs(parent=run))
     return {
         "id": row.id, "scenario": row.scenario, "seed": row.seed, "status": row.status,
-        "epochs": final.get("epoch") or 0, "seconds": row.seconds,
+        "epochs": final.get("epoch") or 0, "seconds": row.seconds + probed,
         "final": {k: final.get(k) for k in ("task", "epoch", *SHOWN)},
     }  # fmt: skip
 
@@ -278,13 +279,14 @@ def _print_results(results: list[dict[str, Any]], url: str) -> None:
              *(r[key] for key in probed if key in r))
             for r in results
         ],
+        least=("nc1", "test_accuracy", "seconds", "epochs", "task"),
     )  # fmt: skip
     _common.note(f"store: {url}   next: ncpl runs show {results[0]['id']}, ncpl export -o epochs.csv")
 
 
 def _show_plan(specs: list[Any], data: Any, device: str, probes: bool, given: dict[str, Any]) -> None:
     from ncpl_cli import estimate
-    from ncpl_cli.commands._progress import duration
+    from ncpl_cli.commands._table import duration
     from ncpl_cli.spec import flat
 
     document = estimate.dry_run(specs, data, device, probes=probes)

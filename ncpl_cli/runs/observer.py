@@ -13,8 +13,8 @@ class Observer(Protocol):
     def note(self, text: str) -> None:
         """Something worth a line."""
 
-    def expect(self, runs: int) -> None:
-        """So many runs will begin."""
+    def expect(self, runs: int, then: int = 0) -> None:
+        """So many runs will begin; `then`: probes that will branch off them afterwards."""
 
     def begin(self, run: str, seed: int, done: int, total: int, exact: bool) -> None:
         """A run starts, or goes on after `done` epochs; it has `total` epochs, at most where that is not exact."""

@@ -168,6 +168,22 @@ class Reading(Database):
         with self.reading() as connection:
             return recorded_addresses(connection, ids)
 
+    def curves(self, ids: Sequence[str], columns: Sequence[str]) -> dict[str, dict[str, list[float | None]]]:
+        """{run id: {column of the wide table: its values in the order of epochs, from epoch 1}} of many runs."""
+        found: dict[str, dict[str, list[float | None]]] = {run: {name: [] for name in columns} for run in ids}
+        with self.reading() as connection:
+            for start in range(0, len(ids), 500):
+                query = (
+                    sa.select(runs.c.id, *(epochs.c[name] for name in columns))
+                    .join(runs, runs.c.pk == epochs.c.run)
+                    .where(runs.c.id.in_(ids[start : start + 500]), epochs.c.epoch > 0)
+                    .order_by(epochs.c.run, epochs.c.epoch)
+                )
+                for run, *values in connection.execute(query):
+                    for name, value in zip(columns, values, strict=True):
+                        found[run][name].append(value)
+        return found
+
     def task_accuracies(self, run: str) -> list[tuple[int, int, float]]:
         """(epoch, evaluated task, accuracy): the forgetting matrix, row by row."""
         query = (
