@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "Train runs of a scenario, measured every epoch.",
     "sweep": "Train many runs with many workers; the same again does what is missing.",
     "probe": "Run the probes that runs still lack, from their checkpoints.",
+    "features": "Write the features of anybody's network, for measure.",
     "measure": "Measure features of any framework, a network or a stored run.",
     "verify": "Hold anybody's function for collapse metrics against reference cases.",
     "correlate": "Correlate two metrics: the published statistic, and what a statistician would ask for.",

@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from ncpl_cli import networks, runs, sealed, settings
+from ncpl_cli import networks, runs, settings
 from ncpl_cli.data import Dataset
-from ncpl_cli.data.feature_files import FeatureFiles, open_files
+from ncpl_cli.data.feature_files import FeatureFiles, is_layer, layers_of, open_files
 from ncpl_cli.errors import DataError, InputError, told
 from ncpl_cli.metrics import Measured, Snapshot, measure
 from ncpl_cli.metrics.catalogue import AT_START, METRICS, chosen
 from ncpl_cli.metrics.expensive import what_it_takes
 from ncpl_cli.metrics.features import measure_features
+from ncpl_cli.metrics.neural_collapse import CLASSIFIER_METRICS
 from ncpl_cli.metrics.streamed import measure_stream
+from ncpl_cli.networks.weights import load, read_weights, there
 from ncpl_cli.provenance import provenance
 from ncpl_cli.records import Address, EpochRecord
 from ncpl_cli.runs import Observer
@@ -44,9 +44,6 @@ KEYS = (
 KNOWN_STARTS = (b"PK", b"\x93NUMPY", b"\x80")
 """First bytes of a zip archive, which an .npz is, and of what people take for one: a single array, a pickle."""
 
-PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
-"""Suffixes of files that run code when they are read."""
-
 
 @dataclass(frozen=True)
 class Measurement:
@@ -64,13 +61,20 @@ MOST_IN_MEMORY = 4 << 30
 
 def of_features(
     paths: Sequence[Path], metrics: Sequence[str], global_mean: str = "sample",
-    seen: Callable[[int, int], None] = lambda done, total: None,
+    seen: Callable[[int, int], None] = lambda done, total: None, layers: str = "last",
 ) -> Measurement:  # fmt: skip
     """The chosen metrics of features from any framework: an .npz, or several files as `data.feature_files` has them.
 
-    `seen(done, total)` is told how many rows are behind, where they are read in blocks. Raises InputError for a file
-    that is not there, lacks an array, holds objects or arrays that do not fit together, DataError for a damaged one.
+    `seen(done, total)` is told how many rows are behind, where they are read in blocks; `layers` all: the arrays
+    features/NAME of an .npz too. Raises InputError for a file that is not there, lacks an array, holds objects or
+    arrays that do not fit together, DataError for a damaged one.
     """
+    if len(paths) == 1 and layers == "all" and (names := layers_of(paths[0])):
+        measured = of_features(paths, metrics, global_mean, seen)
+        for name in names:
+            found = _of_files(open_files(paths, name), name, metrics, global_mean, seen).found
+            measured.found.add(_of_layer(found, name))
+        return measured
     if len(paths) > 1 or paths[0].is_dir() or paths[0].suffix in (".npy", ".safetensors", ".parquet"):
         return _of_files(open_files(paths), ", ".join(map(str, paths)), metrics, global_mean, seen)
     (path,) = paths
@@ -106,9 +110,19 @@ def _of_files(
     return Measurement(target, _with_reasons(found, metrics), tuple(notes))
 
 
+def _of_layer(found: Measured, layer: str) -> Measured:
+    """What was measured of a layer's features, at that layer; nothing of a classifier, which takes the last."""
+    undefined = {a: why for a, why in found.undefined.items() if a.metric not in CLASSIFIER_METRICS}
+    return Measured(
+        {Address(a.metric, a.split, layer): value for a, value in found.values.items()},
+        {Address(a.metric, a.split, layer): why for a, why in undefined.items()},
+        {(split, layer): context for (split, _), context in found.contexts.items()},
+    )
+
+
 def read_features(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     """Every array of a features file, by name; object arrays and pickles are refused."""
-    _there(path)
+    there(path)
     try:
         with path.open("rb") as opened:
             if not opened.read(8).startswith(KNOWN_STARTS):
@@ -122,7 +136,7 @@ def read_features(path: Path) -> dict[str, np.ndarray[Any, Any]]:
                     f"{path} has no {' and no '.join(lacking)}; it has {', '.join(file.files) or 'nothing'}.",
                     f"np.savez(path, features=..., labels=...): it holds {KEYS}",
                 )
-            return {name: file[name] for name in file.files}
+            return {name: file[name] for name in file.files if not is_layer(name)}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise DataError(
             f"{path} is damaged or no .npz file ({told(error)}).", "write it again with np.savez"
@@ -152,7 +166,7 @@ def of_weights(
         statistics=None if shape.name == "mlp" else data.channel_statistics,
         width=shape.width, depth=shape.depth, activation=shape.activation, norm=shape.norm,
     )  # fmt: skip
-    notes = _load(network, tensors, path, shape.name)
+    notes = load(network, tensors, path, shape.name)
     network.to(device)
     task = Task(0, 1, lambda _: np.arange(len(data.train)), data.train.labels, data.test.labels)
     _say_what_it_takes(network, metrics, observer)
@@ -163,104 +177,6 @@ def of_weights(
             "measures it on its own task."
         )
     return Measurement(str(path), _with_reasons(found, metrics), tuple(notes))
-
-
-def read_weights(path: Path) -> tuple[dict[str, Tensor], str | None]:
-    """The tensors of a network by name, and the run that the file is a checkpoint of, if it is one of ours."""
-    _there(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            ours = (file.metadata() or {}).get("ncpl")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        facts = sealed.facts_of(path.read_bytes()) if ours is not None else {}
-    except sealed.Refused as why:
-        raise DataError(f"the checkpoint {path} is {why}.", "measure another one, or the run: --run ID") from why
-    except (OSError, SafetensorError) as error:
-        raise DataError(
-            f"{path} is damaged or no safetensors file ({told(error)}).",
-            'safetensors.torch.save_file(model.state_dict(), "model.safetensors") writes one',
-        ) from error
-    if ours is None:
-        return tensors, None
-    prefix = "network."
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}, facts.get("run")
-
-
-def _there(path: Path) -> None:
-    if not path.is_file():
-        raise InputError(f"there is no file {path}.", "ncpl measure FILE.npz, FILE.safetensors or --run ID")
-    if path.suffix in PICKLES:
-        raise InputError(
-            f"{path} is a pickle, which runs code when it is read: ncpl reads none.",
-            'safetensors.torch.save_file(model.state_dict(), "model.safetensors") writes what it reads',
-        )
-
-
-def _load(network: networks.Network, tensors: Mapping[str, Tensor], path: Path, name: str) -> list[str]:
-    """Put a file's tensors into a network, whatever wrapped it when they were saved; gives what is worth a note.
-
-    Wrappers anywhere in a name, a common prefix (`model.`) and, of a network of the user's own, the lack of our `body.`
-    do not matter; what lies outside the prefix is left out.
-    """
-    wanted, ours = network.state_dict(), "body." if isinstance(network, networks.OwnNetwork) else ""
-    names = {key.removeprefix(ours): key for key in wanted}  # in the file: in the network
-    optional = {n for n, key in names.items() if key in ("mean", "std") or key.endswith("num_batches_tracked")}
-    needed = [n for n in names if n not in optional]
-    given = _unwrapped(tensors, wanted, path)
-    ends = {key.removesuffix(n) for key in given for n in needed[:1] if key == n or key.endswith(f".{n}")}
-    whole = sorted(prefix for prefix in ends if all(prefix + n in given for n in needed))
-    if len(whole) > 1:
-        raise InputError(
-            f"{path} holds the tensors of {name} {len(whole)} times: "
-            f"below {', '.join(one or 'no prefix' for one in whole)}.",
-            "save the state dict of one of them",
-        )
-    prefix = whole[0] if whole else ""
-    held = {key.removeprefix(prefix): value for key, value in given.items() if key.startswith(prefix)}
-    before = prefix.removesuffix(ours)  # where a network of the user's own has mean and std
-    held |= {key: given[before + key] for key in ("mean", "std") if key in names and before + key in given}
-    lacking, unknown = [n for n in needed if n not in held], [n for n in held if n not in names]
-    if lacking or unknown:
-        parts = [
-            f"{word} {_some(keys)}" for word, keys in (("lacks", lacking), ("has in their place", unknown)) if keys
-        ]
-        raise InputError(
-            f"{path} does not hold the tensors of {name}: it {' and '.join(parts)}.",
-            f"{name} has: {', '.join(f'{n} {tuple(wanted[names[n]].shape)}' for n in needed)}",
-        )
-    for key, value in held.items():
-        if value.shape != wanted[names[key]].shape:
-            raise InputError(
-                f"{key} of {path} is {tuple(value.shape)}, and here it must be {tuple(wanted[names[key]].shape)}.",
-                "--network, --width, --depth, --norm and --dataset must be those it was trained with",
-            )
-    network.load_state_dict({**wanted, **{names[key]: value for key, value in held.items()}})
-    outside = [key for key in given if not key.startswith(prefix) and key not in {before + "mean", before + "std"}]
-    return [f"tensors outside {prefix} are left out: {_some(outside)}."] if outside else []
-
-
-WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""What stands in a tensor's name for DataParallel, averaging, torch.compile and FSDP, anywhere in it."""
-
-COUNTERS = ("n_averaged",)
-"""Tensors of wrappers that are no part of a network."""
-
-
-def _unwrapped(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """A file's tensors by name without what wrappers have put in between."""
-    wrappers = WRAPPERS - {part for key in wanted for part in key.split(".")}
-    given: dict[str, Tensor] = {}
-    for key, value in tensors.items():
-        bare = ".".join(part for part in key.split(".") if part not in wrappers)
-        if bare in given:
-            raise InputError(f"{path} holds {bare} twice, as {key} too.", "save the state dict of one network")
-        if bare.rpartition(".")[2] not in COUNTERS:
-            given[bare] = value
-    return given
-
-
-def _some(names: Sequence[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def of_run(

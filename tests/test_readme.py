@@ -39,6 +39,7 @@ NOT_HERE = {
     r"postgresql://": "a server: tests/test_queue.py",
     r"--executor (ray|slurm)": "a cluster: tests/test_executors.py",
     r"--gpus": "two GPUs",
+    r"features (hf:|torchvision\S+ --dataset)": "published weights are a download: tests/test_features.py",
     r"sweep study.toml|sweep .*--arm|sweep \S+\.toml": "hundreds of runs: its --dry-run is run instead",
     r"^ncpl demo$": "a minute or two: `make demo`",
 }
@@ -54,6 +55,11 @@ from ncpl_cli.metrics.catalogue import Metric
 
 def metrics(features, labels, weight, bias):
     return collapse(features, labels, weight, bias).values
+
+
+def network(num_classes):
+    from torch import nn
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, num_classes))
 
 
 def size(features, labels, weight, bias):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,9 +98,10 @@ def measure(
     elif weights:
         measured = _weights(Path(str(target)), asked, names, layers, measure_samples, data_dir, device)
     else:
+        from ncpl_cli.commands._rows import Rows
         from ncpl_cli.measurement import of_features
 
-        measured = of_features(files, names, global_mean, _Passes())
+        measured = of_features(files, names, global_mean, Rows("rows of both passes"), layers)
     found = measured.found
     measured_on = {a.split for a in (*found.values, *found.undefined)}
     there = [*(one for one in SPLITS if one in measured_on), *sorted(measured_on - {*SPLITS})]
@@ -128,22 +128,6 @@ def _are_weights(files: list[Path]) -> bool:
     from ncpl_cli.data.feature_files import holds_features
 
     return not holds_features(files[0])
-
-
-class _Passes:
-    """Progress over the rows of a stream: a line after two seconds, then at a humane rate."""
-
-    def __init__(self) -> None:
-        self._began = self._last = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._last >= 2.0 and done < total:
-            self._last = now
-            from ncpl_cli.commands._table import duration
-
-            left = duration((now - self._began) * (total - done) / done)
-            _common.note(f"{done:,} of {total:,} rows of both passes, ETA {left}")
 
 
 def _run(

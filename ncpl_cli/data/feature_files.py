@@ -19,6 +19,8 @@ from ncpl_cli.errors import DataError, InputError, told
 
 Array = NDArray[Any]
 SUFFIXES = (".npz", ".npy", ".safetensors", ".parquet")
+LAYER = "features/"
+"""What the name of an array begins with that holds a layer other than the last: `features/layer1.0`."""
 ROWS = 8192
 """Rows of a block."""
 
@@ -71,12 +73,32 @@ class FeatureFiles:
         return np.concatenate([block for block, _ in self.blocks()])
 
 
-def open_files(paths: Sequence[Path]) -> FeatureFiles:
-    """The features of files and directories. Raises InputError for what holds none, DataError for what is damaged."""
+def is_layer(name: str) -> bool:
+    """Whether an array of an .npz holds a layer other than the last: features/NAME, test_features/NAME."""
+    return name.partition("/")[0] in ("features", "test_features") and "/" in name
+
+
+def layers_of(path: Path) -> list[str]:
+    """The layers of an .npz beside the last, by their order in it; none of what is no .npz."""
+    if not (path.is_file() and zipfile.is_zipfile(path)):
+        return []
+    with zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+    return [name.removeprefix(LAYER) for name in names if name.startswith(LAYER)]
+
+
+def open_files(paths: Sequence[Path], layer: str | None = None) -> FeatureFiles:
+    """The features of files and directories, or those of a layer of one .npz and nothing of the classifier.
+
+    Raises InputError for what holds none, DataError for what is damaged.
+    """
     found = FeatureFiles()
     for path in [file for given in paths for file in _files(given)]:
         try:
-            _READERS[path.suffix](path, found)
+            if layer is None:
+                _READERS[path.suffix](path, found)
+            else:
+                _npz(path, found, layer)
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} is damaged ({told(error)}).", "write it again") from error
     widths = {part.width: part.path for part in found.parts}
@@ -123,12 +145,17 @@ def _lacking(path: Path, names: Sequence[str]) -> None:
         raise InputError(f"{path} has no {' and no '.join(lacking)}; it has {', '.join(names) or 'nothing'}.")
 
 
-def _npz(path: Path, found: FeatureFiles) -> None:
+def _npz(path: Path, found: FeatureFiles, layer: str | None = None) -> None:
+    name = "features" if layer is None else LAYER + layer
     with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         _lacking(path, file.files)
-        found.unused += [name for name in file.files if name not in ("features", "labels", *OTHERS)]
+        meant = ("features", "labels", *OTHERS)
+        found.unused += [name for name in file.files if name not in meant and not is_layer(name)]
         labels, others = file["labels"], {name: file[name] for name in OTHERS if name in file.files}
-    with zipfile.ZipFile(path) as archive, archive.open("features.npy") as member:
+        if layer is not None:
+            own = {"test_features": f"test_{name}", "test_labels": "test_labels"}
+            others = {name: file[of] for name, of in own.items() if own["test_features"] in file.files}
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
         shape, fortran, dtype = _header(member)
     if dtype.hasobject or len(shape) != 2:
         raise InputError(f"features of {path} must be a matrix of numbers, not {dtype} {shape}.")
@@ -139,7 +166,7 @@ def _npz(path: Path, found: FeatureFiles) -> None:
         )
 
     def blocks() -> Iterator[Array]:
-        with zipfile.ZipFile(path) as archive, archive.open("features.npy") as member:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
             _header(member)
             for start in range(0, shape[0], ROWS):
                 count = min(ROWS, shape[0] - start)

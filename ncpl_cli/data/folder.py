@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.data.images import EXTENSIONS, read_images
@@ -30,12 +31,33 @@ class Found(NamedTuple):
     other: collections.Counter[str]
 
 
+class Listing(NamedTuple):
+    """The images of a folder, the class of each, which of them are the test split, and what is to be said of that."""
+
+    files: list[Path]
+    labels: NDArray[np.int64]
+    test: NDArray[np.int64]
+    classes: int
+    notes: list[str]
+
+
 def load_folder(root: Path, image_size: int | None = None) -> Dataset:
     """Images below `root`, brought to one size (`image_size` pixels square, default the median of the sizes).
 
     A class is a folder with all that lies below it. Names that begin with a dot are nobody's. All-grey images have one
     channel, else three. Raises DataError naming what is missing or unreadable.
     """
+    found = list_folder(root)
+    images, scale, said = read_images(found.files, image_size)
+    whole = Split(images, found.labels)
+    return Dataset(
+        f"folder:{root.name}", whole.take(without(len(found.files), found.test)), whole.take(found.test), found.classes,
+        scale=scale, notes=(*found.notes, *said),
+    )  # fmt: skip
+
+
+def list_folder(root: Path) -> Listing:
+    """The images below `root` and their classes, none of them read."""
     if not root.is_dir():
         raise DataError(f"there is no folder {root}.", "--dataset folder:PATH wants one sub-folder per class")
     notes = []
@@ -64,12 +86,7 @@ def load_folder(root: Path, image_size: int | None = None) -> Dataset:
     if train.other:
         endings = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in sorted(train.other.items()))
         notes.append(f"files that are no images by their ending are left out: {endings}.")
-    images, scale, said = read_images(files, image_size)
-    whole = Split(images, labels)
-    return Dataset(
-        f"folder:{root.name}", whole.take(without(len(files), test_index)), whole.take(test_index), len(train.classes),
-        scale=scale, notes=(*notes, *said),
-    )  # fmt: skip
+    return Listing(files, labels, test_index, len(train.classes), notes)
 
 
 def _is_ours(name: str) -> bool:

@@ -91,6 +91,12 @@ def read_images(
     return floats, 1.0, notes
 
 
+def rgb(file: Path) -> NDArray[np.uint8]:
+    """One image in its own size, (3, height, width); grey ones three times. Raises DataError naming the file."""
+    with _opened(file) as image:
+        return _eight_bits(image, image.size, 3)
+
+
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
     """The file as an image of Pillow; whatever is wrong with it is one sentence with its name."""

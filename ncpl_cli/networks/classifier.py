@@ -29,16 +29,20 @@ class Call:
     output: Tensor
 
 
-def logits_of(output: Any) -> Tensor:
-    """The logits (N, C) of what a module returns: a tensor, `logits` of an object or dictionary, a tuple's first."""
+def logits_of(output: Any, dimensions: int = 2) -> Tensor:
+    """The logits (N, C) of what a module returns: a tensor, `logits` of an object or dictionary, a tuple's first.
+
+    dimensions  3 for logits (N, T, C) of every token
+    """
     found = output
     if not isinstance(found, Tensor):
         found = found.get("logits") if isinstance(found, dict) else getattr(found, "logits", found)
     if isinstance(found, (tuple, list)) and found:
         found = found[0]
-    if not isinstance(found, Tensor) or found.ndim != 2:
+    if not isinstance(found, Tensor) or found.ndim != dimensions:
         shape = f" {tuple(found.shape)}" if isinstance(found, Tensor) else ""
-        raise InputError(f"it returns a {type(output).__name__}{shape}, and no logits (N, classes).", HINT)
+        wanted = "(N, classes)" if dimensions == 2 else "(N, tokens, classes)"
+        raise InputError(f"it returns a {type(output).__name__}{shape}, and no logits {wanted}.", HINT)
     return found
 
 
@@ -62,11 +66,14 @@ def calls_of(linears: dict[str, nn.Linear]) -> Iterator[list[Call]]:
             one.remove()
 
 
-def find_classifier(body: nn.Module, forward: Callable[[], Any]) -> tuple[str, int]:
+def find_classifier(
+    body: nn.Module, forward: Callable[[], Any], logits_of: Callable[[Any], Tensor] = logits_of
+) -> tuple[str, int]:
     """The name of the linear layer whose output is the logits of `forward()`, and for the how manyth time it is used.
 
-    Looked for in eval mode with all parameters moved at random, so that heads that begin as zeros or as copies of each
-    other differ; body is left as it was. Raises InputError where there is none, and says what is nearest.
+    Looked for in eval mode. Where no output is the logits themselves, numbers are compared with all parameters moved at
+    random, so that heads that begin as zeros or as copies of each other differ; body is left as it was. Raises
+    InputError where there is none, and says what is nearest.
     """
     linears = {name: module for name, module in body.named_modules() if isinstance(module, nn.Linear)}
     if not linears:
@@ -77,7 +84,10 @@ def find_classifier(body: nn.Module, forward: Callable[[], Any]) -> tuple[str, i
         torch.manual_seed(0)
         kept: dict[str, Tensor] = {}
         try:
-            forward()  # lazy layers learn their sizes
+            with calls_of(linears) as calls:
+                logits = logits_of(forward())  # lazy layers learn their sizes
+            if found := [call for call in calls if _is(call.output, logits)]:
+                return found[-1].name, found[-1].time
             kept = {name: p.detach().clone() for name, p in body.named_parameters()}
             for parameter in body.parameters():
                 if parameter.is_floating_point():
@@ -90,9 +100,8 @@ def find_classifier(body: nn.Module, forward: Callable[[], Any]) -> tuple[str, i
                     parameter.copy_(kept[name])
             for module, mode in training.items():
                 module.training = mode
-    for same in (_is, _equals):
-        if found := [call for call in calls if same(call.output, logits)]:
-            return found[-1].name, found[-1].time
+    if found := [call for call in calls if _is(call.output, logits) or _equals(call.output, logits)]:
+        return found[-1].name, found[-1].time
     raise InputError(_why(calls, logits), HINT)
 
 
@@ -115,14 +124,15 @@ def _why(calls: list[Call], logits: Tensor) -> str:
         output = call.output.reshape(logits.shape).double()
         scale = float((output * wide).sum() / (output * output).sum().clamp_min(1e-300))
         for what, value in (
-            ("the softmax", output.softmax(1)), ("the log-softmax", output.log_softmax(1)),
+            ("the softmax", output.softmax(-1)), ("the log-softmax", output.log_softmax(-1)),
             (f"{scale:.4g} times", scale * output), ("what an activation makes", output.clamp_min(0)),
         ):  # fmt: skip
             if torch.allclose(value, wide, rtol=1e-4, atol=1e-6 * float(wide.abs().max())):
                 return f"{found}: it returns {what} of what `{call.name}` gives."
-    used = list(dict.fromkeys(call.name for call in calls if call.output.shape[-1] == logits.shape[1]))
+    used = list(dict.fromkeys(call.name for call in calls if call.output.shape[-1] == logits.shape[-1]))
     if len(used) > 1:
         return f"{found}: it returns something made of {' and '.join(f'`{name}`' for name in used)}."
     if used:
         return f"{found}: something stands between `{used[0]}` and what it returns."
-    return f"{found}: no linear layer that is used has {logits.shape[1]} outputs (a convolution's are none of a layer)."
+    wide_as = logits.shape[-1]
+    return f"{found}: no linear layer that is used has {wide_as} outputs (a convolution's are none of a layer)."
