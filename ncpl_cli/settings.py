@@ -18,6 +18,7 @@ from ncpl_cli.scenarios import SCENARIOS, Scenario, objective_of, objectives_of,
 from ncpl_cli.spec import (
     ALLOWED,
     DEFAULT_WIDTH,
+    FIXED,
     NETWORKS,
     OPTIMIZER_LR,
     PLUGINS,
@@ -258,13 +259,19 @@ def network_spec(given: Mapping[str, Any], preset: str = "mlp") -> NetworkSpec:
     """The network that options ask for; raises InputError on an unknown name or an option it does not take."""
     chosen = _read(None, given, ("network", "width", "depth", "activation", "norm", "init"))
     name = chosen.pop("network", preset)
-    fixed = {"mlp": (), "resnet18": ("depth", "activation")}.get(name, ("width", "depth", "activation", "norm", "init"))
+    fixed = FIXED.get(name, ("width", "depth", "activation", "norm", "init"))
     if given_in_vain := [f"--{key}" for key in fixed if key in chosen]:
         raise InputError(f"{' and '.join(given_in_vain)} cannot be chosen for --network {name}.")
     if name in DEFAULT_WIDTH:
         chosen.setdefault("width", DEFAULT_WIDTH[name])
-    if name == "resnet18":
+    if name in NETWORKS and name != "mlp":
         chosen.setdefault("norm", "batch")
+    if name == "wide_resnet":
+        chosen.setdefault("depth", 28)
+        if chosen["depth"] < 10 or chosen["depth"] % 6 != 4:
+            raise InputError(
+                f"--depth {chosen['depth']} is impossible for --network wide_resnet: it is 6n + 4 (10, 16, ...)."
+            )
     return NetworkSpec(name=name, **chosen)
 
 

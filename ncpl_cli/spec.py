@@ -15,7 +15,7 @@ from typing import Any, cast
 from ncpl_cli import plugins, values
 from ncpl_cli.values import Allowed
 
-NETWORKS = ("mlp", "resnet18")
+NETWORKS = ("mlp", "resnet18", "convnet", "wide_resnet")
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid", "gelu", "elu", "silu", "crelu")
 NORMS = ("none", "layer", "batch")
 INITS = ("kaiming", "torch")
@@ -27,7 +27,14 @@ ENGINES = ("online", "stacked")
 OPTIMIZER_LR: the usual learning rates, used where neither the user nor the scenario's preset gives one.
 """
 
-DEFAULT_WIDTH = {"mlp": 100, "resnet18": 64}
+DEFAULT_WIDTH = {"mlp": 100, "resnet18": 64, "convnet": 16, "wide_resnet": 4}
+FIXED = {
+    "mlp": (),
+    "resnet18": ("depth", "activation"),
+    "convnet": ("depth", "activation"),
+    "wide_resnet": ("activation",),
+}
+"""Settings that a network does not let choose."""
 
 
 def _network(text: str, said: str) -> str:

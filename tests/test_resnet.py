@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sqlite3
 import subprocess
@@ -24,7 +25,7 @@ from ncpl_cli.engines.stacked import StackedEngine
 from ncpl_cli.errors import DataError, InputError
 from ncpl_cli.scenarios import scenario_named
 from ncpl_cli.scenarios.task import Task
-from ncpl_cli.settings import dataset_of, dataset_spec, from_row, specs
+from ncpl_cli.settings import dataset_of, dataset_spec, from_row, network_spec, specs
 from ncpl_cli.spec import DatasetSpec, OptimizerSpec, RunSpec, flat
 from ncpl_cli.studies import study_named
 from ncpl_cli.trainer import build
@@ -45,9 +46,11 @@ def resnet(data: Dataset, width: int = 4, precision: str = "float64", norm: str 
                           statistics=data.channel_statistics)  # fmt: skip
 
 
-def by_hand(data: Dataset, orders: list[np.ndarray], batch: int, lr: float) -> networks.Network:
+def by_hand(
+    data: Dataset, orders: list[np.ndarray], batch: int, lr: float, net: networks.Network | None = None
+) -> networks.Network:
     """What a plain loop makes of the network."""
-    net = resnet(data)
+    net = resnet(data) if net is None else net
     net.train()
     x, y = torch.from_numpy(data.train.images).double() / 255, torch.from_numpy(data.train.labels)
     optimizer = torch.optim.SGD(net.parameters(), lr=lr)
@@ -85,6 +88,92 @@ def test_it_is_torchvisions_resnet18_behind_a_small_stem() -> None:
     mean, std = (torch.from_numpy(v).float().reshape(1, 3, 1, 1) for v in (pixels.mean(1), pixels.std(1)))
     with torch.no_grad():
         torch.testing.assert_close(ours(x), theirs.eval()((x - mean) / std), rtol=1e-4, atol=1e-4)
+
+
+SMALL = {"convnet": {"width": 3}, "wide_resnet": {"width": 1, "depth": 10}}
+
+
+def small(name: str, data: Dataset, **shape: Any) -> networks.Network:
+    return networks.build(name, data.shape, 10, 0, **{"precision": "float64", "norm": "batch", **SMALL[name], **shape},
+                          statistics=data.channel_statistics)  # fmt: skip
+
+
+def convolved(w: int) -> int:
+    """Parameters of a convnet of width w on colour images: 3x3 convolutions, two a channel of each norm, the head."""
+    sizes = (3, w, 2 * w, 4 * w, 4 * w)
+    products = sum(a * b for a, b in itertools.pairwise(sizes))
+    return 9 * products + 2 * sum(sizes[1:]) + (4 * w + 1) * 10
+
+
+def widened(depth: int, k: int) -> int:
+    """Parameters of WRN-depth-k on colour images, summed over its blocks as the paper draws them."""
+    found, before = 27 * 16, 16
+    for stage in range(3):
+        after = 16 * k * 2**stage
+        for _ in range((depth - 4) // 6):
+            found += 2 * before + 9 * before * after + 2 * after + 9 * after * after
+            found += before * after if before != after else 0
+            before = after
+    return found + 2 * before + (before + 1) * 10
+
+
+@pytest.mark.parametrize(("name", "shape", "count"), [
+    ("convnet", {"width": 16}, convolved(16)), ("convnet", {"width": 5}, convolved(5)),
+    ("wide_resnet", {"depth": 28, "width": 10}, 36_479_194),  # as counted by its authors' code
+    ("wide_resnet", {"depth": 28, "width": 4}, widened(28, 4)),
+    ("wide_resnet", {"depth": 16, "width": 1}, widened(16, 1)),
+])  # fmt: skip
+def test_convolutional_networks_have_the_size_that_is_published(name: str, shape: dict[str, int], count: int) -> None:
+    assert sum(p.numel() for p in small(name, pictures(1), precision="float32", **shape).parameters()) == count
+    assert widened(28, 10) == 36_479_194
+
+
+@pytest.mark.parametrize(("name", "widths"), [("convnet", (3, 6, 12, 12)), ("wide_resnet", (16, 32, 64))])
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+def test_layers_are_means_over_positions_and_the_last_is_what_the_classifier_reads(
+    name: str, widths: tuple[int, ...], norm: str
+) -> None:
+    data = pictures()
+    net = small(name, data, norm=norm).eval()
+    maps: list[torch.Tensor] = []
+    stages: Any = getattr(net, "blocks", None) or net.stages
+    hooks = [one.register_forward_hook(lambda _, __, out: maps.append(out)) for one in stages]
+    logits, activations, shown = net.classify(torch.from_numpy(data.train.images).double() / 255)
+    for hook in hooks:
+        hook.remove()
+    assert [a.shape for a in activations] == [(24, width) for width in widths] and not shown
+    assert len(net.layer_names) == len(widths) and net.layer_names[-1] == "last"
+    for a, m in zip(activations[:-1], maps, strict=False):
+        torch.testing.assert_close(a, m.flatten(2).sum(2) / m[0, 0].numel())
+    torch.testing.assert_close(logits, activations[-1] @ net.classifier.weight.T + net.classifier.bias)
+    assert isinstance(net.classifier, nn.Linear) and (activations[-1] >= 0).all()
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", list(SMALL))
+def test_the_engine_trains_them_as_a_plain_loop_does(name: str) -> None:
+    data = pictures()
+    orders = [np.random.default_rng(i).permutation(24) for i in range(2)]
+    nets = [small(name, data) for _ in range(2)]
+    engine = StackedEngine(nets, data, OptimizerSpec(lr=0.05, batch_size=10), "cpu", precision="float64")
+    task = Task(0, 1, lambda _: orders[0], data.train.labels, data.test.labels)
+    for order in orders:
+        engine.train_epoch([task] * 2, [order] * 2, 0.05)
+    reference = by_hand(data, orders, 10, 0.05, small(name, data)).state_dict()
+    for net in nets:
+        for key, value in net.state_dict().items():
+            torch.testing.assert_close(value, reference[key], rtol=1e-9, atol=1e-11, msg=key)
+
+
+def test_the_depth_of_a_wide_resnet_is_three_equal_stages() -> None:
+    shape = network_spec({"network": "wide_resnet"})
+    assert (shape.depth, shape.width, shape.norm) == (28, 4, "batch")
+    for depth in (4, 12, 27):
+        with pytest.raises(InputError, match="6n"):
+            network_spec({"network": "wide_resnet", "depth": depth})
+    with pytest.raises(InputError, match="--depth cannot be chosen for --network convnet"):
+        network_spec({"network": "convnet", "depth": 3})
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -106,7 +106,7 @@ def test_names_known_without_torch_are_those_of_the_registries() -> None:
     from ncpl_cli import spec as names
     from ncpl_cli.engines import ENGINES
     from ncpl_cli.networks import ACTIVATIONS, NETWORKS
-    from ncpl_cli.networks.resnet import RESNET_NORMS
+    from ncpl_cli.networks.convolutional import NORMS as CONVOLUTIONAL
 
     assert tuple(NETWORKS) == names.NETWORKS and tuple(ENGINES) == names.ENGINES
-    assert set(names.ACTIVATIONS) == set(ACTIVATIONS) and set(RESNET_NORMS) <= set(names.NORMS)
+    assert set(names.ACTIVATIONS) == set(ACTIVATIONS) and set(CONVOLUTIONAL) <= set(names.NORMS)

@@ -38,7 +38,9 @@ def measure(
     global_mean: Annotated[
         str, typer.Option(help="Features: of all samples, or of class means: sample or class.", show_default=True)
     ] = "sample",
-    network: Annotated[str | None, typer.Option(help="Weights: mlp, resnet18 or module:callable.")] = None,
+    network: Annotated[
+        str | None, typer.Option(help="Weights: mlp, resnet18, convnet, wide_resnet or module:callable.")
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="Weights: the data set, as for ncpl train.")] = None,
     width: Annotated[int | None, typer.Option(help="Weights: units or channels of the network.")] = None,
     depth: Annotated[int | None, typer.Option(help="Weights: hidden layers of the network.")] = None,

@@ -60,12 +60,17 @@ def common_options(
         typer.Option(help="Pixels by the channels' own deviation or, cifar10, as published: own, published."),
     ] = None,
     network: Annotated[
-        str | None, typer.Option(help="mlp, resnet18 or module:callable; default the scenario's.")
+        str | None, typer.Option(help="mlp, resnet18, convnet, wide_resnet or module:callable; default the scenario's.")
     ] = None,
     width: Annotated[
-        int | None, typer.Option(help="Units per layer, default 100; resnet18: channels, default 64.")
+        int | None,
+        typer.Option(
+            help="Units per layer, default 100; of others channels (64, convnet 16) or, wide_resnet, the factor 4."
+        ),
     ] = None,
-    depth: Annotated[int | None, typer.Option(help="Hidden layers; default 3.")] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="Hidden layers, default 3; wide_resnet: 10, 16, ..., default 28.")
+    ] = None,
     activation: Annotated[str | None, typer.Option(help="Activation; default relu.")] = None,
     norm: Annotated[str | None, typer.Option(help="none, layer or batch; default none.")] = None,
     init: Annotated[str | None, typer.Option(help="kaiming or torch (each layer as torch makes it).")] = None,

@@ -7,19 +7,24 @@ A network is an `nn.Module` with `layer_names`, `classify(x) -> (logits, activat
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ncpl_cli import rng
 from ncpl_cli.networks.classifier import find_classifier
+from ncpl_cli.networks.convnet import ConvNet
+from ncpl_cli.networks.convolutional import NORMS, Convolutional
 from ncpl_cli.networks.mlp import ACTIVATIONS, EXACT_ZEROS, MLP
 from ncpl_cli.networks.own import OwnNetwork
-from ncpl_cli.networks.resnet import RESNET_NORMS, ResNet18
+from ncpl_cli.networks.resnet import ResNet18
+from ncpl_cli.networks.wide_resnet import WideResNet
 
-Network = MLP | ResNet18 | OwnNetwork
+Network = MLP | ResNet18 | ConvNet | WideResNet | OwnNetwork
 
-NETWORKS: dict[str, type[Network]] = {"mlp": MLP, "resnet18": ResNet18}
+NETWORKS: dict[str, type[Network]] = {"mlp": MLP, "resnet18": ResNet18, "convnet": ConvNet, "wide_resnet": WideResNet}
 
 
 def build(
@@ -46,11 +51,14 @@ def build(
     mean, std = statistics or (np.zeros(channels), np.ones(channels))
     moments = {"mean": torch.from_numpy(mean), "std": torch.from_numpy(np.where(std > 0, std, 1.0))}
     network: Network
+    kind: Any = NETWORKS.get(name)
+    convolutional = isinstance(kind, type) and issubclass(kind, Convolutional)
     if name == "mlp":
         network = MLP(channels * height * breadth, classes, width=width, depth=depth, activation=activation, norm=norm)
         network.init = init
-    elif name == "resnet18":
-        network = ResNet18(channels, classes, width=width, norm=norm, **moments)
+    elif convolutional:
+        deep = {"depth": depth} if name == "wide_resnet" else {}
+        network = kind(channels, classes, width=width, norm=norm, **deep, **moments)
         network.init = init
     else:
         network = OwnNetwork(name, shape, classes, **moments)
@@ -60,6 +68,6 @@ def build(
 
 
 __all__ = [
-    "ACTIVATIONS", "EXACT_ZEROS", "MLP", "NETWORKS", "RESNET_NORMS", "Network", "OwnNetwork",
-    "ResNet18", "build", "find_classifier",
+    "ACTIVATIONS", "EXACT_ZEROS", "MLP", "NETWORKS", "NORMS", "Network", "OwnNetwork", "ResNet18",
+    "build", "find_classifier",
 ]  # fmt: skip

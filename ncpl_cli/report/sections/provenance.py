@@ -10,14 +10,12 @@ from ncpl_cli.analysis import Group
 from ncpl_cli.analysis.words import ranges
 from ncpl_cli.report.blocks import Block, Commands, Section, Text, table
 from ncpl_cli.report.material import Material
+from ncpl_cli.spec import FIXED
 
 ID, TITLE = "provenance", "Provenance, and how to run it again"
 
 NOT_OPTIONS = frozenset({"dataset_digest", "interventions", "hold_out_classes", "epochs", "imported"})
 """Settings that follow from others, or that are written in a way of their own."""
-
-OF_OTHER_NETWORKS = {"resnet18": frozenset({"depth", "activation"}), "mlp": frozenset[str]()}
-"""Settings that a network does not let choose."""
 
 
 def draw(material: Material) -> Section:
@@ -71,7 +69,7 @@ def commands(material: Material) -> list[str]:
 def command(scenario: str, group: Group, settings: Mapping[str, object]) -> str:
     """`ncpl train ...` for a group of runs."""
     words = ["ncpl", "train", scenario, "--seeds", ranges(sorted({s.run.seed for s in group.series})).replace(" ", "")]
-    hidden = NOT_OPTIONS | OF_OTHER_NETWORKS.get(str(settings.get("network")), {"depth", "activation", "width", "norm"})
+    hidden = NOT_OPTIONS | {*FIXED.get(str(settings.get("network")), ("depth", "activation", "width", "norm"))}
     for key, value in settings.items():
         if key not in hidden and value is not None and not (key == "validation_fraction" and not value):
             words += [f"--{key.replace('_', '-')}", str(value)]
