@@ -21,10 +21,10 @@ from ncpl_cli.data import Dataset, default_dir, load
 from ncpl_cli.interventions import parse
 from ncpl_cli.metrics.of_ones_own import FAMILY
 from ncpl_cli.plan import plan
-from ncpl_cli.scenarios import scenario_named, task_of
+from ncpl_cli.scenarios import scenario_named, shown_by, task_of
 from ncpl_cli.settings import specs
 from ncpl_cli.spec import NETWORKS, DatasetSpec, RunSpec
-from ncpl_cli.trainer import begin
+from ncpl_cli.trainer import begin, begun
 
 SAMPLES = 200
 """Digits that a part is tried on."""
@@ -81,7 +81,7 @@ def _trained(specs: list[RunSpec], data: Dataset) -> list[dict[str, torch.Tensor
     """The parameters of runs after their first epoch, one cohort."""
     (cohort,) = plan(specs, "cpu")
     nets, engine = begin(cohort, data)
-    tasks = [task_of(spec, 0, data) for spec in specs]
+    tasks = begun(specs, nets, data, "cpu")
     if specs[0].interventions:
         engine.change("a check")
     found = engine.train_epoch(tasks, [task.order(1) for task in tasks], specs[0].optimizer.lr)
@@ -97,7 +97,7 @@ def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], toleranc
 
 
 def _scenario(name: str, part: Any, _: Path | None) -> Checks:
-    data = _data()
+    data = digits = _data()
 
     def options() -> None:
         _optioned(part)
@@ -109,7 +109,8 @@ def _scenario(name: str, part: Any, _: Path | None) -> Checks:
         assert not lacking, f"presets lack {', '.join(sorted(lacking))}"
 
     def tasks() -> None:
-        scenario = _spec(data, name)[0].scenario
+        scenario = _spec(digits, name)[0].scenario
+        data = shown_by(scenario, digits)
         for index in range(min(2, scenario.tasks)):
             task, again = scenario.task(index, data, 0), scenario.task(index, data, 0)
             assert task.epochs == scenario.task_epochs(index) >= 1, "task_epochs and the task's epochs differ"

@@ -12,9 +12,9 @@ from ncpl_cli.metrics import measure
 from ncpl_cli.metrics.snapshot import Snapshot
 from ncpl_cli.plan import Cohort, choose_engine, plan
 from ncpl_cli.probes import runs_of
-from ncpl_cli.scenarios import task_of
+from ncpl_cli.scenarios import shown_by
 from ncpl_cli.spec import RunSpec
-from ncpl_cli.trainer import begin, build
+from ncpl_cli.trainer import begin, begun, build
 
 TIMED_SAMPLES = 2000
 TIMED_BATCHES = 20
@@ -97,7 +97,8 @@ def _seconds_per_epoch(cohort: Cohort, data: Dataset) -> tuple[float, int]:
     """Seconds that one epoch of a cohort takes with measuring, and the number of parameters of a run."""
     spec = cohort.specs[0]
     networks, engine = begin(cohort, data)
-    tasks = [task_of(s, 0, data) for s in cohort.specs]
+    data = shown_by(spec.scenario, data)
+    tasks = begun(cohort.specs, networks, data, cohort.device)
     whole = [task.order(1) for task in tasks]
     batch = spec.optimizer.batch_size
     timed = [order[: max(batch, min(TIMED_SAMPLES, TIMED_BATCHES * batch))] for order in whole]

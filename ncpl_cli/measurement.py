@@ -26,10 +26,10 @@ from ncpl_cli.networks.weights import load, read_weights, there
 from ncpl_cli.provenance import provenance
 from ncpl_cli.records import Address, EpochRecord
 from ncpl_cli.runs import Observer
-from ncpl_cli.scenarios import Task, task_of
+from ncpl_cli.scenarios import Task, shown_by
 from ncpl_cli.spec import NetworkSpec
 from ncpl_cli.store import Owner, RunRow, Store
-from ncpl_cli.trainer import build
+from ncpl_cli.trainer import begun, build
 
 NEEDED = ("features", "labels")
 OPTIONAL = (
@@ -203,7 +203,8 @@ def of_run(
     network.load_state_dict(state)
     network.to(device)
     stored = next(one for one in store.rows(row.id) if one["epoch"] == at)
-    task = task_of(spec, stored["task"], data)
+    data = shown_by(spec.scenario, data)
+    (task,) = begun([spec], [network], data, device, stored["task"])
     snapshot = Snapshot(network, data, task, initial, device, samples or spec.measure.samples, spec.optimizer.lr)
     _say_what_it_takes(network, metrics, observer)
     metrics = settings.measured_in(spec.scenario, metrics)

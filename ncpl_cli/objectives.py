@@ -68,6 +68,10 @@ class Objective(Protocol):
         """Whether each prediction is right (the first of equal outputs counts); None for numbers."""
         ...
 
+    def value(self, out: Tensor, dim: int = -1) -> Tensor:
+        """The numbers that the outputs predict: the axis holds the targets."""
+        ...
+
 
 @dataclass(frozen=True)
 class Base:
@@ -109,10 +113,17 @@ class Base:
         """Whether the largest output is the label's; None for numbers."""
         return None if asked.is_floating_point() else out.max(dim).indices == asked
 
+    def value(self, out: Tensor, dim: int = -1) -> Tensor:
+        """The outputs themselves."""
+        return out
+
 
 @dataclass(frozen=True)
 class CrossEntropy(Base):
-    """-sum over c of q_c log softmax(out)_c, q = (1 - smoothing) [c = label] + smoothing / C, as torch smooths."""
+    """-sum over c of q_c log softmax(out)_c, q = (1 - smoothing) [c = label] + smoothing / C, as torch smooths.
+
+    Soft labels are shares of the classes in the label's place: floating, the shape of `out`.
+    """
 
     id: ClassVar[str] = "cross_entropy"
 
@@ -123,12 +134,17 @@ class CrossEntropy(Base):
         return self._of(F.log_softmax(out, dim), asked, dim)
 
     def _of(self, log_p: Tensor, asked: Tensor, dim: int) -> Tensor:
-        own = -log_p.gather(dim, asked.unsqueeze(dim)).squeeze(dim)
+        if asked.is_floating_point():
+            own = -(asked * log_p).sum(dim)
+        else:
+            own = -log_p.gather(dim, asked.unsqueeze(dim)).squeeze(dim)
         return own if self.smoothing == 0 else (1 - self.smoothing) * own - self.smoothing * log_p.mean(dim)
 
     def residual(self, out: Tensor, asked: Tensor, dim: int = -1) -> Tensor:
         """p - q. The own class's is minus the sum of the others', which leaves its digits where the loss is near 0."""
         others = out.softmax(dim) - self.smoothing / out.shape[dim]
+        if asked.is_floating_point():
+            return others - (1 - self.smoothing) * asked
         own = asked.unsqueeze(dim)
         others = others.scatter(dim, own, 0.0)
         return others.scatter(dim, own, -others.sum(dim, keepdim=True))
@@ -137,14 +153,21 @@ class CrossEntropy(Base):
         """p - q; `kept` are log p."""
         torch.log_softmax(out, 1, out=kept)
         torch.exp(kept, out=residual)
-        own = _constant(self.smoothing - 1, out.dtype, out.device).expand(out.shape[0], 1, out.shape[2])
-        residual.scatter_add_(1, asked[:, None], own)
+        if asked.is_floating_point():
+            residual.sub_(asked, alpha=1 - self.smoothing)
+        else:
+            own = _constant(self.smoothing - 1, out.dtype, out.device).expand(out.shape[0], 1, out.shape[2])
+            residual.scatter_add_(1, asked[:, None], own)
         if self.smoothing:
             residual.sub_(self.smoothing / out.shape[1])
 
     def seen(self, out: Tensor, kept: Tensor, asked: Tensor, dim: int) -> Tensor:
         """From log p."""
         return self._of(kept, asked, dim)
+
+    def right(self, out: Tensor, asked: Tensor, dim: int = -1) -> Tensor | None:
+        """Whether the largest output is the label's, of a soft one that of the largest share."""
+        return super().right(out, asked.max(dim).indices if asked.is_floating_point() else asked, dim)
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,10 @@ class Cohort:
 def choose_engine(spec: RunSpec, device: str) -> tuple[str, str]:
     """The engine that carries a run and, in words, why; raises InputError when none or not the named one can."""
     asks = spec.objective or objective_of(spec.scenario)
+    carried_by = getattr(spec.scenario, "carried_by", tuple(ENGINES))
     refusals = {
         name: engine.refuses(spec.network, spec.optimizer, device, spec.precision, spec.interventions, asks)
+        or (None if name in carried_by else f"the {name} engine does not carry what {spec.scenario.id} asks here")
         for name, engine in ENGINES.items()
     }
     if spec.engine != "auto":

@@ -59,6 +59,8 @@ def dataset_spec(scenario: type[Scenario], given: Mapping[str, Any]) -> DatasetS
 
     given = _read(scenario, given, ("dataset", *(f.name for f in fields(DatasetSpec)[1:])))
     name = str(given.get("dataset", scenario.presets("")["dataset"]))
+    if "train_samples" in (presets := scenario.presets(name)):
+        given.setdefault("train_samples", presets["train_samples"])
     if (":" not in name and name not in DATASETS) or (not all(name.partition(":")[::2]) and ":" in name):
         raise unknown("data set", name, [*DATASETS, "folder:PATH", "module:callable"])
     if "image_size" in given and not name.startswith("folder:"):
@@ -81,6 +83,8 @@ def asked(scenario: type[Scenario], given: Mapping[str, Any]) -> RunSpec:
     """
     dataset = dataset_spec(scenario, given)
     presets = scenario.presets(dataset.name)
+    if "depth" in presets and given.get("network", presets["network"]) == presets["network"]:
+        given = {**given, "depth": presets["depth"] if given.get("depth") is None else given["depth"]}
     own: dict[str, Any] = {f.name: presets[f.name] for f in fields(scenario) if f.name in presets}
     own |= _read(scenario, given, [f.name for f in fields(scenario)])
     interventions, decay = _interventions(given)
@@ -240,6 +244,8 @@ def _objective(scenario: Scenario, given: Mapping[str, Any]) -> Objective | None
         raise InputError(
             f"--objective {found.id} cannot be asked in {scenario.id}.", f"allowed there: {', '.join(known)}"
         )
+    if hasattr(scenario, "check_objective"):
+        scenario.check_objective(found)
     return None if found == objective_of(scenario) else found
 
 
@@ -278,9 +284,10 @@ def network_spec(given: Mapping[str, Any], preset: str = "mlp") -> NetworkSpec:
 def _optimizer(presets: Mapping[str, Any], given: Mapping[str, Any]) -> OptimizerSpec:
     keys = [f.name for f in fields(OptimizerSpec)[1:]]
     chosen = _read(None, given, ("optimizer", *keys))
-    name = chosen.pop("optimizer", "sgd")
+    usual = presets.get("optimizer", "sgd")
+    name = chosen.pop("optimizer", usual)
     preset = {key: presets[key] for key in keys if key in presets}
-    if name != "sgd":
+    if name != usual:
         preset = {**preset, "lr": OPTIMIZER_LR[name], "momentum": 0.0}
     settings = OptimizerSpec(name=name, **preset | chosen)
     if settings.momentum and name != "sgd":
@@ -327,8 +334,15 @@ def _probes(scenario: Scenario, given: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     if not scenario.fixed_length:
         raise InputError("--probe needs to know which epoch ends a task: it does not go with --first-task-nc1.")
-    if any(one.id == "next-task" for one in found) and scenario.horizon_field != "tasks":
-        raise InputError(f"--probe next-task: {scenario.id} has no next task.")
+    if any(one.id == "next-task" for one in found) and (
+        scenario.horizon_field != "tasks" or getattr(scenario, "bootstraps", False)
+    ):
+        why = "has no next task" if scenario.horizon_field != "tasks" else "asks each network for its own values"
+        raise InputError(f"--probe next-task: {scenario.id} {why}.")
+    if "cross_entropy" not in objectives_of(scenario) and (labels := [one.id for one in found if one.of_labels]):
+        raise InputError(
+            f"--probe {labels[0]} learns classes: {scenario.id} asks for numbers.", "--probe offset learns numbers"
+        )
     return {"probes": found, "probe_every": known.get("probe_every")}
 
 

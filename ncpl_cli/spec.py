@@ -227,7 +227,7 @@ PLUGINS, TREATMENT_PLUGINS = "plugins", "intervention_plugins"
 
 def flat(spec: RunSpec) -> dict[str, object]:
     """Every setting of a run in full, as flat keys: what people read and what groups are told apart by."""
-    settings: dict[str, object] = {f.name: getattr(spec.scenario, f.name) for f in fields(spec.scenario)}
+    settings: dict[str, object] = _said(spec.scenario)
     settings |= {"dataset": spec.dataset.name, "dataset_digest": spec.dataset_digest}
     settings |= _said(spec.dataset)
     settings |= {"network": spec.network.name} | _said(spec.network)
@@ -240,7 +240,7 @@ def flat(spec: RunSpec) -> dict[str, object]:
     return settings
 
 
-def _said(settings: Any) -> dict[str, object]:
+def _said(settings: Any) -> dict[str, Any]:
     """Every field but the name; a newer one only where it is not at its default."""
     found = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name != "name"}
     return {

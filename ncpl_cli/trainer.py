@@ -22,21 +22,25 @@ from torch import Tensor
 from ncpl_cli import networks
 from ncpl_cli.data import Dataset
 from ncpl_cli.engines import ENGINES, Engine, Progress
-from ncpl_cli.interventions import Treatment
+from ncpl_cli.interventions import Treatment, parse
 from ncpl_cli.interventions.intervention import INITIALISATION
 from ncpl_cli.metrics import Measured, measure
 from ncpl_cli.metrics.catalogue import AT_START, METRICS, at_start, chosen, every_epoch
 from ncpl_cli.metrics.forgetting import evaluated_tasks, task_accuracy
+from ncpl_cli.metrics.forward import predictions
 from ncpl_cli.metrics.history import fresh_gap, plasticity, task_online
 from ncpl_cli.metrics.snapshot import Snapshot
 from ncpl_cli.objectives import REGRESSION
 from ncpl_cli.plan import Cohort, agreed
 from ncpl_cli.records import Address, EpochRecord
-from ncpl_cli.scenarios import Task, outputs_of, task_of
+from ncpl_cli.scenarios import Task, outputs_of, shown_by, task_of
 from ncpl_cli.spec import OptimizerSpec, RunSpec
 
 State = dict[str, Tensor]
 """What a checkpoint holds of one run: `network.*` and `optimizer.*`."""
+
+OUTPUTS = "task.outputs"
+"""What a checkpoint within a task holds where its targets come from what the network predicted before it."""
 
 History = list[tuple[int, int, float]]
 """(task, task_epoch, online_accuracy) of every epoch so far; NaN where the task asks for numbers."""
@@ -87,6 +91,7 @@ class Run:
     start     what was measured before the task's first epoch
     fresh     online accuracy of a fresh network on the task, epoch by epoch in the same order; empty = not asked for
     stopped   its task has reached what it was to stop at; `finished`: so has the run, and `held` is its last state
+    outputs   what it predicted of the training split before the task's first step, where its targets depend on that
     """
 
     def __init__(self, spec: RunSpec, network: networks.Network, data: Dataset, device: str) -> None:
@@ -98,6 +103,7 @@ class Run:
         self.fresh: list[float] = []
         self.stopped = self.diverged = self.finished = False
         self.held: State = {}
+        self.outputs: Tensor | None = None
 
     @property
     def task(self) -> Task:
@@ -114,6 +120,20 @@ class Run:
         self.seen.append(task_of(self.spec, index, self.data))
         self.stopped, self.fresh, self.start = False, [], Measured()
 
+    def begin(self, again: bool = False) -> None:
+        """What the task does before its first step with what the network predicts; `again`: it was begun earlier."""
+        if self.task.recentre and not again:
+            mean = torch.from_numpy(predictions(self.network, self.data, self.task, self.device).mean(0))
+            with torch.no_grad():
+                bias = self.network.classifier.bias
+                bias.sub_(mean.to(bias))
+        if self.task.of_outputs is None:
+            self.outputs = None
+            return
+        if self.outputs is None or not again:
+            self.outputs = torch.from_numpy(predictions(self.network, self.data, self.task, self.device))
+        self.seen[-1] = self.task.of_outputs(self.task, self.outputs.numpy())
+
     def load(self, saved: Mapping[str, Tensor]) -> None:
         """Put parameters and buffers into the live network."""
         with torch.no_grad():
@@ -126,6 +146,7 @@ class Run:
         return self.held or (
             {f"network.{name}": value.detach().cpu().clone() for name, value in network.items()}
             | {f"optimizer.{name}": value for name, value in optimizer.items()}
+            | ({OUTPUTS: self.outputs} if self.outputs is not None and self.task.epochs > 1 else {})
         )
 
     def snapshot(self, initial: Mapping[str, Tensor] | None, learning_rate: float | None = None) -> Snapshot:
@@ -233,6 +254,7 @@ def train(
     weights  parameters and buffers that runs begin with in place of their initialisation (probes)
     """
     scenario, optimizer = cohort.shared.scenario, cohort.shared.optimizer
+    data = shown_by(scenario, data)
     nets, engine = begin(cohort, data)
     runs = [Run(spec, net, data, cohort.device) for spec, net in zip(cohort.specs, nets, strict=True)]
     for run, given in zip(runs, weights or [], strict=False):
@@ -252,6 +274,7 @@ def train(
     if start is None:
         for run in runs:
             run.enter(0)
+            run.begin(again=True)
         yield epoch([run.untrained() for run in runs])
         for run in runs:
             run.seen.clear()
@@ -259,11 +282,13 @@ def train(
     for index in range(position.next_task, scenario.tasks):
         for run in runs:
             run.enter(index)
-        tasks = [run.task for run in runs]
-        phase, length = agreed("phase and length", ((task.phase, task.epochs) for task in tasks))
+        phase, length = agreed("phase and length", ((run.task.phase, run.task.epochs) for run in runs))
         first = position.next_task_epoch
-        if first == 1 and (changing := [r for r, task in enumerate(tasks) if task.changes]):
+        if first == 1 and (changing := [r for r, run in enumerate(runs) if run.task.changes]):
             engine.change(f"{phase} {index}", changing)
+        for run in runs:
+            run.begin(again=first > 1)
+        tasks = [run.task for run in runs]
         fresh = _Fresh(runs, cohort, tasks, length)
         for task_epoch in range(1, first):
             fresh.advance(task_epoch)
@@ -310,11 +335,14 @@ def _go_on(runs: Sequence[Run], engine: Engine, scenario: Any, start: Start) -> 
         run.history = list(start.histories[r])
         run.diverged, run.finished = r in start.diverged, r in start.finished
         run.held = dict(saved) if run.finished else {}
+        run.outputs = saved.get(OUTPUTS)
     engine.load_state(engine_states)
     position = start.position
-    only = scenario.fixed_length and position.next_task == scenario.tasks == 1
-    if only and position.epoch < scenario.task_epochs(0):  # its only task has become longer
-        position = replace(position, next_task=0, next_task_epoch=position.epoch + 1)
+    if scenario.fixed_length and position.next_task == scenario.tasks and scenario.horizon_field != "tasks":
+        last = scenario.tasks - 1
+        before = sum(scenario.task_epochs(index) for index in range(last))
+        if position.epoch < before + scenario.task_epochs(last):  # its last task has become longer
+            position = replace(position, next_task=last, next_task_epoch=position.epoch - before + 1)
     for run in runs:
         for index in range(position.next_task):
             run.enter(index)
@@ -329,11 +357,31 @@ def begin(cohort: Cohort, data: Dataset, stream: str = "initialisation") -> tupl
     def fresh(r: int, purpose: str) -> networks.Network:
         return build(specs[r], data, stream if purpose == INITIALISATION else purpose).to(cohort.device)
 
-    treatment = Treatment(shared.interventions, fresh)
+    named = [one.id for one in shared.interventions]
+    own = [parse(name) for name in getattr(shared.scenario, "own_interventions", ()) if name not in named]
+    treatment = Treatment((*shared.interventions, *own), fresh)
     engine = ENGINES[cohort.engine](
-        nets, data, shared.optimizer, cohort.device, treatment=treatment, precision=shared.precision
+        nets,
+        shown_by(shared.scenario, data),
+        shared.optimizer,
+        cohort.device,
+        treatment=treatment,
+        precision=shared.precision,
     )
     return nets, engine
+
+
+def begun(
+    specs: Sequence[RunSpec], nets: Sequence[networks.Network], data: Dataset, device: str, index: int = 0
+) -> list[Task]:  # fmt: skip
+    """A task of each run, given what its network now predicts."""
+    found = []
+    for spec, network in zip(specs, nets, strict=True):
+        run = Run(spec, network, shown_by(spec.scenario, data), device)
+        run.enter(index)
+        run.begin(again=True)
+        found.append(run.task)
+    return found
 
 
 class _Fresh:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.data.images import EXTENSIONS, read_images
 from ncpl_cli.data.sampling import stratified, without
+from ncpl_cli.data.shifts import INNER
 from ncpl_cli.errors import DataError
 
 TEST_FOLDERS = ("test", "val", "valid", "validation")
@@ -49,7 +50,7 @@ def load_folder(root: Path, image_size: int | None = None) -> Dataset:
     """
     found = list_folder(root)
     images, scale, said = read_images(found.files, image_size)
-    whole = Split(images, found.labels)
+    whole = Split(images, found.labels, _inner(found, root))
     return Dataset(
         f"folder:{root.name}", whole.take(without(len(found.files), found.test)), whole.take(found.test), found.classes,
         scale=scale, notes=(*found.notes, *said),
@@ -118,6 +119,18 @@ def _find(root: Path, *, trains: bool = True) -> Found:
         raise DataError(f"these class folders of {root} hold no images: {', '.join(empty)}.")
     labels = [label for label, of_class in enumerate(found) for _ in of_class]
     return Found(files, labels, [folder.name for folder in folders], other)
+
+
+def _inner(found: Listing, root: Path) -> dict[str, NDArray[np.int64]]:
+    """Where every image lies in a folder within its class folder, that one, numbered: what is a class where the outer
+    folders are domains. Nothing where the images lie otherwise, or all in folders of one name."""
+    depth = len(root.parts)
+    inner = [file.parts[depth + 1] if len(file.parts) > depth + 2 else "" for file in found.files]
+    pairs = {(file.parts[depth], label) for file, label in zip(found.files, found.labels.tolist(), strict=True)}
+    known = sorted(set(inner))
+    if "" in known or len(known) < 2 or len(pairs) > found.classes:
+        return {}
+    return {INNER: np.array([known.index(name) for name in inner], dtype=np.int64)}
 
 
 def _below(folder: Path, other: collections.Counter[str]) -> list[Path]:

@@ -166,7 +166,7 @@ class StackedEngine:
 
     def _asked(self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]]) -> Tensor:
         """What each run's samples are asked, in the order they are shown: labels (R, n) or numbers (R, n, K)."""
-        shown = np.stack([task.asked[order] for task, order in zip(tasks, orders, strict=True)])
+        shown = np.stack([task.asked_of(order) for task, order in zip(tasks, orders, strict=True)])
         asked = torch.from_numpy(shown).to(self._device)
         return asked.to(self._dtype) if asked.is_floating_point() else asked
 
@@ -299,7 +299,8 @@ class StackedEngine:
             self._optimizer.zero_grad()
             # the sum over runs of each run's mean loss: every run's gradient is its own
             loss = own.sum() / batch
-            torch.autograd.backward(self._treated.penalised(loss, activations, out, y[step]))
+            labels = y[step].argmax(1) if y.is_floating_point() else y[step]
+            torch.autograd.backward(self._treated.penalised(loss, activations, out, labels))
             self._optimizer.step()
             self._treated.end_step(activations)
             outs.append(z.detach())

@@ -155,10 +155,10 @@ class Intervention:
         return parts.written(self)
 
     def acts(self, phase: str, task: int) -> bool:
-        """Whether it acts in a task; `phase` is `task` in scenarios without phases."""
+        """Whether it acts in a task; `phase` is one of PHASES in a warm start, elsewhere it says nothing here."""
         of_phase = getattr(self, "phase", "all")
         of_tasks = getattr(self, "tasks", "all")
-        return (phase == "task" or of_phase in ("all", phase)) and (of_tasks == "all" or task == 0)
+        return (phase not in PHASES or of_phase in ("all", phase)) and (of_tasks == "all" or task == 0)
 
     @property
     def every(self) -> int | None:

@@ -84,6 +84,8 @@ METRICS: dict[str, Metric] = {
             ("test_loss", "after the epoch, eval mode", "lower = generalises", "common"),
             ("validation_accuracy", "after the epoch, eval mode", "higher = generalises", "common"),
             ("validation_loss", "after the epoch, eval mode", "lower = generalises", "common"),
+            ("unexplained_variance", "of numbers: mean squared error over the variance of the targets",
+             "lower = fits better", "common"),
         ),
         *_family(
             "history", "earlier epochs",
@@ -104,6 +106,8 @@ METRICS: dict[str, Metric] = {
             ("probe_online_loss", "mean over a probe's epochs", "lower = more plastic", "L24"),
             ("probe_train_accuracy", "after a probe's last epoch", "higher = more plastic", "L24"),
             ("probe_train_loss", "after a probe's last epoch", "lower = more plastic", "L24"),
+            ("probe_unexplained_variance", "of numbers: unexplained_variance after a probe's last epoch",
+             "lower = more plastic", "L24"),
             ("probe_gap", "train accuracy of a fresh network's probe minus ours; of numbers our loss minus its",
              "higher = more loss", "L24"),
             ("probe_test_accuracy", "test accuracy after a probe (warm start: of a copy trained on all data)",

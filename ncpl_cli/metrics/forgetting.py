@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.data.sparse import padded, permuted_rows_times_matrix, sparse
-from ncpl_cli.metrics.forward import classified, evaluating, first_weights
+from ncpl_cli.metrics.forward import classified, evaluating, first_weights, view
 from ncpl_cli.networks import MLP, Network
 from ncpl_cli.scenarios.task import Task
 
@@ -54,6 +54,12 @@ def task_accuracy(
     Tasks that show the same images are done in one pass: in another pixel order, they differ in the first layer's
     rows alone; in the same order, only in their labels.
     """
+    own = [task for task in tasks if "test" in task.parts]
+    if own:  # each has test images of its own
+        rest = task_accuracy(network, data, [task for task in tasks if "test" not in task.parts], samples, device)
+        return rest | {task.index: _of_own_images(network, data, task, samples, device) for task in own}
+    if not tasks:
+        return {}
     split, rows = data.test.drawn(samples), data.test.draw(samples)
     shown: dict[int | None, int] = {}  # pixel orders, by what they are, and the place of their predictions
     places = [shown.setdefault(None if t.pixel_order is None else id(t.pixel_order), len(shown)) for t in tasks]
@@ -69,6 +75,12 @@ def task_accuracy(
         task.index: float((predicted[place] == task.test_labels[rows]).mean())
         for task, place in zip(tasks, places, strict=True)
     }
+
+
+def _of_own_images(network: Network, data: Dataset, task: Task, samples: int, device: str) -> float:
+    part = task.parts["test"]
+    seen = view(network, data, part, part.labels, task.pixel_order, device=device, samples=samples, layers=())
+    return seen.accuracy
 
 
 def _logits(

@@ -19,6 +19,7 @@ from ncpl_cli.data.sparse import padded, rows_times_matrix, sparse
 from ncpl_cli.metrics.accumulator import CollapseAccumulator
 from ncpl_cli.networks import MLP, Network
 from ncpl_cli.objectives import CROSS_ENTROPY, Objective
+from ncpl_cli.scenarios.task import Task
 
 BLOCK = 1024
 """Samples of a block: what the layers need for one stays in the second-level cache."""
@@ -75,6 +76,15 @@ class View:
         asked = torch.from_numpy(self.labels if self.targets is None else self.targets).to(self.logits.device)
         asked = asked.to(self.logits.dtype) if asked.is_floating_point() else asked
         return float(objective.losses(self.logits, asked).mean(dtype=torch.float64))
+
+    def unexplained(self, objective: Objective) -> float | None:
+        """Mean squared error of the numbers predicted over the variance of those asked; None where these are one."""
+        assert self.targets is not None
+        asked = torch.from_numpy(self.targets).to(self.logits.device, torch.float64)
+        known = ~asked.isnan()
+        numbers, predicted = asked[known], objective.value(self.logits).double()[known]
+        spread = float(numbers.var(correction=0)) if len(numbers) else 0.0
+        return float((predicted - numbers).square().mean()) / spread if spread > 0 else None
 
 
 @contextlib.contextmanager
@@ -142,6 +152,13 @@ def view(
                     wanted[to] = given[here]
     assert logits is not None
     return View(split, labels, logits, kept, within, frozenset(streamed), drawn)
+
+
+def predictions(network: Network, data: Dataset, task: Task, device: str) -> NDArray[np.float64]:
+    """The numbers that a network predicts of the training split as a task shows it, (N, targets)."""
+    seen = view(network, data, data.train, data.train.labels, task.pixel_order, device=device, layers=())
+    found: NDArray[np.float64] = task.objective.value(seen.logits).double().cpu().numpy()
+    return found
 
 
 def _limited(split: Split, labels: NDArray[np.int64], samples: int | None) -> tuple[Split, NDArray[np.int64]]:

@@ -54,7 +54,8 @@ ON_PARAMETERS = frozenset(
     for name, metric in METRICS.items()
     if metric.family
     in ("collapse", "units", "preactivations", "gradients", "weights", "ntk", "curvature", "churn", "readouts")
-    or name in ("train_accuracy", "train_loss", "test_accuracy", "test_loss", "cdnv_directional")
+    or name
+    in ("train_accuracy", "train_loss", "test_accuracy", "test_loss", "unexplained_variance", "cdnv_directional")
 )
 """Metrics that a look at a network gives, whatever its scenario, and that parameters without numbers have none of."""
 
@@ -230,6 +231,8 @@ def _label_sets(snapshot: Snapshot, views: Mapping[str, View]) -> dict[str, dict
 
 def _performance(found: Measured, snapshot: Snapshot, views: Mapping[str, View]) -> None:
     task = snapshot.task
+    if not task.regression:
+        found.put({}, {"unexplained_variance": "the task asks for classes"})
     for split, seen in views.items():
         if split in task.other_classes:
             found.put({}, dict.fromkeys((f"{split}_accuracy", f"{split}_loss"), OTHER_CLASSES))
@@ -242,6 +245,9 @@ def _performance(found: Measured, snapshot: Snapshot, views: Mapping[str, View])
             found.put({}, {f"{split}_loss": "no targets"})
         else:
             found.put({f"{split}_loss": seen.loss(task.objective)}, {})
+            left = seen.unexplained(task.objective)
+            name = "unexplained_variance"
+            found.put(*(({}, {name: "the targets do not vary"}) if left is None else ({name: left}, {})), split)
 
 
 def _few(snapshot: Snapshot, views: Mapping[str, View]) -> View:

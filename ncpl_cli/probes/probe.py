@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ncpl_cli import parts, rng
 from ncpl_cli.data.dataset import Dataset
-from ncpl_cli.scenarios import scenario_named
+from ncpl_cli.scenarios import scenario_named, shown_by
 from ncpl_cli.scenarios.task import Task, option
 from ncpl_cli.spec import OPTIMIZER_LR, MeasureSpec, RunSpec
 
@@ -75,6 +75,10 @@ class ProbeRun:
             return data.classes
         return int(self.parents.outputs(data))
 
+    def shown(self, data: Dataset) -> Dataset:
+        """The images of the parent's tasks."""
+        return shown_by(self.parents, data) if self.of_scenario else data
+
     def task(self, index: int, data: Dataset, seed: int) -> Task:
         """What it learns: all training images as they are, under labels or numbers of its kind."""
         raise NotImplementedError
@@ -122,6 +126,7 @@ class ProbeRun:
 
 METRICS = (
     "probe_online_accuracy", "probe_online_loss", "probe_train_accuracy", "probe_train_loss", "probe_test_accuracy",
+    "probe_unexplained_variance",
 )  # fmt: skip
 """What stands on the parent's row beside `probe_gap`: means over the probe's epochs, and what its last epoch left."""
 
@@ -130,7 +135,8 @@ def _value(one: Reached, name: str) -> float | None:
     if name.startswith("online"):
         seen = [row[name] for row in one.rows if row["epoch"] > 0]
         return None if not seen or None in seen else float(sum(seen) / len(seen))
-    return None if one.last[name] is None else float(one.last[name])
+    value = one.last.get(name)
+    return None if value is None else float(value)
 
 
 def _gap(one: Reached, fresh: Reached) -> float:
@@ -146,6 +152,8 @@ class Probe:
 
     id: ClassVar[str]
     run: ClassVar[type[ProbeRun]]
+    of_labels: ClassVar[bool] = True
+    """Whether it asks for classes, and so for a head that knows them."""
 
     epochs: int = parts.option(0, f"its budget; default --probe-epochs, {EPOCHS}", least=0, most=10**6)
     optimizer: str = parts.option("own", "the run's own kind, or another", choices=("own", *OPTIMIZER_LR))
@@ -185,5 +193,5 @@ def said(scenario: Any) -> str:
     return json.dumps({"id": scenario.id, **asdict(scenario)}, sort_keys=True)
 
 
-PROBE_MEASURES = ("train_accuracy", "train_loss", "test_accuracy", "test_loss")
+PROBE_MEASURES = ("train_accuracy", "train_loss", "test_accuracy", "test_loss", "unexplained_variance")
 """What a probe is measured for, at its end."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ncpl_cli import probes
+from ncpl_cli.records import Address
 from ncpl_cli.runs import checkpoints
 from ncpl_cli.scenarios import WarmStartProbe
 from ncpl_cli.spec import RunSpec
@@ -65,7 +66,7 @@ def harvest(parent: str, store: Store) -> None:
             by_kind[row.scenario].append(row)
     for number, (scenario, rows) in enumerate((kind, of) for kind, of in by_kind.items() if kind in made):
         reached = [
-            probes.Reached(row.branch_epoch or 0, row.settings, store.rows(row.id), row.status == "diverged")
+            probes.Reached(row.branch_epoch or 0, row.settings, _rows(row.id, store), row.status == "diverged")
             for row in rows
         ]
         values, undefined = probes.results(scenario, reached)
@@ -75,3 +76,14 @@ def harvest(parent: str, store: Store) -> None:
             {epoch: {name + place: value for name, value in of.items()} for epoch, of in values.items()},
             {epoch: {name + place: why for name, why in of.items()} for epoch, of in undefined.items()},
         )
+
+
+def _rows(run: str, store: Store) -> list[dict[str, Any]]:
+    """The epochs of a probe; the last of one that learned numbers with what the wide table has no column for."""
+    rows = store.rows(run)
+    if rows and rows[-1]["train_accuracy"] is None:
+        rows[-1] |= {a.metric: v for a, v in store.values(run, rows[-1]["epoch"]).items() if a == UNEXPLAINED}
+    return rows
+
+
+UNEXPLAINED = Address("unexplained_variance")

@@ -6,8 +6,10 @@ that says how far a run goes), `fixed_length`, `lockstep` (whether runs can adva
 those have in common). Its `ncpl train` sub-command and its sweep keys follow from its fields.
 
 What it need not have: `objective` (default cross-entropy), `objectives` (ids that `--objective` may choose; default
-those of labels), `outputs(data)` (classes or numbers that its tasks ask for; default the data set's classes) and
-`measures` (families of metrics that `default` holds there whatever they cost).
+those of labels), `outputs(data)` (classes or numbers that its tasks ask for; default the data set's classes),
+`measures` (families of metrics that `default` holds there whatever they cost), `shown(data)` (the data set with all
+images that its tasks show), `carried_by` (the engines that can train it; default all), `check_objective(objective)`,
+and `own_interventions` (what happens at its changes, whatever is asked for).
 """
 
 from __future__ import annotations
@@ -20,13 +22,18 @@ from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.errors import unknown
 from ncpl_cli.objectives import CROSS_ENTROPY, Objective
 from ncpl_cli.scenarios.coarse_labels import CoarseLabels
+from ncpl_cli.scenarios.domains import Domains
 from ncpl_cli.scenarios.permuted import PermutedDigits, PermutedMNIST
 from ncpl_cli.scenarios.shuffled_labels import ShuffledLabels
 from ncpl_cli.scenarios.source_classes import SourceClasses
-from ncpl_cli.scenarios.task import Task
+from ncpl_cli.scenarios.target_scale import TargetScale
+from ncpl_cli.scenarios.task import Task, for_steps
+from ncpl_cli.scenarios.value_iteration import ValueIteration
 from ncpl_cli.scenarios.warm_start import WarmStart, WarmStartProbe
 
-Scenario = PermutedMNIST | ShuffledLabels | WarmStart | SourceClasses | CoarseLabels
+Scenario = (
+    PermutedMNIST | ShuffledLabels | WarmStart | SourceClasses | CoarseLabels | TargetScale | ValueIteration | Domains
+)
 
 SCENARIOS: list[type[Scenario]] = [
     PermutedMNIST,
@@ -35,6 +42,9 @@ SCENARIOS: list[type[Scenario]] = [
     WarmStart,
     SourceClasses,
     CoarseLabels,
+    TargetScale,
+    ValueIteration,
+    Domains,
 ]
 
 
@@ -63,7 +73,14 @@ def objectives_of(scenario: Any) -> tuple[str, ...]:
 def task_of(spec: Any, index: int, data: Dataset) -> Task:
     """Task `index` of a run (spec.RunSpec), with the run's objective."""
     task: Task = spec.scenario.task(index, data, spec.seed)
+    if task.steps is not None:
+        task = replace(task, order=for_steps(task.order, task.steps * spec.optimizer.batch_size))
     return task if spec.objective is None else replace(task, objective=spec.objective)
+
+
+def shown_by(scenario: Any, data: Dataset) -> Dataset:
+    """The data set as a scenario shows it: where its tasks differ in images, with those of all of them."""
+    return scenario.shown(data) if hasattr(scenario, "shown") else data
 
 
 def outputs_of(spec: Any, data: Dataset) -> int:
@@ -74,5 +91,5 @@ def outputs_of(spec: Any, data: Dataset) -> int:
 
 __all__ = [
     "SCENARIOS", "Scenario", "Task", "WarmStart", "WarmStartProbe", "objective_of", "objectives_of", "outputs_of",
-    "scenario_named", "task_of",
+    "scenario_named", "shown_by", "task_of",
 ]  # fmt: skip

@@ -53,6 +53,13 @@ class Task:
     other_classes  those of the splits whose labels are of classes that the outputs do not name, numbered for themselves
     label_sets    further labels of the same images, by the set's name and the split's: {"fine": {"test": (M,)}} is
                   measured as `fine_test`, of the same forward pass
+    soft          of classes: shares (N, C) that the training split is trained on in place of its labels
+    steps         how many steps an epoch lasts, in passes over the order; None = one pass
+    recentre      whether the classifier's bias is moved by minus the mean prediction before the first step
+    of_outputs    of numbers that depend on the network: (the task, what the network predicts of the training split
+                  before the first step, (N, outputs)) -> the task with its targets
+    in_order      of such numbers: the samples as they are shown (n,) -> what each is asked (n, outputs), another time
+                  something else; in place of `targets`, which are then what is measured
     """
 
     index: int
@@ -71,11 +78,16 @@ class Task:
     targets: Mapping[str, NDArray[np.floating[Any]]] = field(default_factory=dict)
     label_sets: Mapping[str, Mapping[str, NDArray[np.int64]]] = field(default_factory=dict)
     other_classes: frozenset[str] = frozenset()
+    soft: NDArray[np.floating[Any]] | None = None
+    steps: int | None = None
+    recentre: bool = False
+    of_outputs: Callable[[Task, NDArray[np.float64]], Task] | None = None
+    in_order: Callable[[NDArray[np.int64]], NDArray[np.floating[Any]]] | None = None
 
     @property
     def regression(self) -> bool:
         """Whether it asks for numbers, so that nothing is right or wrong and there are no classes."""
-        return bool(self.targets)
+        return bool(self.targets) or self.of_outputs is not None
 
     def classes(self, data: Dataset) -> int:
         """How many classes its labels name."""
@@ -85,6 +97,14 @@ class Task:
     def asked(self) -> NDArray[Any]:
         """What the training split's samples are trained on: labels (N,) or numbers (N, outputs)."""
         return self.targets[TRAINED] if self.regression else self.train_labels
+
+    def asked_of(self, order: NDArray[np.int64]) -> NDArray[Any]:
+        """What samples are trained on as they are shown: labels (n,), or numbers or shares (n, outputs)."""
+        if self.in_order is not None:
+            return self.in_order(order)
+        if self.soft is not None:
+            return self.soft[order]
+        return self.asked[order]
 
     def measured(self, data: Dataset) -> dict[str, MeasuredSplit]:
         """Every split that is measured, by name."""
@@ -133,6 +153,18 @@ def sample_order(seed: int, task: int, size: int, *, repeat: bool = False) -> Ca
         return rng.stream(seed, "data order", task, 1 if repeat else task_epoch).permutation(size)
 
     return order
+
+
+def for_steps(order: Callable[[int], NDArray[np.int64]], samples: int) -> Callable[[int], NDArray[np.int64]]:
+    """Epochs of so many samples: passes of an order one after another, each pass of a number of its own."""
+
+    def passes(task_epoch: int) -> NDArray[np.int64]:
+        found: list[NDArray[np.int64]] = []
+        while (count := sum(map(len, found))) < samples:
+            found.append(order((task_epoch - 1) * samples + len(found) + 1)[: samples - count])
+        return np.concatenate(found)
+
+    return passes
 
 
 @dataclass(frozen=True)
