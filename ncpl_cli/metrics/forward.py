@@ -89,8 +89,9 @@ class View:
 
 @contextlib.contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; the mode is put back, so that measuring leaves no trace."""
+    """Eval mode without gradients; each module's mode is put back, so that measuring leaves no trace."""
     before = network.training
+    kept = [module for module in network.modules() if not module.training] if before else []  # such as a frozen norm
     if before:  # it walks over all modules
         network.eval()
     try:
@@ -99,6 +100,8 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         if before:
             network.train()
+            for module in kept:
+                module.training = False
 
 
 def view(
