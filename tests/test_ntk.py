@@ -43,8 +43,12 @@ def small(data: Dataset, n: int = 9, **shape: Any) -> tuple[nn.Module, Batch]:
 )
 def test_the_kernel_is_that_of_the_jacobian(digits: Dataset, shape: dict[str, Any]) -> None:
     net, batch = small(digits, **shape)
+    with torch.no_grad():  # gains and shifts that are not 1 and 0
+        for name, p in net.named_parameters():
+            if name.startswith("norms"):
+                p.add_(torch.linspace(-0.5, 0.7, len(p)))
     true = dense(net, batch.images)
-    assert ntk.has_closed_form(net) == ("norm" not in shape)
+    assert ntk.has_closed_form(net) == (shape.get("norm") != "batch")
     size = float(true.abs().max())
     assert torch.allclose(ntk.full_kernel(net, batch.images), true, atol=1e-12 * size)
     for budget in (1 << 30, 400_000, 50_000):  # whole, in parts, and parameters cut through
@@ -75,7 +79,7 @@ def test_any_network_has_a_kernel(digits: Dataset) -> None:
 
 
 def test_the_memory_is_stated_and_kept(digits: Dataset) -> None:
-    net, _ = small(digits, norm="layer")
+    net, _ = small(digits, norm="batch")
     count = sum(p.numel() for p in net.parameters())
     whole = ntk.cost(net, 9, 10)
     assert whole.passes == 1 and whole.parameters == count and not whole.closed
@@ -151,3 +155,19 @@ def test_the_order_of_samples_does_not_matter(digits: Dataset, seed: int) -> Non
     assert other == pytest.approx(plain, rel=1e-6)
     kernel = ntk.trace_kernel(ntk.full_kernel(net, batch.images))
     assert 1 <= (ntk.effective_rank(ntk.spectrum(kernel)) or 0) <= len(batch)
+
+
+def test_trace_top_share_and_centring_are_plain_linear_algebra(digits: Dataset) -> None:
+    net, batch = small(digits)
+    kernel = torch.einsum("icjc->ij", dense(net, batch.images)).numpy()
+    found, why = ntk.ntk_metrics(net, batch, ("ntk_trace", "ntk_top_share", "ntk_centred_effective_rank"))
+    values = np.linalg.eigvalsh(kernel)
+    h = np.eye(9) - 1 / 9
+    p = np.linalg.eigvalsh(h @ kernel @ h)
+    p = p[p > 1e-12 * p.max()] / p.sum()
+    assert found["ntk_trace"] == pytest.approx(np.trace(kernel)) and not why
+    assert found["ntk_top_share"] == pytest.approx(values[-1] / values.sum())
+    assert found["ntk_centred_effective_rank"] == pytest.approx(float(np.exp(-(p * np.log(p)).sum())), rel=1e-8)
+    shared = torch.full((9, 9), 1e6, dtype=torch.float64) + torch.eye(9)  # a direction that all samples share
+    assert ntk.effective_rank(ntk.spectrum(ntk.centred(shared))) == pytest.approx(8)
+    assert ntk.effective_rank(ntk.spectrum(shared)) == pytest.approx(1, abs=1e-4)

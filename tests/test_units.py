@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ncpl_cli.data import Dataset
 from ncpl_cli.errors import InputError
-from ncpl_cli.metrics import Snapshot, measure, units
+from ncpl_cli.metrics import Snapshot, measure, units, weights
 from ncpl_cli.metrics.few_shot import few_shot_error, few_shot_metrics
 from ncpl_cli.metrics.gradients import gradient_norm, loss_gradient
 from ncpl_cli.metrics.inputs import Batch, at_initialisation, training_samples
@@ -209,3 +209,18 @@ def test_one_pass_gives_what_passes_of_their_own_give(digits: Dataset) -> None:
         assert alone.values.keys() <= shared.values.keys() and len(alone.values) == 10
         for address, value in alone.values.items():
             assert shared.values[address] == pytest.approx(value, rel=1e-12)
+
+
+def test_graded_linearised_units_the_top_of_the_features_and_norms_by_layer(digits: Dataset) -> None:
+    z = torch.ones(100, 3)
+    z[:5, 1], z[:4, 2] = -1, 0  # on for all, for 95, and for 96 samples of a hundred
+    assert units.active_units(z, "relu") == units.active_units(z, "leaky_relu") == pytest.approx(2 / 3)
+    assert units.active_units(z, "crelu") is units.active_units(z, "tanh") is None
+    features = torch.randn(40, 6, dtype=torch.float64)
+    found, _ = units.unit_metrics(features, True, ["feature_top"])
+    assert found == {"feature_top": pytest.approx(float(np.linalg.svd(features.numpy())[1][0]))}
+    assert units.unit_metrics(torch.zeros(4, 2), True, ["feature_top"])[0] == {"feature_top": 0.0}
+    net = a_network(digits, depth=2)
+    norms = weights.layer_norms(net)
+    named = {"layer1": net.hidden[0], "last": net.hidden[1], "classifier": net.classifier}  # type: ignore[index]
+    assert norms == {name: pytest.approx(float(m.weight.norm())) for name, m in named.items()}  # type: ignore[union-attr]

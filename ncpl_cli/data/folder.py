@@ -128,7 +128,8 @@ def _inner(found: Listing, root: Path) -> dict[str, NDArray[np.int64]]:
     inner = [file.parts[depth + 1] if len(file.parts) > depth + 2 else "" for file in found.files]
     pairs = {(file.parts[depth], label) for file, label in zip(found.files, found.labels.tolist(), strict=True)}
     known = sorted(set(inner))
-    if "" in known or len(known) < 2 or len(pairs) > found.classes:
+    outer = {name for name, _ in pairs}
+    if "" in known or len(known) < 2 or not len(outer) == len(pairs) == found.classes:
         return {}
     return {INNER: np.array([known.index(name) for name in inner], dtype=np.int64)}
 

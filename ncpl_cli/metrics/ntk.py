@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
+from torch.nn import functional as F
 
 from ncpl_cli.metrics.inputs import Batch
 from ncpl_cli.metrics.units import entropy_rank
-from ncpl_cli.networks import MLP
+from ncpl_cli.networks import ACTIVATIONS, MLP
 from ncpl_cli.objectives import CROSS_ENTROPY, Objective
 
 SAMPLES = 128
@@ -61,8 +62,8 @@ def cost(network: nn.Module, samples: int, classes: int, budget: int = BUDGET) -
 
 
 def has_closed_form(network: nn.Module) -> bool:
-    """Whether every parameter belongs to a linear layer that sees samples one by one: an MLP without norms."""
-    return isinstance(network, MLP) and network.norm == "none"
+    """Whether every parameter is of a known layer that sees samples one by one: an MLP without batch norms."""
+    return isinstance(network, MLP) and network.norm in ("none", "layer")
 
 
 def full_kernel(network: nn.Module, images: Tensor, budget: int = BUDGET) -> Tensor:
@@ -73,28 +74,45 @@ def full_kernel(network: nn.Module, images: Tensor, budget: int = BUDGET) -> Ten
 
 
 def mlp_kernel(network: MLP, images: Tensor) -> Tensor:
-    """Theta of an MLP without norms, (N, C, N, C), with no Jacobian:
+    """Theta of an MLP, without norms or with layer norms, (N, C, N, C), with no Jacobian:
 
-    Theta = sum over layers of (H_{l-1} H_{l-1}^T + 1) o (Delta_l Delta_l^T), Delta_l = d logits / d z_l (N, C, width)
+    Theta = sum over linear layers of (H_{l-1} H_{l-1}^T + 1) o (A_l A_l^T), A_l = d logits / d (W_l h_{l-1} + b_l), and
+    of norms z = gain * n + shift with Z_l = d logits / d z_l  (Z_l * n_l)(Z_l * n_l)^T + Z_l Z_l^T; (N, C, width)
     """
     network = copy.deepcopy(network).double()
     with torch.enable_grad():
-        x = images.double().flatten(1)
-        logits, activations, preactivations = network.classify(x)
-        n, classes = logits.shape
+        before: list[Tensor] = [images.double().flatten(1)]
+        linear: list[Tensor] = []
+        normed: list[Tensor] = []
+        for hidden, norm in zip(network.hidden, network.norms, strict=True):
+            linear.append(hidden(before[-1]))
+            normed.append(norm(linear[-1]))
+            before.append(ACTIVATIONS[network.activation](normed[-1]))
+        logits = network.classifier(before[-1])
+        classes = logits.shape[1]
         # samples do not mix, so that the gradient of a sum over samples holds each one's own
         rows = [
-            torch.autograd.grad(logits[:, c].sum(), preactivations, retain_graph=c < classes - 1)
+            torch.autograd.grad(logits[:, c].sum(), [*linear, *normed], retain_graph=c < classes - 1)
             for c in range(classes)
         ]
-    before = [x, *(h.detach() for h in activations)]
-    deltas = [torch.stack(found, 1) for found in zip(*rows, strict=True)]  # N x C x width, by layer
+    slopes = [torch.stack(found, 1) for found in zip(*rows, strict=True)]  # N x C x width, by layer
+    before = [h.detach() for h in before]
     last = (before[-1] @ before[-1].T + 1)[:, None, :, None]
-    total = last * torch.eye(classes, dtype=x.dtype, device=x.device)[None, :, None, :]  # N x C x N x C
-    for h, delta in zip(before[:-1], deltas, strict=True):
-        flat = delta.reshape(n * classes, -1)
-        total += (h @ h.T + 1)[:, None, :, None] * (flat @ flat.T).reshape(n, classes, n, classes)
+    total = last * torch.eye(classes, dtype=last.dtype, device=last.device)[None, :, None, :]  # N x C x N x C
+    for layer, (h, norm) in enumerate(zip(before[:-1], network.norms, strict=True)):
+        total += (h @ h.T + 1)[:, None, :, None] * _gram(slopes[layer])
+        if isinstance(norm, nn.LayerNorm):
+            of_norm = slopes[len(linear) + layer]
+            unscaled = F.layer_norm(linear[layer].detach(), linear[layer].shape[1:], eps=norm.eps)
+            total += _gram(of_norm * unscaled[:, None]) + _gram(of_norm)
     return total
+
+
+def _gram(slopes: Tensor) -> Tensor:
+    """Inner products of slopes (N, C, width) over the width: (N, C, N, C)."""
+    n, classes, _ = slopes.shape
+    flat = slopes.reshape(n * classes, -1)
+    return (flat @ flat.T).reshape(n, classes, n, classes)
 
 
 def jacobian_kernel(network: nn.Module, images: Tensor, budget: int = BUDGET) -> Tensor:
@@ -159,6 +177,17 @@ def trace_kernel(full: Tensor) -> Tensor:
     return kernel
 
 
+def centred(kernel: Tensor) -> Tensor:
+    """H K H, H = I - 11^T/n: without the direction that moves the outputs of all samples together.
+
+    What every sample shares, as pixels that are not centred or an offset, makes the kernel of a fresh network near
+    rank one and is no harm.
+    """
+    rows = kernel - kernel.mean(0, keepdim=True)
+    found: Tensor = rows - rows.mean(1, keepdim=True)
+    return found
+
+
 def spectrum(kernel: Tensor) -> Tensor:
     """Eigenvalues of a kernel (n, n), largest first; what rounding made negative is zero."""
     values: Tensor = torch.linalg.eigvalsh(kernel.double())
@@ -202,8 +231,8 @@ def gradient_interference(
 
 
 NTK_METRICS = (
-    "ntk_effective_rank", "ntk_condition", "ntk_full_effective_rank", "ntk_full_condition", "gradient_interference",
-    "gradient_interference_negative",
+    "ntk_effective_rank", "ntk_condition", "ntk_trace", "ntk_top_share", "ntk_centred_effective_rank",
+    "ntk_full_effective_rank", "ntk_full_condition", "gradient_interference", "gradient_interference_negative",
 )  # fmt: skip
 """In the order of `ntk_metrics`."""
 
@@ -222,19 +251,26 @@ def ntk_metrics(
     precision = torch.float64 if has_closed_form(network) else logits.dtype
     n, classes = logits.shape
     found: dict[str, float | None] = {}
-    for name, kernel in (("ntk", trace_kernel(full)), ("ntk_full", full.reshape(n * classes, n * classes))):
-        if {f"{name}_effective_rank", f"{name}_condition"} & {*names}:
+    trace = trace_kernel(full)
+    for name, kernel in (("ntk", trace), ("ntk_full", full.reshape(n * classes, n * classes))):
+        if {name for name in names if name.startswith("ntk")} & {f"{name}_{what}" for what in _OF_SPECTRUM}:
             eigenvalues = spectrum(kernel)
             found[f"{name}_effective_rank"] = effective_rank(eigenvalues)
             found[f"{name}_condition"] = condition(eigenvalues, precision)
+            found[f"{name}_trace"] = total = float(kernel.diagonal().sum())
+            found[f"{name}_top_share"] = float(eigenvalues[0]) / total if total > 0 else None
+    if "ntk_centred_effective_rank" in names:
+        found["ntk_centred_effective_rank"] = effective_rank(spectrum(centred(trace)))
     interference = gradient_interference(full, logits, batch.labels, batch.objective) or (None, None)
     found |= dict(zip(NTK_METRICS[-2:], interference, strict=True))
     values = {name: value for name in names if (value := found[name]) is not None}
     return values, {name: _WHY[name.rsplit("_", 1)[-1]] for name in names if name not in values}
 
 
+_OF_SPECTRUM = ("effective_rank", "condition", "trace", "top_share")
+
 _WHY = {
-    "rank": "the kernel is zero", "condition": "the kernel is singular",
+    "rank": "the kernel is zero", "share": "the kernel is zero", "condition": "the kernel is singular",
     "interference": "fewer than two samples have a gradient", "negative": "fewer than two samples have a gradient",
 }  # fmt: skip
 """Why a metric is undefined, by the last word of its name."""

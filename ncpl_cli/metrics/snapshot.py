@@ -171,7 +171,7 @@ def _measure(snapshot: Snapshot, wanted: set[str], layers: str) -> Measured:
             _gradients(found, snapshot, views)
     if "weights" in families:
         with found.timed("weights"):
-            _weights(found, snapshot)
+            _weights(found, snapshot, names)
     for family in sorted(families & {"ntk", "curvature", "churn"}):
         own = {name for name in wanted if METRICS[name].family == family}
         with found.timed(family):
@@ -409,6 +409,7 @@ def _preactivations(found: Measured, snapshot: Snapshot, views: Mapping[str, Vie
         unknown = "the initialisation is not known"
         put("preactivation_mean", mean, "")
         put("preactivation_std", std, "")
+        put("active_units_95", units.active_units(z, activation), "the activation has no side that is off")
         put("saturated_units", units.saturated_units(h, activation), "the activation is not bounded")
         first = units.preactivation_moments(before[layer][0]) if before else None
         put("preactivation_mean_drift", None if first is None else mean - first[0], unknown)
@@ -455,9 +456,15 @@ def _gradients(found: Measured, snapshot: Snapshot, views: Mapping[str, View]) -
         found.values[Address("gradient_norm")] = gradient_norm(network, batch)
 
 
-def _weights(found: Measured, snapshot: Snapshot) -> None:
+def _weights(found: Measured, snapshot: Snapshot, layers: Sequence[str]) -> None:
     network = snapshot.network
     found.put(*weights.weight_metrics(network, network.classifier.weight, snapshot.initial))
+    of_layers = weights.layer_norms(network)
+    for layer in layers if len(layers) == 1 else of_layers:
+        if layer in of_layers:
+            found.put({"layer_weight_norm": of_layers[layer]}, {}, layer=layer)
+        else:
+            found.put({}, {"layer_weight_norm": "this network does not say whose its weights are"}, layer=layer)
 
 
 __all__ = ["Measured", "Snapshot", "measure"]

@@ -84,6 +84,20 @@ def linearised_units(preactivations: Tensor, activation: str) -> float:
     return float(((hh > 0) & (zh**2 >= AFFINE * zz * hh)).double().mean())
 
 
+ACTIVE = 0.95
+"""A unit that is active on more of the samples than this is nearly linear (L24's zombie units, graded)."""
+
+
+def active_units(preactivations: Tensor, activation: str, above: float = ACTIVE) -> float | None:
+    """Share of units whose preactivation is above 0 on more than 95 % of the samples (n, width).
+
+    None where the activation has no side on which a unit is off, or passes something on each (crelu).
+    """
+    if activation not in ("relu", "leaky_relu"):
+        return None
+    return float(((preactivations > 0).double().mean(0) > above).double().mean())
+
+
 def saturated_units(features: Tensor, activation: str) -> float | None:
     """Share of units beyond 99 % of a bounded activation on every sample (n, width); None for an unbounded one."""
     if activation not in BOUNDS:
@@ -163,7 +177,7 @@ def feature_norm(features: Tensor) -> float:
 
 
 RANKS = ("effective_rank", "srank", "srank_squared", "stable_rank", "participation_ratio")
-UNIT_METRICS = ("dead_units", "dormant_units", "feature_norm", *RANKS)
+UNIT_METRICS = ("dead_units", "dormant_units", "feature_norm", "feature_top", *RANKS)
 
 
 def unit_metrics(
@@ -180,8 +194,10 @@ def unit_metrics(
     for name, of in (("dormant_units", dormant_units), ("feature_norm", feature_norm), ("dead_units", dead_units)):
         if name in wanted and (name != "dead_units" or exact_zeros):
             values[name] = of(features)
-    if {*RANKS} & wanted:
-        values |= {name: value for name, value in ranks(spectrum(features)).items() if name in wanted}
+    if {*RANKS, "feature_top"} & wanted:
+        singular = spectrum(features)
+        found = ranks(singular) | {"feature_top": float(singular[0])}
+        values |= {name: value for name, value in found.items() if name in wanted}
     undefined = {name: "all features are zero" for name in RANKS if name in wanted and name not in values}
     if "dead_units" in wanted and not exact_zeros:
         undefined["dead_units"] = "the activation has no exact zeros"

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ncpl_cli.networks import MLP
+
 
 def matrices(network: nn.Module) -> dict[str, Tensor]:
     """All weight matrices by name; biases and norms apart."""
@@ -43,6 +45,19 @@ def weight_metrics(
     if initial is None:
         return values, {"distance_from_init": "the initialisation is not known"}
     return values | {"distance_from_init": math.sqrt(distance)}, {}
+
+
+def layer_norms(network: nn.Module) -> dict[str, float]:
+    """layer_weight_norm: the L2 norm of each weight matrix, by its layer.
+
+    Of an MLP as features are called, the matrix before them, and `classifier`; else by the module's own name.
+    """
+    names: dict[str, str] = {}
+    if isinstance(network, MLP):
+        names = {f"hidden.{i}": layer for i, layer in enumerate(network.layer_names)}
+    found = {name.removesuffix(".weight"): w.double().square().sum() for name, w in matrices(network).items()}
+    sizes = torch.stack(list(found.values())).sqrt().tolist()
+    return {names.get(name, name): size for name, size in zip(found, sizes, strict=True)}
 
 
 def spectral_norms(weights: Sequence[Tensor]) -> Tensor:
