@@ -223,4 +223,4 @@ def test_graded_linearised_units_the_top_of_the_features_and_norms_by_layer(digi
     net = a_network(digits, depth=2)
     norms = weights.layer_norms(net)
     named = {"layer1": net.hidden[0], "last": net.hidden[1], "classifier": net.classifier}  # type: ignore[index]
-    assert norms == {name: pytest.approx(float(m.weight.norm())) for name, m in named.items()}  # type: ignore[union-attr]
+    assert norms == {name: pytest.approx(float(m.weight.detach().norm())) for name, m in named.items()}  # type: ignore[union-attr]
