@@ -72,9 +72,9 @@ def test_a_part_is_complete(study: PublishedStudy, part: Part) -> None:
 @pytest.mark.parametrize(("study", "part"), ALL, ids=IDS)
 def test_the_smoke_scale_needs_no_download_and_its_settings_are_options(study: PublishedStudy, part: Part) -> None:
     plan = part.plans["smoke"]
-    arms = arms_of(study.id, part.id, "smoke", plan, plan.seeds, None)
+    arms = arms_of(study.id, part, "smoke", None, None)
     assert all(spec.dataset.name == "digits" for arm in arms for spec in arm.specs)
-    assert [arm.label for arm in arms] == [arm_label(study.id, part.id, "smoke", name) for name in plan.arms]
+    assert [arm.label for arm in arms] == [arm_label(study.id, part, "smoke", name) for name in plan.arms]
 
 
 def test_an_unknown_name_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,9 +242,50 @@ def test_a_part_runs_judges_and_is_not_run_again(tmp_path: Path, capsys: pytest.
     assert (again["sweep"]["skipped"], again["sweep"]["finished"]) == (1, 0)
     assert again["claims"] == first["claims"]
     target = tmp_path / "r.json"
-    name = label("bonifazi2024", "permuted", "smoke")
+    name = label("bonifazi2024", study_named("bonifazi2024").part("permuted"), "smoke")
     assert call(["report", "--db", str(tmp_path / "a.db"), "--name", name, "-o", str(target)]) == 0
     overview = json.loads(target.read_text())["sections"][0]["blocks"]
     table = next(block for block in overview if block.get("id") == "overview-claims")
     ours = {row[0]: row[3] for row in table["rows"]}
     assert ours[by_id["r-over-tasks"]["says"]] == by_id["r-over-tasks"]["value"]
+
+
+def test_a_part_without_its_data_is_not_decided_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [
+        "reproduce",
+        "bonifazi2024",
+        "--part",
+        "permuted",
+        "--seeds",
+        "0",
+        "--db",
+        str(tmp_path / "a.db"),
+        "--json",
+    ]
+    assert call([*given, "--data", f"permuted=folder:{tmp_path / 'nothing'}"]) == 0
+    (part,) = json.loads(capsys.readouterr().out)["parts"]
+    assert part["data"].startswith("folder:") and part["sweep"] is None
+    for one in part["claims"]:
+        assert one["verdict"] == UNDECIDED and one["value"] is one["ci95"] is None
+        assert "its data are not here" in one["why"] and "in place of the study's own data set" in one["caveat"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("permuted", "PART=DATASET"), ("permute=digits", "permuted"), ("permuted=digit", "digits"),
+     ("warm-start=digits", "not among those that are run")],
+)  # fmt: skip
+def test_data_for_a_part_is_checked(text: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["reproduce", "bonifazi2024", "--part", "permuted", "--db", str(tmp_path / "a.db")]
+    assert call([*given, "--data", text]) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "a.db").exists()
+
+
+def test_runs_on_other_data_are_told_apart_by_their_labels() -> None:
+    part = study_named("bonifazi2024").part("permuted")
+    other = part.on("folder:a/b")
+    assert label("s", other, "full") == "s-permuted-full-on-folder:a/b" != label("s", part, "full")
+    assert all(plan.settings["dataset"] == "folder:a/b" for plan in other.plans.values())
+    labels = {"s-permuted-full-on-folder:a/b", "s-permuted-full-on-folder:a/b/plain", "s-permuted-smoke"}
+    assert part.among("s", "full", labels, ["mnist", "folder:a/b"]) == [other]
+    assert part.among("s", "smoke", labels, ["mnist", "folder:a/b"]) == [part]

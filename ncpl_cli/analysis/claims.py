@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ncpl_cli.analysis import plasticity, statistics
+from ncpl_cli.analysis import measures, plasticity, statistics
 from ncpl_cli.analysis.comparison import Arm, compare
 from ncpl_cli.analysis.correlation import correlate
 from ncpl_cli.analysis.differing import LEFT_OUT
-from ncpl_cli.analysis.plasticity import estimate, first_task_epochs
+from ncpl_cli.analysis.finding import Arms, Finding, over_runs
+from ncpl_cli.analysis.plasticity import first_task_epochs
 from ncpl_cli.analysis.results import GroupCorrelation, Options, number
 from ncpl_cli.analysis.study import Series, Study
 from ncpl_cli.analysis.survival import survival
@@ -24,23 +25,12 @@ AGREES, DIFFERS, UNDECIDED = "agrees", "differs", "not decided at this scale"
 
 ADDRESSES = ("nc1", "online_accuracy", "train_accuracy", "test_accuracy", "probe_test_accuracy", "plasticity_loss",
              "plasticity_loss_b24")  # fmt: skip
-"""What the measures read."""
-
-Arms = Mapping[str, Sequence[Series]]
+"""What the measures below read."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Our value of a claim: with its 95 % interval over runs, the number of runs, and what should stand beside it.
-
-    survives  in the same breath: what is left of a correlation or a gain under its controls
-    """
-
-    value: float
-    ci95: tuple[float, float] | None
-    runs: int
-    beside: Mapping[str, float] = field(default_factory=dict)
-    survives: str = ""
+def addresses(claims: Sequence[Claim]) -> list[str]:
+    """Every metric that some claims read."""
+    return list(dict.fromkeys([*ADDRESSES, *(a for one in claims for a in measures.addresses(one.options))]))
 
 
 @dataclass(frozen=True)
@@ -68,9 +58,14 @@ def arms_of(study: Study, name: str, part: Part, scale: str) -> dict[str, list[S
     """The runs of each arm of a part, by the labels that `ncpl reproduce` gives; failed and diverged ones left out."""
     found: dict[str, list[Series]] = {}
     for arm in part.plans[scale].arms:
-        wanted = arm_label(name, part.id, scale, arm)
+        wanted = arm_label(name, part, scale, arm)
         found[arm] = [s for s in study.series if wanted in s.run.names and s.run.status not in LEFT_OUT]
     return found
+
+
+def undecided(claims: Sequence[Claim], why: str) -> list[Judged]:
+    """Claims of a part that could not be run."""
+    return [Judged(claim, None, UNDECIDED, why) for claim in claims]
 
 
 def judge(claims: Sequence[Claim], arms: Arms) -> list[Judged]:
@@ -115,7 +110,8 @@ def _range(low: float, high: float) -> str:
 
 def lacking(claim: Claim, arms: Arms) -> str:
     """What a claim needs and these runs do not have, in a sentence; empty when nothing."""
-    named = [claim.options[key] for key in ("arm", "plain") if key in claim.options] or list(arms)
+    single = [claim.options[key] for key in ("arm", "plain") if key in claim.options]
+    named = [*single, *claim.options.get("arms", ())] or list(arms)
     if absent := [name for name in named if name not in arms]:
         return f"the arm {absent[0]} is not part of this scale"
     runs = [s for name in named for s in arms[name]]
@@ -169,7 +165,7 @@ def r_of_means(arms: Arms, options: Mapping[str, Any]) -> Finding | None:
 def task_value(arms: Arms, options: Mapping[str, Any]) -> Finding | None:
     """A metric at one task, mean over runs."""
     values = [s.per_task(options["metric"]) for s in arms.get(options["arm"], ())]
-    return _finding([float(v[options["task"]]) for v in values if len(v) > options["task"]])
+    return over_runs([float(v[options["task"]]) for v in values if len(v) > options["task"]])
 
 
 def first_task_effect(arms: Arms, options: Mapping[str, Any]) -> Finding | None:
@@ -236,7 +232,7 @@ def probe_change(arms: Arms, options: Mapping[str, Any]) -> Finding | None:
             changes.append(float(values[-1] - values[0]))
             ends.append((float(values[0]), float(values[-1])))
     beside = dict(zip(("first probe", "last probe"), np.mean(ends, axis=0).tolist(), strict=True)) if ends else {}
-    return _finding(changes, beside)
+    return over_runs(changes, beside)
 
 
 def window_r(arms: Arms, options: Mapping[str, Any]) -> Finding | None:
@@ -282,11 +278,6 @@ def failed_share(arms: Arms, options: Mapping[str, Any]) -> Finding | None:
     return Finding(len(arm.failed_seeds) / len(arm.gain.per_seed), None, len(arm.gain.per_seed))
 
 
-def _finding(values: Sequence[float], beside: Mapping[str, float] | None = None) -> Finding | None:
-    found = estimate(values)
-    return None if found is None else Finding(found.mean, found.ci95, found.n, beside or {})
-
-
 def _correlation(runs: Sequence[Series], x: str, y: str, window: int = 100) -> GroupCorrelation | None:
     options = Options(window=window, flips=QUICK, family_flips=QUICK)
     try:
@@ -308,7 +299,7 @@ def _compared(arms: Arms, options: Mapping[str, Any]) -> Arm | None:
         return None
 
 
-MEASURES: dict[str, Callable[[Arms, Mapping[str, Any]], Finding | None]] = {
+MEASURES: dict[str, Callable[[Arms, Mapping[str, Any]], Finding | None]] = measures.MEASURES | {
     f.__name__: f
     for f in (r_of_means, task_value, first_task_effect, averaging_share, threshold_r, probe_change, window_r, gain,
               matched_gain, failed_share)

@@ -51,18 +51,24 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """A run's recorded epochs from epoch 1 on, in order; columns by address, NaN where undefined."""
+    """A run's recorded epochs from epoch 1 on, in order; columns by address, NaN where undefined.
+
+    untrained  what was measured before the first epoch, by address: never part of a series
+    """
 
     run: Run
     epoch: Array
     task: Array
     task_epoch: Array
     columns: Mapping[str, Array]
+    untrained: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: Run, epoch: Array, task: Array, task_epoch: Array, columns: Mapping[str, Array]) -> Series:
         """Sort by epoch, leave out epoch 0 (untrained), and turn what is not finite into NaN."""
         epoch = np.asarray(epoch, dtype=np.float64)
+        before = np.flatnonzero(epoch == 0)[:1]
+        at_0 = {address: float(np.asarray(values)[before[0]]) for address, values in columns.items() if len(before)}
         order = np.argsort(epoch, kind="stable")
         order = order[epoch[order] > 0]
         clean = {}
@@ -70,7 +76,8 @@ class Series:
             column = np.asarray(values, dtype=np.float64)[order]
             clean[address] = np.where(np.isfinite(column), column, np.nan)
         tasks, task_epochs = (np.asarray(a, dtype=np.float64)[order] for a in (task, task_epoch))
-        return with_plasticity_loss(cls(run, epoch[order], tasks, task_epochs, clean))
+        untrained = {address: value for address, value in at_0.items() if np.isfinite(value)}
+        return with_plasticity_loss(cls(run, epoch[order], tasks, task_epochs, clean, untrained))
 
     def column(self, address: str) -> Array:
         """A column, all NaN where the run has none of that address."""

@@ -18,7 +18,7 @@ from ncpl_cli.values import Allowed
 if TYPE_CHECKING:
     from ncpl_cli.analysis.claims import Judged
     from ncpl_cli.store import Store
-    from ncpl_cli.studies import Part, Plan, PublishedStudy
+    from ncpl_cli.studies import Part, PublishedStudy
     from ncpl_cli.sweep import Arm, Outcome
 
 
@@ -26,6 +26,10 @@ def reproduce(
     study: Annotated[str, typer.Argument(help="bonifazi2024; `list` says what each holds.")],
     scale: Annotated[str, typer.Option(help="smoke, laptop or full.", parser=Allowed(choices=SCALES))] = "smoke",
     part: Annotated[str | None, typer.Option(help="One part only; default all of them.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="PART=DATASET: another data set in a part's place; may be repeated: cifar=folder:DIR."),
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="Other seeds than the study's: 0-9.")] = None,
     jobs: Annotated[
         str, typer.Option(help="Workers: auto (one a core) or a number.", parser=Allowed(form=values.count_or_auto))
@@ -45,12 +49,14 @@ def reproduce(
         _list(json_)
         return
     found = study_named(study)
-    parts = [found.part(part)] if part is not None else list(found.parts)
+    parts = _put(found, [found.part(part)] if part is not None else list(found.parts), data or ())
 
     from ncpl_cli import device as device_of
+    from ncpl_cli.analysis.claims import undecided
     from ncpl_cli.commands._workers import Workers
-    from ncpl_cli.errors import SweepFailed
+    from ncpl_cli.errors import DataError, SweepFailed
     from ncpl_cli.store import open_store
+    from ncpl_cli.studies import label
     from ncpl_cli.sweep import Options
 
     url, path = _common.store_url(db), _common.data_path(data_dir)
@@ -60,8 +66,20 @@ def reproduce(
     with open_store(url) as store:
         for one in parts:
             _common.note(f"{one.title} ({one.id}, {scale}). {one.about}")
+            try:
+                arms = arms_of(found.id, one, scale, seeds, path)
+            except DataError as error:
+                _common.note(f"note: {one.id} is left out: {error}")
+                document.append(
+                    _part_json(one, None, judged := undecided(one.claims, f"its data are not here: {error}"))
+                )
+                if not json_:
+                    _show(one, judged)
+                continue
             with Workers() as workers:
-                outcome = _run(found, one, scale, seeds, store, options, jobs, (gpu,) if gpu else (), path, workers)
+                outcome = _run(
+                    label(found.id, one, scale), arms, store, options, jobs, (gpu,) if gpu else (), path, workers
+                )
             bad += outcome.bad
             judged = _judged(found, one, scale, store)
             document.append(_part_json(one, outcome, judged))
@@ -71,37 +89,53 @@ def reproduce(
         _common.print_json({"study": found.id, "scale": scale, "db": url, "parts": document})
     else:
         where = f" --db {url}" if db else ""
-        names = " ".join(f"--name {found.id}-{one.id}-{scale}" for one in parts)
+        names = " ".join(f"--name {label(found.id, one, scale)}" for one in parts)
         _common.out(f"The whole of it in one file: ncpl report {names}{where}")
     if bad:
         raise SweepFailed(f"{bad} runs failed or diverged; the others are done.", "ncpl sweep status shows why")
 
 
+def _put(study: PublishedStudy, parts: Sequence[Part], given: Sequence[str]) -> list[Part]:
+    """The parts, each on the data set that `--data PART=DATASET` names for it; raises InputError for a misfit."""
+    from ncpl_cli import settings
+    from ncpl_cli.errors import InputError
+    from ncpl_cli.scenarios import scenario_named
+
+    put: dict[str, str] = {}
+    for text in given:
+        name, _, dataset = text.partition("=")
+        if not dataset or name in put:
+            raise InputError(f"--data {text!r}: write each part once, as --data PART=DATASET.")
+        if study.part(name) not in parts:
+            raise InputError(f"--data {text!r}: part {name} is not among those that are run.")
+        settings.dataset_spec(scenario_named(study.part(name).plans["full"].scenario), {"dataset": dataset})
+        put[name] = dataset
+    return [part.on(put[part.id]) if part.id in put else part for part in parts]
+
+
 def _run(
-    study: PublishedStudy, part: Part, scale: str, seeds: str | None, store: Store, options: Any, jobs: str,
-    gpus: Sequence[str], data_dir: Path | None, watcher: Any,
+    name: str, arms: Sequence[Arm], store: Store, options: Any, jobs: str, gpus: Sequence[str], data_dir: Path | None,
+    watcher: Any,
 ) -> Outcome:  # fmt: skip
     """The part as a sweep."""
-    from ncpl_cli.studies import label
     from ncpl_cli.sweep import run_sweep
 
-    plan = part.plans[scale]
-    arms = arms_of(study.id, part.id, scale, plan, plan.seeds if seeds is None else seeds, data_dir)
     return run_sweep(
-        arms, store, name=label(study.id, part.id, scale), options=options,
-        jobs=None if jobs == "auto" else int(jobs), gpus=gpus, data_dir=data_dir, watcher=watcher,
+        arms, store, name=name, options=options, jobs=None if jobs == "auto" else int(jobs), gpus=gpus,
+        data_dir=data_dir, watcher=watcher,
     )  # fmt: skip
 
 
-def arms_of(study: str, part: str, scale: str, plan: Plan, seeds: str, data_dir: Path | None) -> list[Arm]:
-    """The specs of every arm of a plan, labelled."""
+def arms_of(study: str, part: Part, scale: str, seeds: str | None, data_dir: Path | None) -> list[Arm]:
+    """The specs of every arm of a part, labelled; raises DataError where its data are not here."""
     from ncpl_cli import settings
     from ncpl_cli.scenarios import scenario_named
     from ncpl_cli.studies import arm_label
     from ncpl_cli.sweep import Arm
 
+    plan = part.plans[scale]
     scenario = scenario_named(plan.scenario)
-    numbers = values.ranges(seeds, "--seeds")
+    numbers = values.ranges(plan.seeds if seeds is None else seeds, "--seeds")
     arms = []
     for name, own in plan.arms.items():
         given = {**plan.settings, **own}
@@ -114,15 +148,15 @@ def arms_of(study: str, part: str, scale: str, plan: Plan, seeds: str, data_dir:
 
 def _judged(study: PublishedStudy, part: Part, scale: str, store: Store) -> list[Judged]:
     from ncpl_cli.analysis import load
-    from ncpl_cli.analysis.claims import ADDRESSES, arms_of, judge
+    from ncpl_cli.analysis.claims import addresses, arms_of, judge
     from ncpl_cli.studies import label
 
-    chosen = load(store, ADDRESSES, names=[label(study.id, part.id, scale)])
+    chosen = load(store, addresses(part.claims), names=[label(study.id, part, scale)])
     return judge(part.claims, arms_of(chosen, study.id, part, scale))
 
 
-def _part_json(part: Part, outcome: Outcome, judged: Sequence[Judged]) -> dict[str, Any]:
-    return {"part": part.id, "title": part.title, "sweep": outcome.to_json(),
+def _part_json(part: Part, outcome: Outcome | None, judged: Sequence[Judged]) -> dict[str, Any]:
+    return {"part": part.id, "title": part.title, "data": part.data or None, "sweep": outcome and outcome.to_json(),
             "claims": [one.to_json() for one in judged]}  # fmt: skip
 
 

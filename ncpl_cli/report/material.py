@@ -30,7 +30,6 @@ from ncpl_cli.analysis.warm_start import WarmStartGap, warm_start_gap
 from ncpl_cli.errors import InputError
 from ncpl_cli.report.theme import MOST_LINES
 from ncpl_cli.studies import STUDIES, study_named
-from ncpl_cli.studies import label as label_of
 
 if TYPE_CHECKING:
     from ncpl_cli.store import RunRow, Store
@@ -260,13 +259,14 @@ def gather(
 def _claims(study: Study) -> list[Claims]:
     """Published claims that the chosen runs were made for, as their labels say."""
     labels = {name for s in study.series for name in s.run.names}
+    datasets = {str(s.run.settings.get("dataset")) for s in study.series}
     found = []
     for published in map(study_named, STUDIES):
         for part in published.parts:
             for scale in part.plans:
-                if label_of(published.id, part.id, scale) in labels:
-                    judged = judge(part.claims, arms_of(study, published.id, part, scale))
-                    found.append(Claims(published.id, published.source, part.id, scale, tuple(judged)))
+                for one in part.among(published.id, scale, labels, datasets):
+                    judged = judge(one.claims, arms_of(study, published.id, one, scale))
+                    found.append(Claims(published.id, published.source, one.id, scale, tuple(judged)))
     return found
 
 

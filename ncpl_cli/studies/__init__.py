@@ -6,14 +6,16 @@ A study is one TOML file beside this one:
     [parts.P.SCALE]          scenario, seeds, settings; [parts.P.SCALE.arms] settings by the arm's name
     [[parts.P.claims]]       says, measure, options, published, source, accept or tolerance, reason, caveat, needs
 
+A part may take over another's claims: `claims_of = "Q"`.
+
 Standard library only.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Part:
-    """One experiment of a study."""
+    """One experiment of a study. `data`: the data set that was put in the place of its own; empty = its own."""
 
     id: str
     title: str
@@ -70,6 +72,26 @@ class Part:
     plans: Mapping[str, Plan]
     claims: tuple[Claim, ...]
     analyses: tuple[str, ...] = ()
+    data: str = ""
+
+    def on(self, dataset: str) -> Part:
+        """The same on another data set, which every claim then says of itself."""
+
+        def put(settings: Mapping[str, Any]) -> dict[str, Any]:
+            return {**settings, "dataset": dataset}
+
+        caveat = f"on {dataset} in place of the study's own data set"
+        plans = {
+            scale: replace(plan, settings=put(plan.settings), arms={a: put(own) for a, own in plan.arms.items()})
+            for scale, plan in self.plans.items()
+        }
+        claims = tuple(replace(c, caveat="; ".join(filter(None, (c.caveat, caveat)))) for c in self.claims)
+        return replace(self, plans=plans, claims=claims, data=dataset)
+
+    def among(self, study: str, scale: str, labels: Collection[str], datasets: Iterable[str]) -> list[Part]:
+        """The part as runs with these labels, on these data sets, were made: on its own data, or on others."""
+        asked = [self, *map(self.on, sorted(set(datasets)))]
+        return [part for part in asked if label(study, part, scale) in labels]
 
 
 @dataclass(frozen=True)
@@ -89,12 +111,12 @@ class PublishedStudy:
         raise unknown("part", name, [part.id for part in self.parts])
 
 
-def label(study: str, part: str, scale: str) -> str:
+def label(study: str, part: Part, scale: str) -> str:
     """The label that the runs of a part carry, and the name of its sweep."""
-    return f"{study}-{part}-{scale}"
+    return f"{study}-{part.id}-{scale}" + (f"-on-{part.data}" if part.data else "")
 
 
-def arm_label(study: str, part: str, scale: str, arm: str) -> str:
+def arm_label(study: str, part: Part, scale: str, arm: str) -> str:
     """The label that the runs of one arm carry."""
     return f"{label(study, part, scale)}/{arm}"
 
@@ -110,15 +132,16 @@ def read(path: Path) -> PublishedStudy:
     """Read a study's file. Raises InputError that names what is wrong."""
     document = tomllib.loads(path.read_text(encoding="utf-8"))
     try:
-        parts = tuple(_part(name, given) for name, given in document["parts"].items())
+        given = document["parts"]
+        parts = tuple(_part(name, one, given[one.get("claims_of", name)]["claims"]) for name, one in given.items())
         return PublishedStudy(document["id"], document["title"], document["source"], parts)
     except (KeyError, TypeError) as error:
         raise InputError(f"{path.name} is no study: {error}.") from error
 
 
-def _part(name: str, given: Mapping[str, Any]) -> Part:
+def _part(name: str, given: Mapping[str, Any], claimed: Iterable[Mapping[str, Any]]) -> Part:
     plans = {scale: _plan(given[scale]) for scale in SCALES if scale in given}
-    claims = tuple(claim for one in given["claims"] for claim in _claims(one))
+    claims = tuple(claim for one in claimed for claim in _claims(one))
     return Part(name, given["title"], given["about"], plans, claims, tuple(given.get("analyses", ())))
 
 
