@@ -165,7 +165,7 @@ def test_weight_decay_is_carried_by_the_compiled_engine(digits: Dataset) -> None
 
 IDLE = [
     *(f"{name}:strength=0" for name in ("nc1", "nc2", "nc3", "nc4", "cdnv", "l2", "l2_init", "spectral", "feature_norm",
-                                "gradient_norm")),
+                                "gradient_norm", "placebo")),
     "shrink_perturb:shrink=1,perturb=0", "continual_backprop:rate=0",
 ]  # fmt: skip
 
@@ -217,6 +217,18 @@ def a_batch(
         torch.from_numpy(draw.normal(size=(1, len(y), classes))), torch.from_numpy(y)[None], parameters, {},
         "classifier.weight", torch.arange(classes),
     )  # fmt: skip
+
+
+def test_a_placebo_is_the_square_along_fixed_directions_that_know_no_class() -> None:
+    batch, one = a_batch(0), parse("placebo:strength=0.4,directions=3")
+    basis = one.basis(9).numpy()  # type: ignore[attr-defined]
+    assert np.allclose(basis.T @ basis, np.eye(3)) and parse("placebo:directions=99").basis(9).shape == (9, 9)  # type: ignore[attr-defined]
+    h = batch.features[0].numpy()
+    assert float(one.penalty(batch)[0]) == pytest.approx(0.2 * np.mean([sum((row @ basis) ** 2) for row in h]))
+    renamed = replace(batch, labels=torch.zeros_like(batch.labels))
+    assert torch.equal(one.penalty(batch), one.penalty(renamed))
+    other = parse("placebo:strength=0.4,directions=3,draw=1")
+    assert not torch.equal(one.penalty(batch), other.penalty(batch))
 
 
 REGULARISERS = ["nc1", "nc2", "nc3", "nc4", "cdnv"]

@@ -228,12 +228,13 @@ def test_between_recycled_neighbours_the_weight_is_zero_whichever_comes_first(
     digits: Dataset, order: tuple[int, int]
 ) -> None:
     from ncpl_cli.interventions.recycling import replace as recycle
+    from ncpl_cli.networks.hidden_units import unit_layers
 
     run = a_run(digits, width=6, depth=2)
     network, fresh, units = run.network, run.fresh(), {0: torch.tensor([1, 4]), 1: torch.tensor([0])}
     with torch.no_grad():
         for layer in order:
-            recycle(run, fresh, layer, units[layer])
+            recycle(run, fresh, unit_layers(network), layer, units[layer])
     between = network.hidden[1].weight
     assert not between[:, [1, 4]].any() and torch.equal(between[0, [0, 2]], fresh.hidden[1].weight[0, [0, 2]])
     assert torch.equal(network.hidden[0].weight[[1, 4]], fresh.hidden[0].weight[[1, 4]])

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ncpl_cli.engines.stack import Stack, layout
 from ncpl_cli.networks import ACTIVATIONS, MLP
+from ncpl_cli.networks.hidden_units import UnitLayer, watching
 
 
 class _Classifying(nn.Module):
@@ -29,14 +30,23 @@ class _Classifying(nn.Module):
         return found
 
 
+def _mean_absolute(h: Tensor) -> Tensor:
+    return h.abs().mean(0, dtype=torch.promote_types(h.dtype, torch.float32))
+
+
 class StackedForward:
-    """Outputs and activations of all runs at once, of their stacked parameters."""
+    """Outputs and activations of all runs at once, of their stacked parameters.
+
+    watched  hidden units of networks that are no MLPs, whose readers' mean absolute inputs (R, inputs) are then `seen`
+    """
 
     def __init__(self, stack: Stack, networks: Sequence[nn.Module], device: str, precision: str) -> None:
         self._stack, self._networks, self._first = stack, networks, networks[0]
         self._device, self._precision = device, precision
         self._dtype = next(self._first.parameters()).dtype
         self._uncounted: frozenset[str] = frozenset()
+        self.watched: Sequence[UnitLayer] = ()
+        self.seen: dict[str, Tensor] = {}
 
     def __call__(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits (R, B, C) and the activations of the hidden layers, each (R, B, ...), the features last."""
@@ -97,18 +107,21 @@ class StackedForward:
         named = dict(zip(self._stack.others, self._stack.tensors, strict=True))
         buffers = {name: held for name, held in self._stack.buffers.items() if name not in self._uncounted}
 
-        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+        def one(
+            parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor
+        ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
             held = {f"network.{name}": tensor for name, tensor in (parameters | buffers).items()}
-            with self._arithmetic():
+            with self._arithmetic(), watching(self._first, self.watched, _mean_absolute) as seen:
                 logits, activations, _ = functional_call(self._classifying, held, (x,))
-            return logits.to(self._dtype), activations[-1].to(self._dtype)
+            return logits.to(self._dtype), activations[-1].to(self._dtype), seen
 
         if len(self._networks) == 1:
             squeezed = [{name: tensor.squeeze(0) for name, tensor in of.items()} for of in (named, buffers)]
             shown = x[0].contiguous(memory_format=layout(self._device, self._precision))
-            logits, features = (tensor[None] for tensor in one(squeezed[0], squeezed[1], shown))
-        else:
-            logits, features = torch.vmap(one, randomness="different")(named, buffers, x)
+            logits, features, seen = one(squeezed[0], squeezed[1], shown)
+            self.seen = {name: tensor[None] for name, tensor in seen.items()}
+            return logits[None], [features[None]]
+        logits, features, self.seen = torch.vmap(one, randomness="different")(named, buffers, x)
         return logits, [features]
 
     @cached_property

@@ -113,6 +113,7 @@ class StackedEngine:
         loss = torch.zeros(runs, dtype=exact, device=self._device)
         gather = None if isinstance(self._first, MLP) else self._pixel_orders(tasks)  # R x D
         self._treated.begin(tasks, self._can_by_hand)
+        self._forward.watched = () if isinstance(self._first, MLP) else self._treated.unit_layers
         # a penalty that only pulls towards zero is weight decay, which the step by hand knows
         self._by_hand = self._can_by_hand and not self._treated.needs_autograd
         self._learning_rate(lr)
@@ -302,7 +303,7 @@ class StackedEngine:
             labels = y[step].argmax(1) if y.is_floating_point() else y[step]
             torch.autograd.backward(self._treated.penalised(loss, activations, out, labels))
             self._optimizer.step()
-            self._treated.end_step(activations)
+            self._treated.end_step(activations, self._forward.seen)
             outs.append(z.detach())
             losses.append(own.detach())
         return torch.stack(outs), torch.stack(losses)

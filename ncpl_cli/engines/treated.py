@@ -15,6 +15,7 @@ from ncpl_cli.engines.stack import Stack
 from ncpl_cli.interventions import Batch, Intervention, Run, Treatment
 from ncpl_cli.interventions.recycling import ContinualBackprop
 from ncpl_cli.networks import MLP
+from ncpl_cli.networks.hidden_units import fan_out, unit_layers
 from ncpl_cli.scenarios.task import Task
 
 
@@ -31,6 +32,7 @@ class Treated:
     shown    the samples trained on last, as many as anybody looks at
     renews_units  whether somebody makes single units anew
     seen     (3, R) on the device: steps of penalties that need classes, of them skipped, classes that counted
+    unit_layers  the hidden units, where somebody looks at them every step
     decay    what penalties that pull towards zero add to weight decay, where the step by hand carries them
     """
 
@@ -45,6 +47,8 @@ class Treated:
         self._memory: dict[str, dict[str, Tensor]] = {
             one.id: one.begin(networks[0], len(networks)) for one in busy if isinstance(one, ContinualBackprop)
         }
+        each_step = any(one.each_step for one in busy)
+        self.unit_layers = unit_layers(networks[0]) if each_step else []
         self.shown = Shown(len(networks), max((one.looks_at for one in busy), default=0))
         self.renews_units = any(one.renews_units for one in busy)
         self._counts = any(one.every for one in busy)
@@ -100,14 +104,26 @@ class Treated:
             self.seen += torch.stack([torch.ones_like(self.seen[0]), (~defined).float(), batch.moments.classes])
         return loss
 
-    def end_step(self, activations: Sequence[Tensor]) -> None:
-        """After the optimiser's step: what looks at every step."""
+    def end_step(self, activations: Sequence[Tensor], seen: Mapping[str, Tensor]) -> None:
+        """After the optimiser's step: what looks at every step.
+
+        activations  of the hidden layers of MLPs, (R, B, width) each; seen: of other networks the mean absolute input
+                     of each reader of units, (R, inputs), by its name
+        """
         for one in self._each_step:
             named = self._stack.named([tensor.detach() for tensor in self._stack.tensors])
-            layers = [f"hidden.{i}" for i in range(1, len(activations))] + ["classifier"]
-            outgoing = [named[f"{name}.weight"] for name in layers]
-            live = [h.detach() for h in activations]
-            for r, count in enumerate(one.step(self._memory[one.id], live, outgoing, self._run_for(one))):
+            if isinstance(self._networks[0], MLP):
+                names = [f"hidden.{i}" for i in range(1, len(activations))] + ["classifier"]
+                seen = {name: h.detach().abs().mean(1) for name, h in zip(names, activations, strict=True)}
+            contributions = [
+                torch.stack([
+                    layer.by_unit(seen[name] * fan_out(named[f"{name}.weight"]))
+                    for name in layer.readers
+                ]).sum(0)
+                for layer in self.unit_layers
+            ]  # fmt: skip
+            for r, count in enumerate(one.step(self._memory[one.id], self.unit_layers, contributions,
+                                               self._run_for(one))):  # fmt: skip
                 self._recycled[r] += count
 
     def end_block(self, steps: int, images: Callable[[int], Tensor]) -> None:

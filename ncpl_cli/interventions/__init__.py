@@ -12,6 +12,7 @@ from ncpl_cli.errors import InputError
 from ncpl_cli.interventions.collapse import CDNV, NC1, NC2, NC3, NC4
 from ncpl_cli.interventions.decay import L2, L2Init, Spectral
 from ncpl_cli.interventions.intervention import Batch, Intervention, Run, Treatment
+from ncpl_cli.interventions.placebo import Placebo
 from ncpl_cli.interventions.recycling import ContinualBackprop, ReDo
 from ncpl_cli.interventions.remedies import FeatureNorm, GradientNorm, WeightRescale
 from ncpl_cli.interventions.resets import FullReset, HeadReset, OptimizerReset, ShrinkPerturb
@@ -20,7 +21,7 @@ INTERVENTIONS: dict[str, type[Intervention]] = {
     one.id: one
     for one in (
         NC1, NC2, NC3, NC4, CDNV, L2, L2Init, Spectral, ShrinkPerturb, ReDo, ContinualBackprop, HeadReset, FullReset,
-        OptimizerReset, FeatureNorm, GradientNorm, WeightRescale,
+        OptimizerReset, FeatureNorm, GradientNorm, WeightRescale, Placebo,
     )
 }  # fmt: skip
 

@@ -1,4 +1,8 @@
-"""Re-initialising units that no longer contribute: ReDo and continual backpropagation, for MLPs."""
+"""Re-initialising units that no longer contribute: ReDo and continual backpropagation.
+
+A unit is a neuron, of a convolution a channel (`networks.hidden_units`): its activation is the mean over positions, its
+outgoing weights those of all kernel positions.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ncpl_cli.metrics import units as unit_metrics
+    from ncpl_cli.networks import hidden_units
+    from ncpl_cli.networks.hidden_units import UnitLayer
 else:
     torch, unit_metrics = later("torch"), later("ncpl_cli.metrics.units")
+    hidden_units = later("ncpl_cli.networks.hidden_units")
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,6 @@ class ReDo(Intervention):
     id: ClassVar[str] = "redo"
     source: ClassVar[str] = "S23"
     engines: ClassVar[tuple[str, ...]] = ("online", "stacked")
-    networks: ClassVar[str | None] = "mlp"
     renews_units: ClassVar[bool] = True
 
     tau: float = option(0.025, "share of the layer's mean activation", least=0)
@@ -56,53 +62,53 @@ class ReDo(Intervention):
         network = run.network
         was_training = network.training
         network.eval()
-        activations = network.classify(run.images[-self.samples :])[1]
+        layers = hidden_units.unit_layers(network)
+        with hidden_units.watching(network, layers, unit_metrics.activity) as seen:
+            network(run.images[-self.samples :])
         network.train(was_training)
-        width = network.hidden[0].out_features
-        found = [
-            torch.nonzero(unit_metrics.dormant(unit_metrics.activity(h, width), self.tau))[:, 0] for h in activations
-        ]
+        found = []
+        for layer in layers:  # a unit that several read is as active as they see it on average
+            of_readers = [layer.by_unit(seen[name]) for name in layer.readers]
+            active = of_readers[0] if len(of_readers) == 1 else torch.stack(of_readers).mean(0)
+            found.append(torch.nonzero(unit_metrics.dormant(active, self.tau))[:, 0])
         fresh = run.fresh() if any(len(units) for units in found) else None
-        for layer, units in enumerate(found):
+        for number, units in enumerate(found):
             if len(units):
-                replace(run, fresh, layer, units)
+                replace(run, fresh, layers, number, units)
         return sum(len(units) for units in found)
 
 
-def replace(run: Run, fresh: Any, layer: int, units: Tensor) -> None:
-    """Incoming weights, bias and norm of `units` as in the fresh network, outgoing weights 0, their moments and step
-    counts 0, what is remembered of them 0.
+def replace(run: Run, fresh: Any, layers: Sequence[UnitLayer], number: int, units: Tensor) -> None:
+    """Incoming weights, bias and norm (its running statistics too) of `units` of a layer as in the fresh network,
+    outgoing weights 0, their moments and step counts 0, what is remembered of them 0.
 
     Between two units that begin anew in one look the weight is 0, as in S23's code (all incoming ones first, then all
     outgoing ones), whichever layer comes first.
     """
-    network = run.network
-    width = network.hidden[layer].out_features
-    for module, theirs, prefix in (
-        (network.hidden[layer], fresh.hidden[layer], f"hidden.{layer}"),
-        (network.norms[layer], fresh.norms[layer], f"norms.{layer}"),
-    ):
-        for name, value in module.state_dict().items():
+    writers = layers[number].writers
+    for prefix in writers:
+        theirs = fresh.get_submodule(prefix).state_dict()
+        for name, value in run.network.get_submodule(prefix).state_dict().items():
             if value.dim():  # not the count of batches
-                value[units] = theirs.state_dict()[name][units]
+                value[units] = theirs[name][units]
                 run.forget(f"{prefix}.{name}", units)
-    run.recycled[layer] = torch.cat([run.recycled[layer], units]) if layer in run.recycled else units
-    for below in (layer - 1, layer):
-        if below in run.recycled:
-            _silence(run, below, run.recycled[below], width)
+    known = run.recycled.get(number)
+    run.recycled[number] = units if known is None else torch.cat([known, units])
+    for other, gone in run.recycled.items():
+        if other == number or set(layers[other].readers) & set(writers):
+            _silence(run, layers[other], gone)
     for name in ("utility", "age"):
-        if (kept := run.memory.get(f"{name}.{layer}")) is not None:
+        if (kept := run.memory.get(f"{name}.{number}")) is not None:
             kept[units] = 0
 
 
-def _silence(run: Run, layer: int, units: Tensor, width: int) -> None:
-    """Outgoing weights 0, with their moments and step counts."""
-    last = layer + 1 == len(run.network.hidden)
-    after = run.network.classifier if last else run.network.hidden[layer + 1]
-    name = "classifier" if last else f"hidden.{layer + 1}"
-    for start in range(0, after.in_features, width):  # crelu shows a unit twice
-        after.weight[:, start + units] = 0
-        run.forget(f"{name}.weight", (slice(None), start + units))
+def _silence(run: Run, layer: UnitLayer, units: Tensor) -> None:
+    """Outgoing weights 0, of all kernel positions, with their moments and step counts."""
+    for name in layer.readers:
+        weight = run.network.get_submodule(name).weight
+        inputs = layer.inputs(units, weight.shape[1])
+        weight[:, inputs] = 0
+        run.forget(f"{name}.weight", (slice(None), inputs))
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,6 @@ class ContinualBackprop(Intervention):
 
     id: ClassVar[str] = "continual_backprop"
     source: ClassVar[str] = "D24"
-    networks: ClassVar[str | None] = "mlp"
     each_step: ClassVar[bool] = True
     renews_units: ClassVar[bool] = True
 
@@ -133,29 +138,27 @@ class ContinualBackprop(Intervention):
     def begin(self, network: Any, runs: int) -> dict[str, Tensor]:
         """Its state: utility and age of every unit (R, width), and the replacements due (R, 1), a layer each."""
         state = {}
-        for layer, linear in enumerate(network.hidden):
-            weight = linear.weight
-            state[f"utility.{layer}"] = weight.new_zeros(runs, linear.out_features)
-            state[f"age.{layer}"] = weight.new_zeros(runs, linear.out_features)
-            state[f"due.{layer}"] = weight.new_zeros(runs, 1)
+        like = network.classifier.weight
+        for number, layer in enumerate(hidden_units.unit_layers(network)):
+            state[f"utility.{number}"] = like.new_zeros(runs, layer.units)
+            state[f"age.{number}"] = like.new_zeros(runs, layer.units)
+            state[f"due.{number}"] = like.new_zeros(runs, 1)
         return state
 
     @without_gradients
     def step(
-        self, state: Mapping[str, Tensor], activations: Sequence[Tensor], outgoing: Sequence[Tensor],
-        run_of: Any,
-    ) -> list[int]:  # fmt: skip
-        """After a step: update utilities from activations (R, B, ...), and replace what is due; units replaced a run.
+        self, state: Mapping[str, Tensor], layers: Sequence[UnitLayer], contributions: Sequence[Tensor], run_of: Any
+    ) -> list[int]:
+        """After a step: update utilities, and replace what is due; units replaced a run.
 
-        outgoing  the weights (R, out, in) that read each layer; run_of(r) gives the `Run` to change in place
+        contributions  of every layer (R, units): mean|h| times the sum of |outgoing weights|, over all who read it
+        run_of(r)      gives the `Run` to change in place
         """
-        replaced = [0] * len(activations[0])
+        replaced = [0] * len(contributions[0])
         run_of = functools.cache(run_of)  # one look for all layers
-        for layer, h in enumerate(activations):
-            utility, age, due = (state[f"{name}.{layer}"] for name in ("utility", "age", "due"))
+        for number, contribution in enumerate(contributions):
+            utility, age, due = (state[f"{name}.{number}"] for name in ("utility", "age", "due"))
             width = utility.shape[1]
-            leaving = outgoing[layer].abs().sum(1).reshape(len(h), -1, width)  # R x shown x width
-            contribution = (h.abs().mean(1).reshape(len(h), -1, width) * leaving).sum(1)
             utility.mul_(self.decay).add_(contribution, alpha=1 - self.decay)
             age.add_(1)
             mature = age > self.maturity
@@ -168,7 +171,7 @@ class ContinualBackprop(Intervention):
                 if count:
                     units = corrected[r].argsort(stable=True)[:count]  # of equals the first: the same everywhere
                     run = run_of(r)
-                    replace(run, run.fresh(), layer, units)
+                    replace(run, run.fresh(), layers, number, units)
                     due[r] -= count
                     replaced[r] += count
         return replaced
