@@ -18,7 +18,9 @@ from ncpl_cli.errors import InputError
 from ncpl_cli.interventions import Run, Treatment, parse
 from ncpl_cli.main import call
 from ncpl_cli.networks import OwnNetwork, ResNet18
+from ncpl_cli.networks.convnet import ConvNet
 from ncpl_cli.networks.hidden_units import UnitLayer, unit_layers
+from ncpl_cli.networks.wide_resnet import WideResNet
 from ncpl_cli.scenarios.task import Task
 from ncpl_cli.spec import OptimizerSpec
 
@@ -41,6 +43,10 @@ def a_network(kind: str, seed: int) -> Any:
     network: Any
     if kind == "chain":
         network = OwnNetwork("tests.test_units_of_convolutions:small", (1, 8, 8), 10, **moments)
+    elif kind == "convnet":
+        network = ConvNet(1, 10, width=4, **moments)
+    elif kind.startswith("wide"):
+        network = WideResNet(1, 10, width=int(kind[-1]), depth=16, **moments)
     else:
         network = ResNet18(1, 10, width=4, norm="batch" if kind == "resnet" else "none", **moments)
     network.double().initialise(rng.stream(seed, "initialisation"))
@@ -70,12 +76,15 @@ def kill(network: Any, layer: UnitLayer, unit: int) -> None:
                     value[unit] = 1.0 if key == "running_var" else 0.0
 
 
-@pytest.mark.parametrize("kind", ["chain", "resnet", "resnet-none"])
+LAYERS = {"chain": 3, "resnet": 12, "resnet-none": 12, "convnet": 4, "wide-1": 6 + 3, "wide-2": 6 + 4}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
 def test_recycling_a_dead_channel_leaves_the_function_as_it_is(kind: str) -> None:
     run = the_run(kind)
     network = run.network.eval()
     layers = unit_layers(network)
-    assert len(layers) == (3 if kind == "chain" else 12)
+    assert len(layers) == LAYERS[kind]
     for layer in layers:
         kill(network, layer, 1)
     dead = copy.deepcopy(network)
@@ -130,7 +139,7 @@ def test_a_channel_is_as_active_as_its_readers_see_it(digits: Dataset) -> None:
     assert changed.tolist() == (score <= tau).tolist()
 
 
-@pytest.mark.parametrize("kind", ["chain", "resnet"])
+@pytest.mark.parametrize("kind", ["chain", "resnet", "wide-2"])
 def test_continual_backprop_is_the_rule_written_out(digits: Dataset, kind: str) -> None:
     """Ten steps of the engine against plain torch: utilities, ages, who is replaced, and the parameters after it."""
     rate, maturity, decay, steps, batch = 0.15, 2, 0.9, 10, 8

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from ncpl_cli.errors import InputError
+from ncpl_cli.networks.convnet import ConvNet
 from ncpl_cli.networks.mlp import MLP
 from ncpl_cli.networks.own import OwnNetwork
 from ncpl_cli.networks.resnet import ResNet18
+from ncpl_cli.networks.wide_resnet import WideResNet
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -72,10 +74,19 @@ def unit_layers(network: nn.Module) -> list[UnitLayer]:
         ]
     if isinstance(network, ResNet18):
         return _of_resnet(network)
+    if isinstance(network, ConvNet):
+        blocks = [f"blocks.{i}" for i in range(len(network.blocks))]
+        after = [*(f"{block}.0" for block in blocks[1:]), "classifier"]
+        return [
+            UnitLayer((f"{block}.0", f"{block}.1"), (reader,), _outputs(network, f"{block}.0"))
+            for block, reader in zip(blocks, after, strict=True)
+        ]
+    if isinstance(network, WideResNet):
+        return _of_wide_resnet(network)
     if isinstance(network, OwnNetwork) and isinstance(network.body, nn.Sequential):
         return _of_chain("body", network.body)
     raise InputError(
-        "the units of this network are not known: those of an mlp, of resnet18 and of a torch.nn.Sequential are.",
+        "the units of this network are not known: those of networks of ncpl's and of a torch.nn.Sequential are.",
         "leave out --intervention redo and continual_backprop, or give the network as nn.Sequential",
     )
 
@@ -96,6 +107,23 @@ def _of_resnet(network: ResNet18) -> list[UnitLayer]:
         ]
         found += [*inner, UnitLayer((*begin, *writing), tuple(reading), _outputs(network, begin[0]))]
     return found
+
+
+def _of_wide_resnet(network: WideResNet) -> list[UnitLayer]:
+    """Norms stand where the stream is read: they belong to its channels as much as what writes them."""
+    found = []
+    writers, readers = ["stem"], list[str]()  # of the stream at hand
+    for s, stage in enumerate(network.stages):
+        for b, block in enumerate(stage):  # type: ignore[arg-type, var-annotated]
+            name = f"stages.{s}.{b}"
+            writers.append(f"{name}.norm1")
+            readers.append(f"{name}.conv1")
+            found.append(UnitLayer((f"{name}.conv1", f"{name}.norm2"), (f"{name}.conv2",), block.conv1.out_channels))
+            if block.shortcut is not None:  # another stream begins
+                found.append(UnitLayer((*writers,), (*readers, f"{name}.shortcut"), block.shortcut.in_channels))
+                writers, readers = [f"{name}.shortcut"], []
+            writers.append(f"{name}.conv2")
+    return [*found, UnitLayer((*writers, "last_norm"), (*readers, "classifier"), network.classifier.in_features)]
 
 
 def _of_chain(prefix: str, body: nn.Sequential) -> list[UnitLayer]:
