@@ -1,9 +1,10 @@
 """Whether every printed p-value and interval holds what it promises, through the public functions.
 
-    python benchmarks/verdicts.py [--repetitions 2000] [--multiverse 500] [--jobs 2]
+    python benchmarks/verdicts.py [--repetitions 2000] [--multiverse 500] [--jobs 2] [--kinds compare,predict]
 
 Null: runs of independent AR(1) series x, y and a control, so that every true r is 0. For each cell (autocorrelation .5,
-.9, .99; 6, 10, 20 runs) and everything that `correlate`, `correlate --multiverse`, `compare` and `compare --by` print:
+.9, .99; 6, 10, 20 runs) and everything that `correlate` (within and over runs, over settings, --multiverse, --predict),
+`compare` and `compare --by` print:
 the share of p < .05, and how often the 95 % interval covers 0. An exact p of 6 runs can attain 2/64 = 3.1 %, of 10 runs
 50/1024 = 4.9 %. Reported are the cells outside: size above 6.5 %, coverage outside 93 to 97 %.
 Planted: what the mean over runs recovers of a planted r, what `gain` recovers of a planted gap, and the power promised
@@ -14,13 +15,14 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
+from benchmarks import verdicts_over_runs as wider
+from benchmarks.verdicts_over_runs import FLIPS, Found, autoregressive
 from ncpl_cli.analysis import GroupCorrelation, Options, Run, Series, Study, compare, correlate, groups
 from ncpl_cli.analysis.by_setting import compare_by, equivalence
 from ncpl_cli.analysis.gain import Gain, over_seeds, seeds_needed
@@ -28,18 +30,8 @@ from ncpl_cli.analysis.multiverse import multiverse
 from ncpl_cli.analysis.statistics import Summary
 
 Array = NDArray[np.float64]
-Found = Iterator[tuple[str, float | None, tuple[float, float] | None]]
-
-FLIPS = 999
 HIGHEST, LOW, HIGH = 0.065, 0.93, 0.97
 PHIS, RUNS = (0.5, 0.9, 0.99), (6, 10, 20)
-
-
-def autoregressive(draw: np.random.Generator, shape: tuple[int, ...], phi: float) -> Array:
-    """Stationary AR(1) of unit variance along the last axis."""
-    noise = draw.standard_normal(shape)
-    noise[..., 1:] *= np.sqrt(1 - phi**2)
-    return np.asarray(lfilter([1.0], [1.0, -phi], noise, axis=-1))
 
 
 def null_study(draw: np.random.Generator, runs: int, n: int, phi: float) -> Study:
@@ -81,7 +73,7 @@ def arms(draw: np.random.Generator, seeds: int, phi: float, gap: float = 0.0, ta
     return Study(tuple(made))
 
 
-def compared(draw: np.random.Generator, seeds: int, phi: float) -> Found:
+def compared(draw: np.random.Generator, phi: float, seeds: int) -> Found:
     """Everything that `compare` and `compare --by` print of arms that do not differ."""
     study = arms(draw, seeds, phi)
     treated = Study(tuple(s for s in study.series if s.run.settings["lr"] == 0.1))
@@ -137,7 +129,18 @@ def _one(kind: str, draw: np.random.Generator, phi: float, runs: int, repetition
         yield "multiverse, median", found.p_median, None
         yield "multiverse, share with one sign", found.p_share, None
     else:
-        yield from compared(draw, runs, phi)
+        yield from KINDS[kind](draw, phi, runs)
+
+
+KINDS: dict[str, Callable[[np.random.Generator, float, int], Found]] = {
+    "compare": compared,
+    "over runs": wider.over_runs,
+    "settings": wider.settings,
+    "levels": wider.levels,
+    "predict": wider.predicted,
+    "scenarios": wider.scenarios,
+}
+"""What prints a p or an interval, beside `correlate` and its multiverse."""
 
 
 def planted(repetitions: int) -> None:
@@ -200,9 +203,11 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=200)
     parser.add_argument("--multiverse", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=2)
+    every = (*KINDS, "correlate", "multiverse")
+    parser.add_argument("--kinds", type=lambda text: text.split(","), default=every, help=", ".join(every))
     chosen = parser.parse_args()
     cells = [(kind, phi, runs, chosen.multiverse if kind == "multiverse" else chosen.repetitions)
-             for kind in ("compare", "correlate", "multiverse") for phi in PHIS for runs in RUNS]  # fmt: skip
+             for kind in chosen.kinds for phi in PHIS for runs in RUNS]  # fmt: skip
     total = bad = 0
     worst: dict[str, list[float]] = {}
     with ProcessPoolExecutor(chosen.jobs) as workers:
@@ -219,7 +224,8 @@ def main() -> None:
         sizes, covers = ([v for v in values if (v < 0.5) is small] for small in (True, False))
         said = [f"{what} {min(of):.3f} to {max(of):.3f}" for what, of in (("size", sizes), ("coverage", covers)) if of]
         print(f"{name}: {', '.join(said)}")
-    planted(chosen.repetitions)
+    if chosen.kinds == every:
+        planted(chosen.repetitions)
 
 
 if __name__ == "__main__":

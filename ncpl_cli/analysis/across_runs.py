@@ -86,7 +86,7 @@ def correlate_over_runs(
         "p_permutation": overall.p_sign_flip,
         "seeds_as_blocks": len(set(table.blocks.tolist())),
     }
-    by_level = levels.over_runs(table.x, table.mean_y, table.setting, options.method)
+    by_level = levels.over_runs(table.x, table.mean_y, table.setting, options.method, table.blocks)
     if by_level is not None:
         more["levels"] = by_level
     definitions = _definitions(group, x, y, options)

@@ -115,29 +115,26 @@ def random_effects(z: Array, variance: Array) -> tuple[float, tuple[float, float
     return centre, (centre - half, centre + half), math.sqrt(tau2), i2
 
 
-def over_runs(x: Array, y: Array, setting: NDArray[np.intp], method: str) -> dict[str, Any] | None:
+def over_runs(
+    x: Array, y: Array, setting: NDArray[np.intp], method: str, seeds: NDArray[np.intp] | None = None
+) -> dict[str, Any] | None:
     """r over runs within settings (around their means) and between them (of their means); None with one setting.
 
-    heterogeneity: share of each variable's variance that lies between settings (eta^2), and tau and I^2 of the
-    settings' own r where two settings and more have five runs.
+    Seeds (a number a run) that settings share bring their luck to each: within, the interval is then a jackknife over
+    seeds, else Fisher's. heterogeneity: share of each variable's variance that lies between settings (eta^2), and tau
+    and I^2 of the settings' own r where two settings and more have five runs.
     """
     kinds = np.unique(setting)
     if len(kinds) < 2:
         return None
     both = np.isfinite(x) & np.isfinite(y)
     x, y, setting = x[both], y[both], setting[both]
+    seeds = np.arange(len(x)) if seeds is None else seeds[both]
     members = [np.flatnonzero(setting == k) for k in kinds if (setting == k).any()]
     if method == "spearman":
         x, y = statistics.ranks(x), statistics.ranks(y)
     means = [np.array([v[m].mean() for m in members]) for v in (x, y)]
-    around = [v.copy() for v in (x, y)]
-    for left, mean in zip(around, means, strict=True):
-        for m, value in zip(members, mean, strict=True):
-            left[m] = statistics.without_rounding(left[m] - value, np.abs(left[m]).max())
-    alone = sum(len(m) < 2 for m in members)  # a setting with one run says nothing about seeds
-    kept = np.concatenate([m for m in members if len(m) > 1] or [np.array([], dtype=np.intp)])
-    freedom = len(kept) - (len(members) - alone)
-    within = number(statistics.pearson(around[0][kept], around[1][kept])) if freedom >= 3 else None
+    within, freedom = _within(x, y, setting)
     between = number(statistics.pearson(means[0], means[1]))
     own = [(r, len(m)) for m in members if len(m) >= 5 and (r := number(statistics.pearson(x[m], y[m]))) is not None]
     spread: dict[str, Any] = {"between_sd_of_z": None, "i2": None}
@@ -147,13 +144,40 @@ def over_runs(x: Array, y: Array, setting: NDArray[np.intp], method: str) -> dic
         spread = {"between_sd_of_z": tau, "i2": i2}
     return {
         "settings": len(members),
-        "within": {"r": within, "degrees_of_freedom": freedom, "ci95": _fisher(within, freedom - 2)},
+        "within": {
+            "r": within, "degrees_of_freedom": freedom, "ci95": _within_interval(within, freedom, x, y, setting, seeds)
+        },
         "between": {"r": between, "ci95": _fisher(between, len(members) - 3)},
         "variance_between_settings": {
             name: _share(v, members) for name, v in (("x", x), ("y", y))
         },
         **spread,
     }  # fmt: skip
+
+
+def _within(x: Array, y: Array, setting: NDArray[np.intp]) -> tuple[float | None, int]:
+    """r around the settings' means and its degrees of freedom; a setting with one run says nothing about seeds."""
+    left: list[list[Array]] = [[], []]
+    settings = 0
+    for k in np.unique(setting):
+        m = setting == k
+        if m.sum() > 1:
+            settings += 1
+            for values, v in zip(left, (x[m], y[m]), strict=True):
+                values.append(statistics.without_rounding(v - v.mean(), np.abs(v).max()))
+    freedom = sum(map(len, left[0])) - settings
+    return (number(statistics.pearson(*map(np.concatenate, left))) if freedom >= 3 else None), freedom
+
+
+def _within_interval(
+    r: float | None, freedom: int, x: Array, y: Array, setting: NDArray[np.intp], seeds: NDArray[np.intp]
+) -> list[float] | None:
+    each = np.unique(seeds)
+    if r is None or len(each) == len(seeds):
+        return _fisher(r, freedom - 2)
+    left = [_within(x[seeds != s], y[seeds != s], setting[seeds != s])[0] for s in each]
+    interval = statistics.jackknife_interval(r, [v for v in left if v is not None]) if None not in left else None
+    return None if interval is None else list(interval)
 
 
 def levels_said(levels: dict[str, Any]) -> list[str]:
