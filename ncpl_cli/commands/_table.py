@@ -43,7 +43,7 @@ def laid_out(
         return bool(rows) and sum(widths[c] for c in kept) + 2 * (len(kept) - 1) > width
 
     if too_wide():  # a number's name may take two lines
-        names = [name.replace("_", " ") if numbers[c] else name for c, name in enumerate(names)]
+        names = [name.replace("_", "\n") if numbers[c] else name for c, name in enumerate(names)]
         widths = least_widths()
     for name in reversed(list(least)):
         if too_wide():
@@ -57,8 +57,9 @@ def laid_out(
             if i + 1 < len(rows):
                 blocks.add_row("", "")
         return blocks
-    heads = [Column(names[c], overflow="fold", min_width=widths[c], justify="right" if numbers[c] else "left")
-             for c in kept]  # fmt: skip
+    whole = [all(" " not in text for text in texts[c]) for c in range(len(said))]  # never narrower than it is
+    heads = [Column(names[c], overflow="fold", min_width=widths[c], no_wrap=whole[c],
+                    justify="right" if numbers[c] else "left") for c in kept]  # fmt: skip
     table = Table(*heads, header_style="bold", **shape)
     for i in range(len(rows)):
         table.add_row(*(texts[c][i] for c in kept))
