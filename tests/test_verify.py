@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ncpl_cli.main import call
-from ncpl_cli.metrics import collapse
+from ncpl_cli.metrics import collapse, ntk
 from ncpl_cli.metrics.features import measure_features
+from ncpl_cli.metrics.readouts import readouts
 from ncpl_cli.verification.cases import CASES, Case, bfloat16
 from ncpl_cli.verification.definitions import OF_CLASSIFIER, OF_FEATURES, eigen, of_collapse, of_units
 from ncpl_cli.verification.judge import judge
@@ -29,11 +31,32 @@ def cases() -> list[Case]:
     return [make() for make in CASES]
 
 
-def ours(features: Array, labels: Array, weight: Array | None, bias: Array | None) -> dict[str, Any]:
+def ours(
+    features: Array, labels: Array, weight: Array | None, bias: Array | None, jacobian: Array | None = None,
+    test_features: Array | None = None, test_labels: Array | None = None,
+) -> dict[str, Any]:  # fmt: skip
     found = collapse(features, labels, weight, bias)
     units = measure_features(features, labels, metrics=UNITS).values
     rank = {"rank_between": found.context.get("rank_between")}
-    return found.values | rank | {address.metric: value for address, value in units.items()}
+    said = found.values | rank | {address.metric: value for address, value in units.items()}
+    if test_features is not None:
+        said |= readouts((features, labels), (test_features, test_labels), kinds=("ncc", "fixed"))[0]
+    return said if jacobian is None else said | kernel_metrics(jacobian, features @ weight.T + bias, labels)
+
+
+def kernel_metrics(jacobian: Array, logits: Array, labels: Array) -> dict[str, Any]:
+    n, classes, size = jacobian.shape
+    rows = torch.from_numpy(jacobian.reshape(n * classes, size))
+    full = (rows @ rows.T).reshape(n, classes, n, classes)
+    whole, trace = ntk.spectrum(full.reshape(n * classes, -1)), ntk.spectrum(ntk.trace_kernel(full))
+    both = ntk.gradient_interference(full, torch.from_numpy(logits), torch.from_numpy(labels)) or (None, None)
+    return {
+        "ntk_effective_rank": ntk.effective_rank(trace), "ntk_condition": ntk.condition(trace),
+        "ntk_full_effective_rank": ntk.effective_rank(whole), "ntk_full_condition": ntk.condition(whole),
+        "ntk_trace": float(trace.sum()), "ntk_top_share": float(trace[0] / trace.sum()),
+        "ntk_centred_effective_rank": ntk.effective_rank(ntk.spectrum(ntk.centred(ntk.trace_kernel(full)))),
+        "gradient_interference": both[0], "gradient_interference_negative": both[1],
+    }  # fmt: skip
 
 
 def nc1(x: Array, y: Array, rcond: float = 1e-9) -> float:
@@ -119,6 +142,24 @@ def first_rows(x: Array, y: Array, w: Any, b: Any) -> dict[str, float]:
     return {"dead_units": float((x[:2000] == 0).all(0).mean())}
 
 
+def full_for_trace(x: Array, y: Array, w: Any, b: Any, jacobian: Any = None) -> dict[str, Any]:
+    """Takes the kernel of all outputs for the one summed over them."""
+    if jacobian is None:
+        return {}
+    return {"ntk_effective_rank": kernel_metrics(jacobian, x @ w.T + b, y)["ntk_full_effective_rank"]}
+
+
+def ridge_through_0(
+    x: Array, y: Array, w: Any, b: Any, test_features: Any = None, test_labels: Any = None
+) -> dict[str, Any]:  # fmt: skip
+    """Ridge without an intercept."""
+    if test_features is None:
+        return {}
+    one_hot = np.eye(y.max() + 1)[y]
+    found = np.linalg.solve(x.T @ x / len(x) + 0.01 * (x**2).mean() * np.eye(x.shape[1]), x.T @ one_hot / len(x))
+    return {"readout_fixed": np.mean((test_features @ found).argmax(1) == test_labels)}
+
+
 WRONG: dict[Callable[..., Any], tuple[str, str, float | None]] = {
     forgets_k: ("isotropic", "nc1", 3.0),  # times K = 4: three times too much
     cancels: ("deep-collapse-at-100", "nc1_ratio", None),
@@ -130,6 +171,8 @@ WRONG: dict[Callable[..., Any], tuple[str, str, float | None]] = {
     tiny_cut_off: ("dead-and-duplicate", "nc1", None),
     last_of_ties: ("ties", "nc4", None),
     first_rows: ("sorted-rows", "dead_units", None),
+    full_for_trace: ("orthogonal-jacobian", "ntk_effective_rank", 2.0),  # C = 3 times
+    ridge_through_0: ("read-outs", "readout_fixed", None),
 }
 """Functions, a case in which each is wrong, and there the relative error where it is known."""
 
@@ -137,7 +180,7 @@ WRONG: dict[Callable[..., Any], tuple[str, str, float | None]] = {
 def test_ours_is_right_in_every_case() -> None:
     found = judge("ours", ours, cases())
     assert found.wrong == [] and found.right == found.cases == len(CASES)
-    assert {*found.judged} >= {*OF_FEATURES, *OF_CLASSIFIER, *UNITS}
+    assert {*found.judged} >= {*OF_FEATURES, *OF_CLASSIFIER, *UNITS, *ntk.NTK_METRICS, "readout_ncc", "readout_fixed"}
     assert set(found.conventions.values()) == {"sample"}
     by_class = judge("class", lambda x, y, w, b: collapse(x, y, w, b, global_mean="class"), cases())
     assert by_class.wrong == [] and by_class.conventions["unbalanced"] == "class"
@@ -253,9 +296,15 @@ def test_the_cases_are_written(ask: Any) -> None:
     assert len(listed) == len(CASES) and all(one["derivation"] for one in listed)
     for one in listed:
         arrays = np.load(Path("cases") / one["file"])
-        found = ours(arrays["features"], arrays["labels"], arrays.get("weight"), arrays.get("bias"))
+        found = ours(**{"weight": None, "bias": None, **arrays})
         for metric, of in one["values"].items():
             assert of["derivation"] and of["relative_tolerance"] > 0
             if of["value"] is not None:
                 close = {"rel": of["relative_tolerance"], "abs": of["absolute_tolerance"]}
                 assert found[metric] == pytest.approx(of["value"], **close), (one["case"], metric)
+
+
+def test_errors_that_are_one_are_one_row(ask: Any) -> None:
+    code, out, err = ask("def f(x, y, w, b): import nothing_of_the_kind", "lacks_mod:f", name="lacks_mod")
+    (row,) = [line for line in out.splitlines() if "ModuleNotFound" in line]
+    assert code == 1 and row.startswith("every case\t") and f"0 of {len(CASES)} cases right" in err

@@ -21,7 +21,8 @@ def verify(
     """Run f(features, labels, weight, bias) -> {metric id: value} through the reference cases; exit 1 if one is wrong.
 
     Features are NumPy arrays, labels integers; weight and bias may be None. Only the ids that it returns are judged;
-    NaN, None and absent all mean undefined. Where classes are unbalanced, either global mean is right.
+    NaN, None and absent all mean undefined. Where classes are unbalanced, either global mean is right. Parameters
+    called jacobian, test_features and test_labels are given too (tangent kernel, read-outs), None where there is none.
 
     Example: ncpl verify mine:metrics
 
@@ -54,15 +55,27 @@ def verify(
         if found.wrong:
             columns = ("case", "metric", "expected", "got", "relative", "error")
             rows = [["undefined" if one.get(c) is None and c in ("expected", "got") and not one.get("error") else
-                     one.get(c) for c in columns] for one in found.wrong]  # fmt: skip
+                     one.get(c) for c in columns] for one in _joined(found.wrong, found.cases)]  # fmt: skip
             _common.print_table(columns, rows)
-        for case, convention in found.conventions.items():
-            _common.note(
-                f"{case}: the global mean is that of {'all samples' if convention == 'sample' else 'classes'}."
-            )
+        for convention, of in (("sample", "all samples"), ("class", "class means")):
+            if cases := [case for case, own in found.conventions.items() if own == convention]:
+                _common.note(f"the global mean is that of {of} in {', '.join(cases)}.")
         _common.note(
             f"{function}: {found.right} of {found.cases} cases right, {len(found.wrong)} values wrong "
             f"({', '.join(found.judged)})."
         )  # fmt: skip
     if found.wrong:
         raise typer.Exit(1)
+
+
+def _joined(wrong: list[dict[str, Any]], cases: int) -> list[dict[str, Any]]:
+    """What is wrong, cases that failed with the same error in one row, where the first of them is."""
+    by_error: dict[str, list[str]] = {}
+    for one in wrong:
+        if one["metric"] is None:
+            by_error.setdefault(one["error"], []).append(one["case"])
+    return [
+        one if one["metric"] is not None else
+        {**one, "case": "every case" if len(by_error[one["error"]]) == cases else ", ".join(by_error[one["error"]])}
+        for one in wrong if one["metric"] is not None or by_error[one["error"]][0] == one["case"]
+    ]  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncpl_cli.rng import stream
-from ncpl_cli.verification.definitions import Values, of_collapse, of_units
+from ncpl_cli.verification.definitions import Values, of_collapse, of_kernel, of_readouts, of_units
 
 Array = NDArray[Any]
 
@@ -21,6 +21,7 @@ class Case:
     """What a function is given, and what it must say.
 
     values      right values by metric id; None = undefined
+    further     arrays for functions that have a parameter of that name: jacobian (N, C, P), test_features, test_labels
     by_class    the same with the mean of class means as global mean, where that is another: both conventions are right
     derivation  where the values come from; `closed` by metric where it is a closed form
     relative    how far off a value may be, as a share of it; `absolute`: or by itself, for those that are 0
@@ -37,6 +38,7 @@ class Case:
     closed: Mapping[str, str] = field(default_factory=dict)
     relative: float = 1e-5
     absolute: float = 1e-9
+    further: Mapping[str, Array] = field(default_factory=dict)
 
     def tolerance(self, metric: str) -> tuple[float, float]:
         """Relative and absolute: a distance that is a root of squares has half their digits at 0."""
@@ -229,10 +231,64 @@ def bare() -> Case:
     return by_definition("no-classifier", x, y, None, None, "Features alone.")
 
 
+FURTHER = ("jacobian", "test_features", "test_labels")
+"""Parameters that a function may have beside the four, None in the cases that have nothing for them."""
+
+
+def even_kernel() -> Case:
+    n, c = 5, 3
+    j = np.einsum("n,nck->nck", np.array([2.0, 1, 1, 1, 1]), np.eye(n * c).reshape(n, c, n * c))
+    p = np.array([4.0, 1, 1, 1, 1]) / 8
+    rank = float(np.exp(-(p * np.log(p)).sum()))
+    values: Values = {
+        "ntk_effective_rank": rank, "ntk_condition": 4.0, "ntk_full_effective_rank": c * rank,
+        "ntk_full_condition": 4.0, "gradient_interference": 0.0, "gradient_interference_negative": 0.0,
+        "ntk_trace": 24.0, "ntk_top_share": 0.5,
+    }  # fmt: skip
+    draw = stream(0, "reference case", "even kernel")
+    return Case(
+        "orthogonal-jacobian", draw.standard_normal((n, 4)), np.arange(n) % c,
+        draw.standard_normal((c, 4)), np.zeros(c),
+        "Rows of the Jacobian are orthogonal, of length 2 for the first sample and 1 for others: no sample pulls at "
+        "what another does.",
+        values, further={"jacobian": j},
+        closed={"ntk_effective_rank": "eigenvalues of K are 3 x (4, 1, 1, 1, 1)",
+                "ntk_full_effective_rank": "each eigenvalue three times: C times the rank", "ntk_condition": "4 / 1"},
+    )  # fmt: skip
+
+
+def kernel(size: int) -> Case:
+    n, c = 6, 4
+    draw = stream(0, "reference case", "kernel", size)
+    j = draw.standard_normal((n, c, size)) * np.exp(draw.standard_normal((n, 1, 1)))
+    x, y, w, b = draw.standard_normal((n, 5)), draw.integers(0, c, n), draw.standard_normal((c, 5)), np.zeros(c)
+    j[1] = j[0] if size < n * c else j[1]
+    singular = ", two samples alike: the kernels are singular, and have no condition" if size < n * c else ""
+    return Case(
+        f"jacobian-of-{size}", x, y, w, b,
+        f"{n} samples, {c} outputs, {size} parameters{singular}. Values: {BY_DEFINITION}.",
+        of_kernel(j, x, y, w, b), further={"jacobian": j},
+    )  # fmt: skip
+
+
+def read_out() -> Case:
+    x, y, w, b = mixture("read-out", n=90, d=7, k=6, noise=3.0)
+    t, u, _, _ = mixture("read-out test", n=70, d=7, k=6, noise=3.0)
+    kept = (y != 4) & ((y != 0) | (np.arange(90) % 3 == 0))
+    x, t = np.exp(x / 4) + 20, np.exp(t / 4) + 20
+    t = t[u < 5] + (x[y == 1].mean(0) - x.mean(0)) * (u[u < 5] == 1)[:, None]
+    return Case(
+        "read-outs", x[kept], y[kept], w, b,
+        f"Unbalanced, far from 0, and with a label among the tests that was not trained on. Values: {BY_DEFINITION}.",
+        of_readouts(x[kept], y[kept], t, u[u < 5]), further={"test_features": t, "test_labels": u[u < 5]},
+    )  # fmt: skip
+
+
 CASES: tuple[Callable[[], Case], ...] = (
     simplex, isotropic, unbalanced, missing, few_dimensions, useless, equal_means, dead, one_class,
     lambda: deep(0.0), lambda: deep(100.0), ties, sorted_rows, many,
     lambda: rounded("float16", lambda x: x.astype(np.float16), "Features are float16"),
     lambda: rounded("bfloat16", bfloat16, "Features are the float32 values of bfloat16"), bare,
+    even_kernel, lambda: kernel(60), lambda: kernel(8), read_out,
 )  # fmt: skip
 """Every reference case, in the order in which they run. The registry."""

@@ -155,3 +155,62 @@ OF_FEATURES = (
     "ncc_error",
 )  # fmt: skip
 OF_CLASSIFIER = ("nc2", "nc3", "nc4", "equinorm_weights", "equiangular_weights", "self_duality", "bias_collapse")
+
+
+def of_kernel(jacobian: Any, features: Any, labels: Any, weight: Any, bias: Any) -> Values:
+    """The tangent kernel of Jacobians J (N, C, P): K_ij = sum over c <J_ic, J_jc>, and NC x NC in full; the cosines of
+    the gradients of the cross-entropy of logits W h + b."""
+    j = np.asarray(jacobian).astype(np.longdouble)
+    n, classes, size = j.shape
+    rows = j.reshape(n * classes, size)
+    full = rows @ rows.T
+    trace = sum((j[:, c] @ j[:, c].T for c in range(classes)), np.zeros((n, n), np.longdouble))
+    off = trace - trace.mean(0)
+    found: Values = {"ntk_centred_effective_rank": _rank(eigen(off - off.mean(1)[:, None])[0])}
+    for name, kernel in (("ntk", trace), ("ntk_full", full)):
+        lam = eigen(kernel)[0]
+        found[f"{name}_effective_rank"] = _rank(lam)
+        found[f"{name}_condition"] = float(lam[0] / lam[-1]) if lam[-1] > 1e-13 * lam[0] else None
+    found["ntk_trace"] = total = float(np.trace(trace))
+    found["ntk_top_share"] = float(eigen(trace)[0][0]) / total if total > 0 else None
+    logits = np.asarray(features).astype(np.longdouble) @ np.asarray(weight).astype(np.longdouble).T + bias
+    share = np.exp(logits - logits.max(1, keepdims=True))
+    residual = share / share.sum(1, keepdims=True) - np.eye(classes, dtype=np.longdouble)[labels]
+    gradients = np.einsum("nc,ncp->np", residual, j)
+    norms = np.sqrt((gradients**2).sum(1))
+    there = norms > 0
+    if there.sum() < 2:
+        return found | dict.fromkeys(("gradient_interference", "gradient_interference_negative"))
+    unit = gradients[there] / norms[there, None]
+    cosines = (unit @ unit.T)[~np.eye(len(unit), dtype=bool)]
+    return found | {
+        "gradient_interference": float(cosines.mean()),
+        "gradient_interference_negative": float((cosines < 0).mean()),
+    }
+
+
+def _rank(eigenvalues: Wide) -> float | None:
+    """exp of the entropy of eigenvalues over their sum."""
+    kept = eigenvalues[eigenvalues > ZERO * max(eigenvalues[0], 0)]
+    p = kept / kept.sum() if len(kept) else kept
+    return float(np.exp(-(p * np.log(p)).sum())) if len(p) else None
+
+
+def of_readouts(features: Any, labels: Any, test_features: Any, test_labels: Any) -> Values:
+    """Accuracy on the test samples of the nearest class mean, and of ridge W = (X'X/N + lambda)^-1 X'Y/N on centred
+    features and one-hot labels at lambda = .01 x the mean of the squares of X's entries."""
+    x, t = (np.asarray(one).astype(np.longdouble) for one in (features, test_features))
+    classes, place = np.unique(labels, return_inverse=True)
+    mu = np.stack([x[place == c].sum(0) / int((place == c).sum()) for c in range(len(classes))])
+    nearest = classes[[int(((mu - row) ** 2).sum(1).argmin()) for row in t]]
+    origin = x.sum(0) / len(x)
+    z = x - origin
+    one_hot = np.eye(len(classes), dtype=np.longdouble)[place]
+    share = one_hot.sum(0) / len(x)
+    values, vectors = eigen(z.T @ z / len(x))
+    lam = (z**2).sum() / z.size / 100
+    weight = vectors @ ((vectors.T @ (z.T @ (one_hot - share) / len(x))) / (values + lam)[:, None])
+    said = classes[((t - origin) @ weight + share).argmax(1)]
+    return {
+        "readout_ncc": float((nearest == test_labels).mean()), "readout_fixed": float((said == test_labels).mean()),
+    }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import math
 import sys
@@ -17,7 +18,7 @@ import numpy as np
 from ncpl_cli.callables import said
 from ncpl_cli.errors import InputError
 from ncpl_cli.metrics.catalogue import METRICS
-from ncpl_cli.verification.cases import CASES, Case
+from ncpl_cli.verification.cases import CASES, FURTHER, Case
 from ncpl_cli.verification.definitions import Values
 
 Said = dict[str, float | None]
@@ -37,8 +38,9 @@ class Verdict:
 def judge(name: str, function: Callable[..., Any], cases: list[Case] | None = None) -> Verdict:
     """Hold a function f(features, labels, weight, bias) -> mapping against every case.
 
-    Only ids that it returns in some case are judged; NaN, None and absent all mean undefined. An exception is a wrong
-    result of its case. Raises InputError where it returns no mapping, or nothing that is known.
+    A function that has parameters jacobian (N, C, P), test_features or test_labels is given them by name, None where
+    a case has none. Only ids that it returns in some case are judged; NaN, None and absent all mean undefined. An
+    exception is a wrong result of its case. Raises InputError where it returns no mapping, or nothing that is known.
     """
     cases = [make() for make in CASES] if cases is None else cases
     answers: list[Said | str] = [_ask(name, function, case) for case in cases]
@@ -78,10 +80,11 @@ def _distinguishes(case: Case, judged: list[str]) -> bool:
 def _ask(name: str, function: Callable[..., Any], case: Case) -> Said | str:
     """What the function says of copies of a case's arrays, or its error; what it prints goes to stderr."""
     given = [None if a is None else a.copy() for a in (case.features, case.labels, case.weight, case.bias)]
+    further = {key: case.further[key].copy() if key in case.further else None for key in _takes(function)}
     try:
         with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            result = function(*given)
+            result = function(*given, **further)
     except (Exception, SystemExit) as error:
         return said(error)
     values = getattr(result, "values", None)
@@ -100,6 +103,16 @@ def _ask(name: str, function: Callable[..., Any], case: Case) -> Said | str:
             return f"{metric} is no number: {said(error)}"
         found[str(metric)] = None if math.isnan(number) else number
     return found
+
+
+def _takes(function: Callable[..., Any]) -> list[str]:
+    """Which arrays beside the four it has parameters for, by their names."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # written in C
+        return []
+    first = [*parameters][:4]
+    return [key for key in FURTHER if key in parameters and key not in first]
 
 
 def _wrong(case: Case, metric: str, values: Values, answer: Said) -> dict[str, Any] | None:
@@ -129,7 +142,8 @@ def export(directory: Path) -> list[Path]:
     written, listed = [], []
     for make in CASES:
         case = make()
-        arrays = {"features": case.features, "labels": case.labels, "weight": case.weight, "bias": case.bias}
+        arrays = {"features": case.features, "labels": case.labels, "weight": case.weight, "bias": case.bias,
+                  **case.further}  # fmt: skip
         path = directory / f"{case.name}.npz"
         np.savez(path, **{name: array for name, array in arrays.items() if array is not None})  # type: ignore[arg-type]
         written.append(path)
