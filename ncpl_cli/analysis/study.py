@@ -103,11 +103,13 @@ class Series:
         return bool(self.task_epoch[ends[-1]] < self.task_epoch[ends[-2]])
 
     def per_task(self, address: str) -> Array:
-        """One value a task: at the task's last recorded epoch; see FIRST_EPOCH and WHOLE_TASK for the exceptions."""
+        """One value a task: at its last recorded epoch, what was measured at its start at the first one; see FIRST_EPOCH
+        and WHOLE_TASK for the exceptions."""
         column, ends = self.column(address), self.task_ends()
-        metric = Address.parse(address).metric
+        where = Address.parse(address)
+        metric = where.metric
         starts = np.r_[0, ends[:-1] + 1] if len(ends) else ends
-        if metric in FIRST_EPOCH:
+        if metric in FIRST_EPOCH or where.split == "start":
             return column[starts]
         if metric in WHOLE_TASK:
             found = [part[np.isfinite(part)] for part in (column[a : b + 1] for a, b in zip(starts, ends, strict=True))]
