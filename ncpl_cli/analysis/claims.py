@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ncpl_cli.analysis import measures, plasticity, statistics
+from ncpl_cli.analysis import claims_lyle, measures, plasticity, statistics
 from ncpl_cli.analysis.comparison import Arm, compare
 from ncpl_cli.analysis.correlation import correlate
 from ncpl_cli.analysis.differing import LEFT_OUT
@@ -72,7 +72,7 @@ def judge(claims: Sequence[Claim], arms: Arms) -> list[Judged]:
     """Every claim with our value and the verdict."""
     judged = []
     for claim in claims:
-        finding = MEASURES[claim.measure](arms, claim.options)
+        finding = None if "elsewhere" in claim.needs else MEASURES[claim.measure](arms, claim.options)
         judged.append(Judged(claim, finding, *verdict(claim, finding, lacking(claim, arms))))
     return judged
 
@@ -110,6 +110,8 @@ def _range(low: float, high: float) -> str:
 
 def lacking(claim: Claim, arms: Arms) -> str:
     """What a claim needs and these runs do not have, in a sentence; empty when nothing."""
+    if "elsewhere" in claim.needs:
+        return f"it needs {claim.needs['elsewhere']}"
     single = [claim.options[key] for key in ("arm", "plain") if key in claim.options]
     named = [*single, *claim.options.get("arms", ())] or list(arms)
     if absent := [name for name in named if name not in arms]:
@@ -299,7 +301,7 @@ def _compared(arms: Arms, options: Mapping[str, Any]) -> Arm | None:
         return None
 
 
-MEASURES: dict[str, Callable[[Arms, Mapping[str, Any]], Finding | None]] = measures.MEASURES | {
+MEASURES: dict[str, Callable[[Arms, Mapping[str, Any]], Finding | None]] = measures.MEASURES | claims_lyle.MEASURES | {
     f.__name__: f
     for f in (r_of_means, task_value, first_task_effect, averaging_share, threshold_r, probe_change, window_r, gain,
               matched_gain, failed_share)

@@ -74,10 +74,11 @@ def arm_value(arms: Arms, options: Options) -> Finding | None:
     found = over_runs(list(by_seed(arms, options["arm"], options["metric"], options).values()))
     if found is None:
         return None
-    beside = {name: value for name, value in _beside(arms, [], options).items()}
+    beside = _beside(arms, [], options)
     if "last" in options and options["last"] > 1:
         values = [s.per_task(options["metric"])[-options["last"] :] for s in arms.get(options["arm"], ())]
-        means = np.mean([v for v in values if len(v) == options["last"]] or [[np.nan]], axis=0)
+        whole = [v for v in values if len(v) == options["last"]]
+        means = np.stack(whole).mean(0) if whole else np.array([])
         beside |= {f"task {i - len(means)} from the end": float(v) for i, v in enumerate(means) if np.isfinite(v)}
     return Finding(found.value, found.ci95, found.runs, beside)
 
@@ -123,8 +124,14 @@ def dose(arms: Arms, options: Options) -> Finding | None:
     x = np.array([next(iter(of)) for of in doses.values()])
     seeds = sorted(set.intersection(*(set(of) for of in found.values())))
     rows = [np.array([of[seed] for of in found.values()]) for seed in seeds]
-    r = np.array([statistics.pearson(statistics.ranks(x), statistics.ranks(y)) for y in rows if np.isfinite(y).all()])
-    return over_runs(r.tolist(), _beside(arms, options["arms"], options))
+    r = [_spearman(x, y) for y in rows if np.isfinite(y).all()]
+    return over_runs(r, _beside(arms, options["arms"], options))
+
+
+def _spearman(x: Any, y: Any) -> float:
+    """Of a few points, where 1 is an answer and not a reason to doubt the data."""
+    a, b = (statistics.ranks(values) for values in (x, y))
+    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) > 0 and np.ptp(b) > 0 else float("nan")
 
 
 def interaction(arms: Arms, options: Options) -> Finding | None:

@@ -172,7 +172,7 @@ MEASURES: dict[str, Callable[[Arms, Options], Finding | None]] = {
     f.__name__: f for f in (change, difference, ordering, ratio, r_over_arms)
 }
 
-NAMES = ("metric", "metrics", "over", "x", "y", "beside")
+NAMES = ("metric", "metrics", "over", "x", "y", "beside", "reads")
 """Options of a claim that name metrics."""
 
 

@@ -103,8 +103,8 @@ class Series:
         return bool(self.task_epoch[ends[-1]] < self.task_epoch[ends[-2]])
 
     def per_task(self, address: str) -> Array:
-        """One value a task: at its last recorded epoch, what was measured at its start at the first one; see FIRST_EPOCH
-        and WHOLE_TASK for the exceptions."""
+        """One value a task: at its last recorded epoch, of what was measured at its start at the first one; see
+        FIRST_EPOCH and WHOLE_TASK for the exceptions."""
         column, ends = self.column(address), self.task_ends()
         where = Address.parse(address)
         metric = where.metric

@@ -3,7 +3,8 @@
 A study is one TOML file beside this one:
 
     [parts.P]                title, about, analyses (commands that look further)
-    [parts.P.SCALE]          scenario, seeds, settings; [parts.P.SCALE.arms] settings by the arm's name
+    [parts.P.SCALE]          scenario, seeds, settings; [parts.P.SCALE.arms] settings by the arm's name; `like`: another
+                             scale's, but for what is said
     [[parts.P.claims]]       says, measure, options, published, source, accept or tolerance, reason, caveat, needs
 
 A part may take over another's claims: `claims_of = "Q"`.
@@ -21,7 +22,10 @@ from typing import Any
 
 from ncpl_cli.errors import InputError, unknown
 
-STUDIES = ("bonifazi2024",)
+STUDIES = (
+    "bonifazi2024",
+    "lyle2024",
+)
 
 SCALES = ("smoke", "laptop", "full")
 
@@ -36,7 +40,8 @@ class Claim:
     certain    the whole interval of ours must lie in `accept`, not its centre alone
     reason     why this range
     caveat     what weakens the claim itself; empty where nothing is known
-    needs      {dataset, tasks, epochs, runs, network}: below these nothing is decided
+    needs      {dataset, tasks, epochs, runs, network}: below these nothing is decided; elsewhere: what it would take
+               that is not here
     """
 
     id: str
@@ -140,13 +145,17 @@ def read(path: Path) -> PublishedStudy:
 
 
 def _part(name: str, given: Mapping[str, Any], claimed: Iterable[Mapping[str, Any]]) -> Part:
-    plans = {scale: _plan(given[scale]) for scale in SCALES if scale in given}
+    plans = {scale: _plan(given[scale], given) for scale in SCALES if scale in given}
     claims = tuple(claim for one in claimed for claim in _claims(one))
     return Part(name, given["title"], given["about"], plans, claims, tuple(given.get("analyses", ())))
 
 
-def _plan(given: Mapping[str, Any]) -> Plan:
-    return Plan(given["scenario"], given["seeds"], given.get("settings", {}), given["arms"])
+def _plan(given: Mapping[str, Any], others: Mapping[str, Any]) -> Plan:
+    """A plan; `like`: what it does not say itself is as in that scale's, settings and arms one by one."""
+    base: Mapping[str, Any] = others[given["like"]] if "like" in given else {}
+    settings, arms = ({**base.get(key, {}), **given.get(key, {})} for key in ("settings", "arms"))
+    both = {**base, **given}
+    return Plan(both["scenario"], both["seeds"], settings, arms)
 
 
 def _claims(given: Mapping[str, Any]) -> list[Claim]:
