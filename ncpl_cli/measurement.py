@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ncpl_cli import networks, runs, settings
+from ncpl_cli import html, networks, runs, settings
 from ncpl_cli.data import Dataset
 from ncpl_cli.data.feature_files import FeatureFiles, is_layer, layers_of, open_files
 from ncpl_cli.errors import DataError, InputError, told
@@ -53,6 +53,9 @@ class Measurement:
     found: Measured
     notes: tuple[str, ...] = ()
     stored: bool = False
+
+    def _repr_html_(self) -> str:
+        return html.shown(self.target, (), (), self.notes) + self.found._repr_html_()
 
 
 MOST_IN_MEMORY = 4 << 30

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ncpl_cli import html
 from ncpl_cli.analysis import plain_arms, resampling
 from ncpl_cli.analysis.doses import Dose
 from ncpl_cli.analysis.gain import POWER, Gain, over_seeds
@@ -102,6 +103,15 @@ class Comparison:
     seeds: int = 0
     margin: float | None = None
     dose: Dose | None = None
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (one.arm, *one.later, one.gain.mean, *(one.gain.ci95 or (None, None)), one.gain.p, len(one.gain.per_seed))
+            for one in self.arms
+        ]
+        columns = ("arm", self.y, "plain", "gain", "low", "high", "p", "seeds")
+        notes = [*self.notes, *(f"{one.arm}: {note}" for one in self.arms for note in one.notes)]
+        return html.shown(f"{self.scenario}: arms against {self.plain}", columns, rows, notes)
 
     def to_json(self) -> dict[str, Any]:
         """Keys as the fields."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ncpl_cli import html
 from ncpl_cli.analysis import resampling, statistics
 from ncpl_cli.analysis.statistics import Summary
 from ncpl_cli.analysis.study import titled
@@ -224,6 +225,13 @@ class GroupCorrelation:
     def n_runs(self) -> int:
         """Runs that are part of the result."""
         return len(self.seeds)
+
+    def _repr_html_(self) -> str:
+        from ncpl_cli.analysis import headline  # it reads this result
+
+        columns = ("statistic", "r", "low", "high", "p", "what")
+        caption = f"{self.title}: {self.x} and {self.y}. {headline.headline(self)}"
+        return html.shown(caption, columns, headline.statistics(self), self.notes)
 
     def to_json(self) -> dict[str, Any]:
         """An entry of INTERFACE's `groups`."""

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ncpl_cli import html
 from ncpl_cli.errors import InputError, unknown
 from ncpl_cli.metrics import moments
 from ncpl_cli.metrics.arrays import checked, finite
+from ncpl_cli.metrics.catalogue import METRICS
 from ncpl_cli.metrics.geometry import pairs, simplex_distance, spread
 from ncpl_cli.metrics.moments import Array, Means
 from ncpl_cli.metrics.second_read import scatter
@@ -56,6 +58,14 @@ class CollapseResult:
 
     def __getitem__(self, name: str) -> float:
         return self.values[name]
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, self.values.get(name), METRICS[name].direction, self.undefined.get(name, ""))
+            for name in dict.fromkeys((*self.values, *self.undefined))
+        ]
+        context = ", ".join(f"{name} {value:.4g}" for name, value in self.context.items())
+        return html.shown("Neural collapse", ("metric", "value", "reads", "undefined"), rows, [context])
 
 
 def collapse(

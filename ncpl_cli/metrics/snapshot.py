@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ncpl_cli import html
 from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.device import arithmetic
 from ncpl_cli.metrics import units, weights
@@ -120,6 +121,14 @@ class Measured:
         self.undefined |= other.undefined
         self.contexts |= other.contexts
         self.seconds |= other.seconds
+
+    def _repr_html_(self) -> str:
+        addresses = sorted({*self.values, *self.undefined}, key=lambda a: ([*METRICS, a.metric].index(a.metric), a))
+        rows = [
+            (a.metric, a.split, a.layer, self.values.get(a), METRICS[a.metric].direction if a.metric in METRICS else "",
+             self.undefined.get(a, "")) for a in addresses
+        ]  # fmt: skip
+        return html.shown("Measured", ("metric", "split", "layer", "value", "reads", "undefined"), rows)
 
     def only(self, wanted: Collection[str]) -> Measured:
         """What is among the wanted metrics; what is not finite is undefined."""

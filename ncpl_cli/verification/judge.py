@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ncpl_cli import html
 from ncpl_cli.callables import said
 from ncpl_cli.errors import InputError
 from ncpl_cli.metrics.catalogue import METRICS
@@ -33,6 +34,13 @@ class Verdict:
     wrong: list[dict[str, Any]] = field(default_factory=list)
     conventions: dict[str, str] = field(default_factory=dict)
     judged: list[str] = field(default_factory=list)
+
+    def _repr_html_(self) -> str:
+        columns = ("case", "metric", "expected", "got", "relative", "error")
+        rows = [[one.get(name, "" if name == "error" else None) for name in columns] for one in self.wrong]
+        means = [f"{case}: the global mean is by {which}." for case, which in self.conventions.items()]
+        said = f"{self.right} of {self.cases} cases right, {len(self.wrong)} values wrong ({', '.join(self.judged)})"
+        return html.shown(said, columns, rows, means)
 
 
 def judge(name: str, function: Callable[..., Any], cases: list[Case] | None = None) -> Verdict:
