@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -139,40 +140,42 @@ def bookkeeping(count: int = 2000) -> None:
 
 
 def throughput(runs: int = 40) -> None:
-    """One worker of one thread against two, and what a worker does besides training and measuring."""
+    """One worker of one thread against two, and what is neither training nor measuring: in a worker, and in all."""
     folder = Path(tempfile.mkdtemp())
-    seconds: dict[int, float] = {}
+    line = [*NCPL, "sweep", "permuted-digits", "--seeds", f"0-{runs - 1}", "--tasks", "40", "--name", "s", "--quiet"]
+    line += ["--task-accuracy", "current", "--threads", "1"]
+    wall, cpu = {}, {}
     for jobs in (1, 2):
-        line = [*NCPL, "sweep", "permuted-digits", "--seeds", f"0-{runs - 1}", "--jobs", str(jobs)]
-        line += [
-            "--tasks",
-            "40",
-            "--task-accuracy",
-            "current",
-            "--threads",
-            "1",
-            "--db",
-            f"{jobs}.db",
-            "--quiet",
-            "--name",
-            "s",
-        ]
-        seconds[jobs] = timed(line, folder)
-    ratio, share = seconds[2] / seconds[1], overhead(folder / "1.db")
-    print(f"{runs} runs: one worker {seconds[1]:.1f} s, two {seconds[2]:.1f} s: {ratio:.2f} of the time")
-    print(f"queue, store and checkpoints on permuted-digits: {100 * share:.1f} % of the training time")
+        before = _children()
+        wall[jobs] = timed([*line, "--jobs", str(jobs), "--db", f"{jobs}.db"], folder)
+        cpu[jobs] = _children() - before
+    print(f"{runs} runs: one worker {wall[1]:.1f} s, two {wall[2]:.1f} s: {wall[2] / wall[1]:.2f} of the time")
+    inside, _ = overhead(folder / "1.db")
+    print(f"queue, store and checkpoints in a worker: {100 * inside:.1f} % of training and measuring (bar 20)")
+    for jobs, seconds in cpu.items():
+        _, useful = overhead(folder / f"{jobs}.db")
+        print(
+            f"CPU of the whole command with {jobs} of them, starts and imports too: {seconds:.1f} s, "
+            f"{100 * (seconds / useful - 1):.0f} % more than training and measuring by the clock (quiet machine)"
+        )
 
 
-def overhead(db: Path) -> float:
-    """Time between the first claim and the last finish that was neither training nor measuring, per training time."""
+def _children() -> float:
+    """CPU seconds of the processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def overhead(db: Path) -> tuple[float, float]:
+    """Time of one worker, first claim to last finish, beyond training and measuring, as a share of both; and both."""
     with open_store(db) as store:
         rows = store.runs()
         began = min(attempt["started"] for row in rows for attempt in store.attempts(row.id))
         ended = max(row.finished or 0.0 for row in rows)
         with store.reading() as connection:
-            training = connection.exec_driver_sql("SELECT sum(seconds) FROM epochs").scalar()
-            measuring = connection.exec_driver_sql("SELECT sum(measure_seconds) FROM epochs").scalar()
-    return float((ended - began - training - measuring) / training)
+            both = connection.exec_driver_sql("SELECT sum(seconds) + sum(measure_seconds) FROM epochs").scalar()
+    assert both is not None
+    return float((ended - began) / both - 1), float(both)
 
 
 WHAT: dict[str, Callable[[], None]] = {"claims": claims, "bookkeeping": bookkeeping, "throughput": throughput}
