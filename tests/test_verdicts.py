@@ -12,12 +12,15 @@ from ncpl_cli.analysis import Options, correlate
 
 @pytest.mark.parametrize(("kind", "phi", "runs", "repetitions"), [
     ("compare", 0.9, 6, 150), ("compare", 0.5, 10, 100), ("correlate", 0.99, 6, 60), ("correlate", 0.5, 10, 60),
+    ("over runs", 0.9, 6, 150), ("levels", 0.5, 10, 100), ("predict", 0.9, 6, 30), ("scenarios", 0.5, 6, 200),
+    ("settings", 0.5, 6, 40),
 ])  # fmt: skip
 def test_every_printed_p_and_interval_holds_under_a_null(kind: str, phi: float, runs: int, repetitions: int) -> None:
     """4 standard errors around the nominal 5 %: what rejects a true zero in 10 to 73 %, as naive p do, fails here."""
     found = cell(kind, phi, runs, repetitions)
     slack = 4 * math.sqrt(0.05 * 0.95 / repetitions)
-    assert len(found) >= 7
+    assert len(found) >= 7 or kind not in ("compare", "correlate")
+    assert len(found) >= 2
     for name, (size, coverage, n) in found.items():
         assert n == repetitions, name
         assert size is None or size <= 0.05 + slack, (name, size)
