@@ -191,7 +191,8 @@ def test_live_progress_keeps_its_widths() -> None:
         return EpochRecord(epoch, 0, epoch, 1000 * epoch, 0.1, 0.0, values)
 
     progress = Progress()
-    progress.expect(3, then=6)
+    progress.follow(6)
+    progress.expect(3)
     for run in (RUN, RUN[::-1]):
         progress.begin(run, 1234, 0, 140, True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -93,7 +95,7 @@ def test_every_section_has_content_and_ids_are_unique(report: Report) -> None:
     assert len(ids) == len(set(ids))
     with_figures = {s.id for s in report.sections if any(isinstance(b, Figure) for b in s.blocks)}
     assert with_figures == {
-        "learning", "collapse", "plasticity", "diagnostics", "correlations", "first-task", "interventions"
+        "overview", "learning", "collapse", "plasticity", "diagnostics", "correlations", "first-task", "interventions"
     }  # fmt: skip
     for figure in report.figures():
         assert figure.numbers.rows and figure.caption and figure.alt
@@ -294,8 +296,6 @@ def test_a_label_is_text_whatever_it_says(page: Path, report: Report) -> None:
 
 
 def test_a_label_in_a_figure_is_text() -> None:
-    import pandas as pd
-
     from ncpl_cli.report.curves import draw
 
     numbers = pd.DataFrame({"panel": "y", "group": [UNKIND, UNKIND, "plain", "plain"], "x": [1.0, 2.0] * 2,
@@ -430,3 +430,69 @@ def test_the_page_in_a_browser(scheme: str, page: Path, browser: Any) -> None:
     assert requests == [page.as_uri()]
     assert complaints == []
     context.close()
+
+
+# for a stranger ----------------------------------------------------------------------------------------------------
+
+
+def test_a_page_begins_with_definitions_the_answer_and_what_was_found(page: Path, report: Report) -> None:
+    html = page.read_text()
+    first = html[html.index('class="first"') : html.index("How sure this is")]
+    order = [first.index(word) for word in ("Neural collapse: ", "Plasticity loss: ", "<svg", "What was found")]
+    assert order == sorted(order) and "What was run" not in first
+    numbers = named(report, "overview-lead-numbers")
+    (raw,) = rows(numbers, group="first_task_epochs=1", series="as recorded")
+    (row,) = rows(named(report, "correlations-0-controls-numbers"), group="first_task_epochs=1",
+                  statistic="r as published")  # fmt: skip
+    assert (raw["value"], raw["low"], raw["high"]) == (row["r"], row["low"], row["high"])
+
+
+def test_sources_are_papers_and_terms_are_explained(report: Report) -> None:
+    from ncpl_cli.references import REFERENCES, cited
+
+    text = FORMATS["md"](report, {}, None)
+    assert not re.search(r"\b(B24|P20|Z21|G22)\b", text) and "Bonifazi et al. (2024)" in text
+    references = text[text.index("### References") :]
+    assert "Can We Understand Plasticity Through Neural Collapse?" in references
+    assert {one.code for one in cited(["as B24 says", "Papyan et al. (2020), ZB24"])} == {"B24", "P20"}
+    assert len({one.key for one in REFERENCES.values()}) == len(REFERENCES)
+    assert all(re.fullmatch(r"[a-z]+\d{4}", one.key) and one.bibtex.count("{") == one.bibtex.count("}")
+               for one in REFERENCES.values())  # fmt: skip
+
+
+def test_numbers_are_rounded_by_their_standard_error() -> None:
+    from ncpl_cli.report.formats.text import cells, shown
+
+    table = Table("t", "c", ("group", "r", "low", "high", "n", "nothing"),
+                  (("a", 0.123456, 0.1, 0.14, 12345.678, None), ("b", 12.3456, 8.0, 16.0, 1.0, None)))  # fmt: skip
+    assert cells(table, table.rows[0]) == ["a", "0.123", "0.100", "0.140", "1.235e+04", "–"]
+    assert cells(table, table.rows[1])[1:4] == ["12.3", "8.0", "16.0"]
+    assert shown(table).columns == ("group", "r", "low", "high", "n")
+
+
+def test_up_to_five_runs_are_lines_and_more_are_a_band(store: str) -> None:
+    from ncpl_cli.report.curves import draw
+
+    numbers = {"panel": "test_accuracy (higher = generalises)", "group": "g", "x": [1.0, 2.0], "mean": [0.3, 0.4],
+               "low": 0.2, "high": 0.5}  # fmt: skip
+    for runs, bands in ((5, 0), (6, 1)):
+        table = pd.DataFrame({**numbers, "runs": runs})
+        table.attrs = {"thin": [(numbers["panel"], "g", str(r), np.array([1.0, 2.0]), np.array([0.3, 0.4 + r / 100]))
+                                for r in range(runs if runs < 6 else 0)], "chance": 0.25}  # fmt: skip
+        with theme.drawn(draw(table, x="epoch")) as figure:
+            (axes,) = figure.axes
+            assert len(axes.collections) - bands in (1, 2, 3) and bands == sum(
+                type(c).__name__ in ("PolyCollection", "FillBetweenPolyCollection") for c in axes.collections
+            )
+
+
+def test_panels_of_a_figure_can_be_stacked(page: Path, report: Report) -> None:
+    with theme.drawn(next(f for f in report.figures() if f.id == "learning-0").draw()) as figure:
+        svg, panels = theme.panels_of(theme.page_svg(figure, "f", "title"))
+        count = len(figure.axes)
+    _, _, width, height = (float(n) for n in re.search(r'viewBox="([^"]*)"', svg)[1].split())  # type: ignore[index]
+    assert len(panels) == count + 1 and 'id="f-all"' in svg and "data-panels" not in svg
+    for x, y, w, h in panels:
+        assert 0 <= x < x + w <= width + 1 and 0 <= y < y + h <= height + 1
+    for (x, y, w, h), (x2, y2, w2, h2) in itertools.combinations(panels, 2):
+        assert min(x + w, x2 + w2) - max(x, x2) <= 8 or min(y + h, y2 + h2) - max(y, y2) <= 16, "no panel is in another"

@@ -44,7 +44,7 @@ class Progress:
     def __init__(self) -> None:
         self._runs: dict[str, _Run] = {}
         self._stage: list[_Run] = []
-        self._expected = self._then = 0
+        self._expected = self._then = self._next = 0
         self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self._live: Live | None = None
         self._last_line = self._began = self._stage_began = time.monotonic()
@@ -66,9 +66,14 @@ class Progress:
         elif not quiet():
             _common.aside(text)
 
-    def expect(self, runs: int, then: int = 0) -> None:
-        """A stage of so many runs begins; so many probes follow it."""
-        self._stage, self._expected, self._stage_began, self._then = [], runs, time.monotonic(), then
+    def follow(self, probes: int) -> None:
+        """So many probes follow the next stage."""
+        self._next = probes
+
+    def expect(self, runs: int) -> None:
+        """A stage of so many runs begins."""
+        self._stage, self._expected, self._stage_began = [], runs, time.monotonic()
+        self._then, self._next = self._next, 0
 
     def begin(self, run: str, seed: int, done: int, total: int, exact: bool) -> None:
         """A run starts or goes on."""

@@ -77,11 +77,12 @@ class Section:
     id: str
     title: str
     blocks: tuple[Block, ...]
+    is_empty: bool = False
 
     @classmethod
     def empty(cls, id_: str, title: str, missing: str, *commands: str) -> Section:
         """A section for which the chosen runs have nothing."""
-        return cls(id_, title, (Text((missing,)), Commands("Run this to fill the section", commands)))
+        return cls(id_, title, (Text((missing,)), Commands("Run this to fill the section", commands)), True)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncpl_cli.analysis import Series
-from ncpl_cli.report import theme
+from ncpl_cli.report import theme, wording
 from ncpl_cli.report.blocks import Figure, Table
 from ncpl_cli.report.material import Material, Part
 
@@ -25,10 +25,19 @@ MOST_PANELS = 8
 MOST_POINTS = 200
 """Points of one line that are drawn and tabled; what is longer is thinned evenly, its first and last point kept."""
 
+FEW_RUNS = 5
+"""Up to so many runs are drawn one by one; of more the interval says more."""
+
+MOST_THIN = 60
+"""Points of a thin line: its shape is what it shows."""
+
 UNCERTAINTY = (
-    "Lines are means over runs (seeds), bands their 95 % t interval, cut where the metric ends (shares at 0 and 1); "
-    "a single run has no band."
+    "Thick lines are means over runs (seeds); up to five runs are thin lines, of more the band is the 95 % t interval, "
+    "cut where the metric ends (shares at 0 and 1)."
 )
+
+CHANCE = ("accuracy",)
+"""Metrics for which guessing has a value: one class in so many."""
 
 
 def axis_of(part: Part) -> str:
@@ -83,6 +92,7 @@ def frame(part: Part, panels: Mapping[str, Panel]) -> pd.DataFrame:
     import pandas as pd
 
     made = []
+    thin: list[tuple[str, str, str, Array, Array]] = []
     most = min(MOST_POINTS, part.most_rows // max(1, len(panels) * len(part.shown)))
     for title, panel in panels.items():
         for label, group in part.shown:
@@ -93,10 +103,16 @@ def frame(part: Part, panels: Mapping[str, Panel]) -> pd.DataFrame:
                 columns = {name: values[kept] for name, values in summary.items()}
                 columns["low"] = np.maximum(columns["low"], panel.low)
                 columns["high"] = np.minimum(columns["high"], panel.high)
+                if 1 < len(lines) <= FEW_RUNS:
+                    for series, (x, y) in zip(group.series, lines, strict=True):
+                        few = thinned(len(x), min(most, MOST_THIN))
+                        thin.append((title, label, series.run.id, x[few], y[few]))
                 made.append(pd.DataFrame({"panel": title, "group": label, **columns}))
     if not made:
         return pd.DataFrame(columns=["panel", "group", "x", "mean", "low", "high", "runs"])
     found = pd.concat(made, ignore_index=True)
+    found.attrs["thin"] = thin
+    found.attrs["chance"] = 1 / part.classes if part.classes else None
     return found.assign(runs=found["runs"].astype(int))
 
 
@@ -126,7 +142,7 @@ def draw(numbers: pd.DataFrame, *, x: str, y: str = "", columns: int = 2, zero: 
     p9: Any = plotnine
     titles, groups = (list(dict.fromkeys(numbers[key])) for key in ("panel", "group"))
     width = 50 if len(titles) > 1 else 90
-    wrapped = {title: textwrap.fill(title, width) for title in titles}
+    wrapped = {title: textwrap.fill(wording.titled(title), width) for title in titles}
     legend = {label: textwrap.fill(shortened(label), 88) for label in groups}
     data = numbers.assign(
         panel=pd.Categorical(numbers["panel"].map(wrapped), categories=list(wrapped.values())),
@@ -137,7 +153,28 @@ def draw(numbers: pd.DataFrame, *, x: str, y: str = "", columns: int = 2, zero: 
     plot = p9.ggplot(data, p9.aes("x", "mean", colour="group", fill="group", linetype="group"))
     if zero:
         plot += p9.geom_hline(yintercept=0, colour=theme.FAINT, linetype="dotted", size=0.5)
-    plot += p9.geom_ribbon(p9.aes(ymin="low", ymax="high"), data=data.dropna(), alpha=0.18, colour="none", size=0)
+    banded = data[data["runs"] > FEW_RUNS].dropna()
+    if len(banded):
+        plot += p9.geom_ribbon(p9.aes(ymin="low", ymax="high"), data=banded, alpha=0.18, colour="none", size=0)
+    if thin := numbers.attrs.get("thin"):
+        each = pd.concat([
+            pd.DataFrame({"panel": wrapped[panel], "group": legend[group], "run": run, "x": xs, "mean": ys})
+            for panel, group, run, xs, ys in thin
+        ])  # fmt: skip
+        each = each.assign(
+            panel=pd.Categorical(each["panel"], categories=list(wrapped.values())),
+            group=pd.Categorical(each["group"], categories=list(legend.values())),
+            run=each["run"] + each["group"],
+        )
+        plot += p9.geom_line(p9.aes(group="run"), data=each.dropna(), size=0.3, alpha=0.35, linetype="solid")
+    if guess := numbers.attrs.get("chance"):
+        where = [title for title in titles if title.partition(" ")[0].partition("@")[0].endswith(CHANCE)
+                 and _near(guess, numbers.loc[numbers["panel"] == title, "mean"])]  # fmt: skip
+        lines = pd.DataFrame({"panel": [wrapped[title] for title in where], "chance": guess})
+        lines = lines.assign(panel=pd.Categorical(lines["panel"], categories=list(wrapped.values())))
+        if len(lines):
+            plot += p9.geom_hline(p9.aes(yintercept="chance"), data=lines, colour=theme.FAINT, linetype="dotted",
+                                  size=0.5)  # fmt: skip
     plot += p9.geom_line(size=0.8)
     if data.groupby(["panel", "group"], observed=True).size().max() <= 30:
         plot += p9.geom_point(size=1.1)
@@ -145,11 +182,16 @@ def draw(numbers: pd.DataFrame, *, x: str, y: str = "", columns: int = 2, zero: 
         plot += p9.facet_wrap("panel", ncol=columns, scales="free_y")
     title = y or (titles[0] if len(titles) == 1 else "")
     height = (2.1 if len(titles) > 1 else 3.0) * rows + 0.55 + 0.2 * (len(groups) if len(groups) > 1 else 0)
-    plot += p9.labs(x=x, y=textwrap.fill(title, 48))
+    plot += p9.labs(x=x, y=textwrap.fill(wording.titled(title), 48))
     plot += theme.theme(7.2, height, legend=len(groups) > 1)
     for scale in theme.scales(len(groups)):
         plot += scale
     return plot
+
+
+def _near(guess: float, values: pd.Series[float]) -> bool:
+    """Whether a line at chance leaves the curves more than half of their panel."""
+    return bool(values.min() - guess <= values.max() - values.min())
 
 
 def shortened(label: str, most: int = 170) -> str:
@@ -169,6 +211,8 @@ def figure(
     longest = int(numbers.groupby(["panel", "group"]).size().max())
     if longest < recorded and (longest == MOST_POINTS or len(numbers) > part.most_rows // 2):
         more.append(f"Of each line {longest} evenly spaced points are drawn; ncpl export gives all.")
+    if part.classes and any(panel.partition(" ")[0].endswith(CHANCE) for panel in numbers["panel"].unique()):
+        more.append(f"Guessing is right {100 / part.classes:.3g} % of the time (dotted where it is near).")
     axis = x or axis_of(part)
     return Figure(
         id_, " ".join([caption, *more]), alt, Table.of(f"{id_}-numbers", f"Numbers drawn: {caption}", numbers),

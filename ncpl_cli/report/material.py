@@ -54,6 +54,7 @@ class Part:
     groups     runs that differ only in seed, those with recorded epochs
     labels     what tells each group from the others, one for each
     lost       groups of which no run is left: all failed or diverged
+    classes    of the training split, None where runs differ or nothing was counted: guessing is right once in so many
     most_rows  rows of numbers that one figure may have
     """
 
@@ -64,6 +65,7 @@ class Part:
     directions: Mapping[str, str] = field(default_factory=dict)
     most_rows: int = MOST_ROWS
     lost: tuple[Group, ...] = ()
+    classes: int | None = None
 
     @property
     def several(self) -> bool:
@@ -233,7 +235,8 @@ def gather(
     directions = {metric: facts[1] for metric, facts in formulas.items()}
     tried = {run: store.attempts(run) for run in chosen}
     finished = store.runs(status="finished")
-    parts = _parts(study, directions)
+    counted = {row.id: row.recorded.get("counts", {}).get("train", {}).get("classes") for row in rows}
+    parts = _parts(study, directions, counted)
     gaps = {
         (part.scenario, label): warm_start_gap(store, [s.run.id for s in group.series])
         for part in parts
@@ -270,7 +273,7 @@ def _claims(study: Study) -> list[Claims]:
     return found
 
 
-def _parts(study: Study, directions: Mapping[str, str]) -> list[Part]:
+def _parts(study: Study, directions: Mapping[str, str], counted: Mapping[str, Any]) -> list[Part]:
     found = []
     scenarios = list(dict.fromkeys(s.run.scenario for s in study.series))
     for scenario in scenarios:
@@ -284,7 +287,11 @@ def _parts(study: Study, directions: Mapping[str, str]) -> list[Part]:
                 lost.append(group)
         recorded.sort(key=_order)
         most = MOST_ROWS // len(scenarios)
-        found.append(Part(scenario, mine, tuple(recorded), _labels(recorded), directions, most, tuple(lost)))
+        classes = {counted.get(s.run.id) for g in recorded for s in g.series}
+        only = int(next(iter(classes)) or 0) if len(classes) == 1 else 0
+        found.append(
+            Part(scenario, mine, tuple(recorded), _labels(recorded), directions, most, tuple(lost), only or None)
+        )
     return found
 
 
@@ -299,8 +306,11 @@ def _order(group: Group) -> tuple[object, ...]:
 def _labels(found: Sequence[Group]) -> tuple[str, ...]:
     """`first_task_epochs=5`, for imported runs their name, else `all runs`; numbered where they would be the same."""
     made: list[str] = []
+    every = [group.settings for group in found]
+    alike = {key for key in (every[0] if every else ()) if all(s.get(key) == every[0][key] for s in every)}
     for group in found:
-        settings = ", ".join(_said(key, value) for key, value in group.settings.items() if value is not None)
+        telling = {key: value for key, value in group.settings.items() if value is not None and key not in alike}
+        settings = ", ".join(_said(key, value) for key, value in telling.items())
         label = settings or ("all runs" if len(found) == 1 else "plain")
         if group.series[0].run.imported:
             label = group.name or "imported"

@@ -12,8 +12,8 @@ from pathlib import Path
 from ncpl_cli import __version__
 from ncpl_cli.errors import StoreError, unknown
 from ncpl_cli.output import opened
-from ncpl_cli.report import theme
-from ncpl_cli.report.blocks import Report
+from ncpl_cli.report import theme, wording
+from ncpl_cli.report.blocks import Commands, Report, Section, Text, table
 from ncpl_cli.report.formats import FORMATS, PAGE
 from ncpl_cli.report.material import Material
 from ncpl_cli.report.sections import SECTIONS
@@ -27,7 +27,9 @@ def build(material: Material, *, store: str = "", progress: Progress = lambda _:
     sections = []
     for i, draw in enumerate(SECTIONS):
         progress(f"section {i + 1} of {len(SECTIONS)}: {draw.__module__.rpartition('.')[2].replace('_', ' ')}")
-        sections.append(draw(material))
+        sections.append(wording.in_full(draw(material)))
+    sections = _asked_for(sections)
+    sections.insert(-1, wording.back_matter(sections))  # the last is where it all comes from
     scenarios = ", ".join(part.scenario for part in material.parts)
     return Report(
         title=f"Neural collapse and plasticity: {scenarios or 'an empty store'}",
@@ -39,6 +41,23 @@ def build(material: Material, *, store: str = "", progress: Progress = lambda _:
         ),
         sections=tuple(sections),
     )
+
+
+def _asked_for(sections: list[Section]) -> list[Section]:
+    """The sections that have something to show; what the others would need is one table at their end."""
+    empty = [section for section in sections if section.is_empty]
+    kept = [section for section in sections if not section.is_empty]
+    if not empty or not kept:
+        return sections
+    rows = [
+        (section.title, block.sentences[0], " or ".join(commands.lines))
+        for section in empty
+        for block, commands in [section.blocks]
+        if isinstance(block, Text) and isinstance(commands, Commands)
+    ]
+    columns = ("section", "what is missing", "a command that fills it")
+    blocks = (table("further-sections", "What these runs have nothing for", columns, rows),)
+    return [*kept[:-1], Section("further", "What these runs could also show", blocks), kept[-1]]
 
 
 def write(

@@ -152,9 +152,65 @@ def page_svg(figure: Any, name: str, title: str) -> str:
             element.set("fill", f"var(--{VARIABLES[INK]})")
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
+    if found := _panels(figure):
+        whole = next(child for child in root if child.tag == f"{{{space}}}g")
+        whole.set("id", f"{name}-all")
+        root.set("data-panels", ";".join(",".join(f"{n:.0f}" for n in box) for box in found))
     root.set("role", "img")
     root.set("aria-label", title)
     return ElementTree.tostring(root, encoding="unicode")
+
+
+Box = tuple[float, ...]
+"""x, y, width, height in the units of a page's SVG."""
+
+
+def _panels(figure: Any) -> list[Box]:
+    """Where the panels of a figure of several columns lie, one after the other, and last what stands below them all.
+
+    A narrow page shows them stacked, each as wide as the page. A panel takes its tick labels on the left and its title
+    above; what follows the lowest row are the horizontal axis's title and the legend.
+    """
+    axes = [ax for ax in figure.axes if ax.get_visible()]
+    columns = sorted({round(ax.get_position().x1, 3) for ax in axes})
+    rows = sorted({round(ax.get_position().y0, 3) for ax in axes}, reverse=True)
+    if len(columns) < 2:
+        return []
+    around = figure.get_tightbbox().padded(0.1)  # inches; as bbox_inches="tight" cuts it
+    wide, tall = figure.get_size_inches()
+
+    def right(share: float) -> float:
+        return float((share * wide - around.x0) * 72)
+
+    def down(share: float) -> float:
+        return float((around.y1 - share * tall) * 72)
+
+    ticks = 16.0
+    whole_width, whole_height = around.width * 72, around.height * 72
+    boxes: list[Box] = []
+    for ax in axes:
+        place = ax.get_position()
+        before = [x for x in columns if x < place.x0]
+        above = [y for y in rows if y > place.y1]
+        x0 = right(max(before)) + 3 if before else 0.0
+        y0 = down(min(above)) + 3 if above else 0.0
+        lowest = round(place.y0, 3) == rows[-1]
+        boxes.append(
+            (x0, y0, min(right(place.x1) + 8, whole_width) - x0, down(place.y0) + (ticks if lowest else 3) - y0)
+        )
+    foot = down(rows[-1]) + ticks
+    if whole_height - foot > 8:
+        boxes.append((0.0, foot, whole_width * (0.62 if whole_height - foot > 40 else 1.0), whole_height - foot))
+    return boxes
+
+
+def panels_of(svg: str) -> tuple[str, list[Box]]:
+    """A page's SVG and where its panels lie (see `page_svg`), none where it is not to be stacked."""
+    found = re.search(r' data-panels="([^"]*)"', svg)
+    if found is None:
+        return svg, []
+    boxes = [tuple(float(n) for n in box.split(",")) for box in found[1].split(";")]
+    return svg.replace(found[0], "", 1), boxes
 
 
 def _refers(key: str, value: str) -> bool:

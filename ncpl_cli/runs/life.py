@@ -48,7 +48,6 @@ class How:
     resume     go on where an identical run stopped, or begin anew
     skip_held  leave runs that another process is at to it, instead of refusing
     quietly    say nothing of what is finished already
-    then       probes that will follow these runs
     """
 
     device: str = "cpu"
@@ -58,7 +57,6 @@ class How:
     resume: bool = True
     skip_held: bool = False
     quietly: bool = False
-    then: int = 0
 
     @property
     def threads(self) -> int:
@@ -77,7 +75,9 @@ def run(
     """
     checkpoints.keeper(keep or "last")
     then = sum(len(branches.epochs_of([spec])) for spec in specs) if probes else 0
-    statuses = _bring(specs, store, data, observer, How(device, name, jobs, keep, resume, then=then))
+    if then and (follow := getattr(observer, "follow", None)):
+        follow(then)
+    statuses = _bring(specs, store, data, observer, How(device, name, jobs, keep, resume))
     branching = [spec for spec in specs if branches.epochs_of([spec]) and statuses[spec.id] == "finished"]
     if branching and probes:
         statuses |= probe(branching, store, data, device=device, observer=observer, name=name, jobs=jobs)
@@ -168,7 +168,7 @@ def _bring(
     cohorts = plan(todo, how.device, _begun(todo, store))
     if not cohorts:
         return statuses
-    observer.expect(len(todo), **({"then": how.then} if how.then else {}))
+    observer.expect(len(todo))
     if not how.quietly:
         _say_how(cohorts, data, how.device, observer)
     return statuses | _train(cohorts, store, data, observer, how)

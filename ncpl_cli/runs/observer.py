@@ -8,13 +8,13 @@ from ncpl_cli.records import EpochRecord
 
 
 class Observer(Protocol):
-    """What a watcher is told."""
+    """What a watcher is told; one that has `follow(probes)` also how many probes will branch off the next runs."""
 
     def note(self, text: str) -> None:
         """Something worth a line."""
 
-    def expect(self, runs: int, then: int = 0) -> None:
-        """So many runs will begin; `then`: probes that will branch off them afterwards."""
+    def expect(self, runs: int) -> None:
+        """So many runs will begin."""
 
     def begin(self, run: str, seed: int, done: int, total: int, exact: bool) -> None:
         """A run starts, or goes on after `done` epochs; it has `total` epochs, at most where that is not exact."""

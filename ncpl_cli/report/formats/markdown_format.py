@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ncpl_cli.report.blocks import Commands, Figure, Report, Table, Text
-from ncpl_cli.report.formats.text import cell, numbered
+from ncpl_cli.report.formats.text import cells, numbered, shown
 
 _HEADS = {"finding": "What was found", "caveat": "What to keep in mind"}
 
@@ -33,14 +33,15 @@ def render(report: Report, pictures: Mapping[str, str], figures: Path | None) ->
                 if figures:
                     lines += [f"![{_text(block.alt)}]({(figures / f'{block.id}.svg').as_posix()})", ""]
                 lines += [*_table(block.numbers, names), ""]
-            else:
+            elif block.rows:
                 lines += [*_table(block, names), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _table(one: Table, names: Mapping[str, str]) -> list[str]:
+    one = shown(one)
     head = [f"**{names[one.id]}.** {_text(one.caption)}", ""]
-    return [*head, _row(one.columns), _row(["---"] * len(one.columns)), *(_row([cell(v) for v in r]) for r in one.rows)]
+    return [*head, _row(one.columns), _row(["---"] * len(one.columns)), *(_row(cells(one, r)) for r in one.rows)]
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 from ncpl_cli.report.blocks import Cell, Figure, Report, Table
 
 
-def cell(value: Cell) -> str:
-    """Five significant digits, a dash for what is undefined."""
+def cells(one: Table, row: Sequence[Cell]) -> list[str]:
+    """A row for people: numbers rounded by their standard error where the row has an interval, else to four digits."""
+    decimals = _decimals(one, row)
+    return [cell(value, decimals if name in OF_THE_INTERVAL else None)
+            for name, value in zip(one.columns, row, strict=True)]  # fmt: skip
+
+
+def cell(value: Cell, decimals: int | None = None) -> str:
+    """So many decimals, else four significant digits; a dash for what is undefined."""
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4g}" if decimals is None else f"{value:.{decimals}f}"
+
+
+OF_THE_INTERVAL = frozenset(
+    ("r", "low", "high", "mean", "gain", "ours", "published", "value", "first", "last", "last: low", "last: high", "sd",
+     "std", "arm's", "plain", "lowest", "highest", "matched")
+)  # fmt: skip
+"""Columns of what an interval is about: they are rounded as far as the interval is known."""
+
+ENDS = (("low", "high"), ("last: low", "last: high"))
+
+
+def _decimals(one: Table, row: Sequence[Cell]) -> int | None:
+    """Decimals at which a quarter of the 95 % interval, about the standard error, has two digits."""
+    named = dict(zip(one.columns, row, strict=True))
+    for low, high in ENDS:
+        a, b = named.get(low), named.get(high)
+        if isinstance(a, float) and isinstance(b, float) and b > a:
+            return min(max(0, 1 - math.floor(math.log10((b - a) / 4))), 6)
+    return None
+
+
+def shown(one: Table) -> Table:
+    """The table without columns in which nothing stands."""
+    kept = [c for c in range(len(one.columns)) if not one.rows or any(row[c] not in (None, "") for row in one.rows)]
+    if len(kept) == len(one.columns):
+        return one
+    return Table(
+        one.id, one.caption, tuple(one.columns[c] for c in kept), tuple(tuple(r[c] for c in kept) for r in one.rows)
+    )
 
 
 def numbered(report: Report) -> dict[str, str]:
@@ -26,7 +65,7 @@ def numbered(report: Report) -> dict[str, str]:
                 figures += 1
                 names[block.id] = f"Figure {figures}"
                 names[block.numbers.id] = f"Numbers of figure {figures}"
-            elif isinstance(block, Table):
+            elif isinstance(block, Table) and block.rows:
                 tables += 1
                 names[block.id] = f"Table {tables}"
     return names

@@ -52,14 +52,7 @@ def _of(part: Part, id_: str) -> list[Block]:
     found = part.correlations
     blocks: list[Block] = []
     said = [(label, result) for label, result in found if result.overall.summary.mean_r is not None]
-    for label, result in said[:MOST_GROUPS]:
-        lines = [f"{label}: {headline.headline(result)}"]
-        if result.window != WINDOW:
-            lines.append(f"The series is shorter than the published window of {WINDOW}: the window is {result.window}.")
-        verdict = (
-            [] if result.multiverse is None else [Text((f"{label}: {result.multiverse.verdict}",), kind_of(result))]
-        )
-        blocks += [Text(tuple(lines), kind_of(result)), *verdict, Text(result.notes, "caveat")]
+    blocks += _in_words(said, id_)
     windowed = with_windows([result for _, result in said[:MOST_GROUPS]])
     if windowed:
         blocks += [_windows(windowed, part, f"{id_}-windows"), _run_by_run(windowed, part, f"{id_}-runs")]
@@ -82,6 +75,36 @@ def _of(part: Part, id_: str) -> list[Block]:
     ]
     columns = ("group", "pair", "runs", "points", "statistic", "r", "low", "high", "p", "what it is")
     blocks.append(table(f"{id_}-statistics", f"{part.scenario}: all statistics of all groups", columns, rows))
+    return blocks
+
+
+def _in_words(said: Sequence[tuple[str, GroupCorrelation]], id_: str) -> list[Block]:
+    """What was found in each group; what holds in all of them is said once, what differs stands in tables."""
+    blocks: list[Block] = []
+    shown = said[:MOST_GROUPS]
+    for kind in ("finding", "undecided"):
+        lines = [f"{label}: {headline.headline(result)}" for label, result in shown if kind_of(result) == kind]
+        blocks += [Text(tuple(lines), kind)] if lines else []
+    everywhere = [note for note in dict.fromkeys(n for _, r in said for n in r.notes)
+                  if len(said) > 1 and all(note in r.notes for _, r in said)]  # fmt: skip
+    windows = {result.window for _, result in said}
+    if windows - {WINDOW}:
+        listed = " or ".join(map(str, sorted(windows)))
+        everywhere.append(f"Series are shorter than the published window of {WINDOW}: the window is {listed}.")
+    own = [(label, note) for label, result in shown for note in result.notes if note not in everywhere]
+    if len(said) == 1:
+        everywhere, own = [*said[0][1].notes, *everywhere], []
+    blocks += [Text(tuple(everywhere), "caveat", "In every group" if len(said) > 1 else "")] if everywhere else []
+    whole = [(label, r.multiverse) for label, r in said if r.multiverse is not None]
+    if whole:
+        rows = [
+            (label, len(m.curve), m.same_sign, *m.r, m.decisive[0].choice if m.decisive else None, m.verdict)
+            for label, m in whole
+        ]
+        columns = ("group", "analyses", "same sign", "lowest r", "median r", "highest r", "decides most", "verdict")
+        blocks.append(table(f"{id_}-specifications", "All defensible analyses of each group", columns, rows))
+    if own:
+        blocks.append(table(f"{id_}-notes", "What to keep in mind, by group", ("group", "note"), own))
     return blocks
 
 

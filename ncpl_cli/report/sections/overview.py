@@ -15,6 +15,8 @@ from ncpl_cli.analysis.survival import survival
 from ncpl_cli.report.blocks import Block, Commands, Section, Text, table
 from ncpl_cli.report.material import Material, Part
 from ncpl_cli.report.sections import provenance
+from ncpl_cli.report.sections._lead import lead
+from ncpl_cli.report.wording import DEFINITIONS
 
 ID, TITLE = "overview", "Overview"
 
@@ -28,13 +30,17 @@ def draw(material: Material) -> Section:
         return Section.empty(
             ID, TITLE, "The store has no run yet.", "ncpl demo", "ncpl train permuted-digits --tasks 20 --seeds 0-4"
         )
-    said = [(True, line) for line in _verdicts(material)] + [one for part in material.parts for one in _found(part)]
+    said = [(True, line) for line in _verdicts(material)]
+    for part in material.parts:  # the only scenario of a report stands in its title
+        drop = f"{part.scenario}, " if len(material.parts) == 1 else ""
+        said += [(sure, line.replace(drop, "", 1) if drop else line) for sure, line in _found(part)]
     found, undecided = ([line for sure, line in said if sure is wanted] for wanted in (True, False))
     if not said:
-        found = ["Too little was recorded to say: see the sections below."]
+        undecided = ["Too little was recorded to say: see the sections below."]
+    figure = lead(material)
     blocks: list[Block] = [
-        Text(tuple(_run(material)), title="What was run"),
-        *([Text(tuple(_planned(material)), title="What was planned")] if material.plans else []),
+        Text(DEFINITIONS),
+        *([figure] if figure else []),
         *([Text(tuple(found), "finding", "What was found")] if found else []),
         *(
             [Text(tuple(undecided), "undecided", "What these runs do not decide, or what a control takes away")]
@@ -42,6 +48,8 @@ def draw(material: Material) -> Section:
             else []
         ),
         Text(tuple(_sure(material)), "caveat", "How sure this is"),
+        Text(tuple(_run(material)), title="What was run"),
+        *([Text(tuple(_planned(material)), title="What was planned")] if material.plans else []),
         *_claims(material),
         _groups(material),
     ]
@@ -66,8 +74,7 @@ def _verdicts(material: Material) -> list[str]:
 def _claims(material: Material) -> list[Block]:
     """Every published claim beside our value, its verdict, and what weakens the claim itself."""
     if not material.claims:
-        words = ("None of these runs was made to reproduce a published study.",)
-        return [Text(words), Commands("To hold a paper's claims against runs", ("ncpl reproduce bonifazi2024",))]
+        return []
     rows = []
     caveats = []
     for of in material.claims:
@@ -118,14 +125,13 @@ def _found(part: Part) -> list[tuple[bool, str]]:
     lines: list[tuple[bool, str]] = []
     if part.several:
         long = [(label, g) for label, g in part.shown if max(s.tasks for s in g.series) > plasticity.TASKS_AFTER]
-        lines += [(True, line) for label, g in long[:FEW] if (line := _fall(part, label, g))]
+        enough = max((s.tasks for g in part.groups for s in g.series), default=0) >= PUBLISHED_TASKS // 2
+        lines += [(enough, line) for label, g in long[:FEW] if (line := _fall(part, label, g))]
     for label, result in part.correlations[:FEW]:
         if result.overall.summary.mean_r is not None:
             said = {"planned": "Planned. ", "unplanned": ""}.get(result.more["plan"]["kind"], "Exploratory. ")
             line = f"{said}{part.scenario}, {label}, {result.x} and {result.y}: {headline.headline(result)}"
             lines.append((survival(result).stands, line))
-    if (others := len(part.groups) - FEW) > 0:
-        lines.append((True, f"{part.scenario}: {words.count(others, 'further group')} in the sections below."))
     lines += [
         (survival(r).stands, f"{part.scenario}, across first tasks of different length: {headline.headline(r)}")
         for r in part.over_runs[:1]

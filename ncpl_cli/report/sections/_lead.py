@@ -1,0 +1,103 @@
+"""The figure a report begins with: the answer to its question, group by group, with what time alone explains of it."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from ncpl_cli.report import curves, theme
+from ncpl_cli.report.blocks import Figure, Table
+from ncpl_cli.report.material import Material, Part
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ID = "overview-lead"
+
+MOST_GROUPS = 6
+
+RAW, LEFT = "as recorded", "without the trend over time"
+
+
+def lead(material: Material) -> Figure | None:
+    """r of the first pair in every group; where nothing can be correlated, the gain of every arm; else None."""
+    for part in material.parts:
+        if len(numbers := _correlations(part)):
+            _, first = part.correlations[0]
+            title = f"{first.x} and {first.y}: r within runs"
+            caption = (
+                f"{part.scenario}: does collapse go with plasticity? Correlation of {first.x} and {first.y} within "
+                "runs: a bar that crosses 0 decides nothing, and what the second colour loses is the trend both share. "
+                "Points are centres over runs, bars 95 % intervals over runs."
+            )
+            return _figure(numbers, title, caption, (-1.0, 1.0))
+    for part in material.parts:
+        if len(numbers := _gains(part)):
+            first_gain = part.comparisons[0]
+            title = f"gain in {first_gain.y} over {first_gain.plain}"
+            caption = f"{part.scenario}: {title}, paired by seed. Points are means over seeds, bars 95 % intervals."
+            return _figure(numbers, title, caption, None)
+    return None
+
+
+def _correlations(part: Part) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = []
+    first = part.correlations[0][1] if part.correlations else None
+    for label, result in part.correlations:
+        if first is None or (result.x, result.y) != (first.x, first.y):
+            continue
+        detrended = result.overall.controls["detrended"].summary if "detrended" in result.overall.controls else None
+        for what, summary in ((RAW, result.overall.summary), (LEFT, detrended)):
+            if summary is not None and summary.fisher_mean_r is not None:
+                low, high = summary.ci95 or (float("nan"), float("nan"))
+                rows.append((label, what, summary.fisher_mean_r, low, high))
+    kept = list(dict.fromkeys(row[0] for row in rows))[:MOST_GROUPS]
+    return pd.DataFrame([r for r in rows if r[0] in kept], columns=["group", "series", "value", "low", "high"])
+
+
+def _gains(part: Part) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = []
+    for arm in part.comparisons[0].arms if part.comparisons else ():
+        matched = arm.matched.gain if arm.matched else None
+        for what, gain in (("gain", arm.gain), ("against equally trained", matched)):
+            if gain is not None and gain.mean is not None:
+                low, high = gain.ci95 or (float("nan"), float("nan"))
+                rows.append((arm.arm, what, gain.mean, low, high))
+    return pd.DataFrame(rows[: 2 * MOST_GROUPS], columns=["group", "series", "value", "low", "high"])
+
+
+def _figure(numbers: pd.DataFrame, title: str, caption: str, span: tuple[float, float] | None) -> Figure:
+    said = "; ".join(
+        f"{row.group}, {row.series}: {row.value:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
+        for row in numbers.itertuples()
+    )
+    return Figure(ID, caption, said, Table.of(f"{ID}-numbers", f"Numbers drawn: {title}", numbers),
+                  lambda: _draw(numbers, title, span))  # fmt: skip
+
+
+def _draw(numbers: pd.DataFrame, title: str, span: tuple[float, float] | None) -> Any:
+    import pandas as pd
+    import plotnine
+
+    p9: Any = plotnine
+    groups = {g: textwrap.fill(curves.shortened(g, 90), 26) for g in dict.fromkeys(numbers["group"])}
+    series = list(dict.fromkeys(numbers["series"]))
+    data = numbers.assign(
+        group=pd.Categorical(numbers["group"].map(groups), categories=list(groups.values())[::-1]),
+        series=pd.Categorical(numbers["series"], categories=series),
+    )
+    aside = p9.position_dodge(width=-0.5)
+    return (
+        p9.ggplot(data, p9.aes("group", "value", colour="series", shape="series"))
+        + p9.geom_hline(yintercept=0, colour=theme.FAINT, linetype="dotted", size=0.5)
+        + p9.geom_linerange(p9.aes(ymin="low", ymax="high"), data=data.dropna(), position=aside, size=0.8)
+        + p9.geom_point(position=aside, size=2)
+        + p9.scale_colour_manual(values=[theme.COLOURS[0], theme.FAINT][: len(series)])
+        + (p9.coord_flip(ylim=span) if span else p9.coord_flip())
+        + p9.labs(x="", y=title)
+        + theme.theme(5.0, 0.42 * len(groups) + 1.2, legend=len(series) > 1)
+    )
