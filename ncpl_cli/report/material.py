@@ -158,13 +158,14 @@ def window_for(span: float) -> int:
 
 @dataclass(frozen=True)
 class Claims:
-    """The claims of one part of a published study, held against the chosen runs."""
+    """The claims of one part of a published study, held against the chosen runs; `arms`: these, by arm."""
 
     study: str
     source: str
     part: str
     scale: str
     judged: tuple[Judged, ...]
+    arms: Mapping[str, Sequence[Series]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,8 +269,9 @@ def _claims(study: Study) -> list[Claims]:
         for part in published.parts:
             for scale in part.plans:
                 for one in part.among(published.id, scale, labels, datasets):
-                    judged = judge(one.claims, arms_of(study, published.id, one, scale))
-                    found.append(Claims(published.id, published.source, one.id, scale, tuple(judged)))
+                    arms = arms_of(study, published.id, one, scale)
+                    judged = tuple(judge(one.claims, arms))
+                    found.append(Claims(published.id, published.source, one.id, scale, judged, arms))
     return found
 
 

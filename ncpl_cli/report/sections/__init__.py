@@ -14,6 +14,7 @@ from ncpl_cli.report.sections import (
     health,
     interventions,
     learning,
+    mechanisms,
     methods,
     overview,
     plasticity,
@@ -22,6 +23,7 @@ from ncpl_cli.report.sections import (
 
 SECTIONS: tuple[Callable[[Material], Section], ...] = (
     overview.draw,
+    mechanisms.draw,
     learning.draw,
     collapse.draw,
     plasticity.draw,
