@@ -263,6 +263,42 @@ def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.full((1, 1, 1), value, dtype=dtype, device=device)
 
 
+@dataclass(frozen=True)
+class Within(Base):
+    """Another objective of labels, asked among some outputs only: those from `first` to before `last`.
+
+    The others take no part in loss or prediction: nothing is learned of them (a head that grows, a head a task).
+    """
+
+    id: ClassVar[str] = "within"
+
+    objective: Objective
+    first: int
+    last: int
+
+    @property
+    def label(self) -> str:
+        """As the objective is written."""
+        return self.objective.label
+
+    def losses(self, out: Tensor, asked: Tensor, dim: int = -1) -> Tensor:
+        """Of those outputs."""
+        return self.objective.losses(self._of(out, dim), asked - self.first, dim)
+
+    def residual(self, out: Tensor, asked: Tensor, dim: int = -1) -> Tensor:
+        """0 for the others."""
+        found = torch.zeros_like(out)
+        self._of(found, dim).copy_(self.objective.residual(self._of(out, dim), asked - self.first, dim))
+        return found
+
+    def right(self, out: Tensor, asked: Tensor, dim: int = -1) -> Tensor | None:
+        """Whether the largest of those outputs is the label's."""
+        return self.objective.right(self._of(out, dim), asked - self.first, dim)
+
+    def _of(self, out: Tensor, dim: int) -> Tensor:
+        return out.narrow(dim, self.first, self.last - self.first)
+
+
 OBJECTIVES: dict[str, type[CrossEntropy] | type[MSE] | type[TwoHot]] = {
     one.id: one for one in (CrossEntropy, MSE, TwoHot)
 }

@@ -83,8 +83,9 @@ def asked(scenario: type[Scenario], given: Mapping[str, Any]) -> RunSpec:
     """
     dataset = dataset_spec(scenario, given)
     presets = scenario.presets(dataset.name)
-    if "depth" in presets and given.get("network", presets["network"]) == presets["network"]:
-        given = {**given, "depth": presets["depth"] if given.get("depth") is None else given["depth"]}
+    if given.get("network") in (None, presets["network"]):
+        shape = {key: presets[key] for key in ("width", "depth") if key in presets}
+        given = {**given, **{key: value for key, value in shape.items() if given.get(key) is None}}
     own: dict[str, Any] = {f.name: presets[f.name] for f in fields(scenario) if f.name in presets}
     own |= _read(scenario, given, [f.name for f in fields(scenario)])
     interventions, decay = _interventions(given)
@@ -139,6 +140,8 @@ def on(spec: RunSpec, data: Dataset, seeds: Sequence[int]) -> list[RunSpec]:
                 f"--width {width} --depth {depth} would be {count:.2g} parameters: allowed are {MOST_PARAMETERS:.0g}."
             )
     spec.scenario.check_data(data)
+    if hasattr(spec.scenario, "fitted"):
+        spec = replace(spec, scenario=spec.scenario.fitted(data))
     for one in spec.interventions:
         _check_classes(one, spec, data)
     for probe in probes.of(spec):

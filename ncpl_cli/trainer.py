@@ -29,6 +29,8 @@ from ncpl_cli.metrics.catalogue import AT_START, METRICS, at_start, chosen, ever
 from ncpl_cli.metrics.forgetting import evaluated_tasks, task_accuracy
 from ncpl_cli.metrics.forward import predictions
 from ncpl_cli.metrics.history import fresh_gap, plasticity, task_online
+from ncpl_cli.metrics.inputs import at_initialisation
+from ncpl_cli.metrics.retained import OF_FIRST, OF_MATRIX, Retained, look_ahead, of_first
 from ncpl_cli.metrics.snapshot import Snapshot
 from ncpl_cli.objectives import REGRESSION
 from ncpl_cli.plan import Cohort, agreed
@@ -92,6 +94,7 @@ class Run:
     fresh     online accuracy of a fresh network on the task, epoch by epoch in the same order; empty = not asked for
     stopped   its task has reached what it was to stop at; `finished`: so has the run, and `held` is its last state
     outputs   what it predicted of the training split before the task's first step, where its targets depend on that
+    retained  what it remembers of earlier tasks, to say what is left of them
     """
 
     def __init__(self, spec: RunSpec, network: networks.Network, data: Dataset, device: str) -> None:
@@ -104,6 +107,7 @@ class Run:
         self.stopped = self.diverged = self.finished = False
         self.held: State = {}
         self.outputs: Tensor | None = None
+        self.retained = Retained()
 
     @property
     def task(self) -> Task:
@@ -117,6 +121,8 @@ class Run:
 
     def enter(self, index: int) -> None:
         """Begin a task."""
+        if index > 1:  # the first task's features are looked at to the end
+            self.seen[-1] = self.task.past()
         self.seen.append(task_of(self.spec, index, self.data))
         self.stopped, self.fresh, self.start = False, [], Measured()
 
@@ -147,6 +153,7 @@ class Run:
             {f"network.{name}": value.detach().cpu().clone() for name, value in network.items()}
             | {f"optimizer.{name}": value for name, value in optimizer.items()}
             | ({OUTPUTS: self.outputs} if self.outputs is not None and self.task.epochs > 1 else {})
+            | self.retained.state()
         )
 
     def snapshot(self, initial: Mapping[str, Tensor] | None, learning_rate: float | None = None) -> Snapshot:
@@ -178,6 +185,9 @@ class Run:
                 self.measure(found, also)
             self.start.values |= {_at_start(a): v for a, v in found.values.items() if a.split == "train"}
             self.start.undefined |= {_at_start(a): why for a, why in found.undefined.items() if a.split == "train"}
+        if self.task.index and "forward_transfer" in chosen(self.spec.measure.metrics):
+            look_ahead(self.retained, self.network, at_initialisation(self.network, self.initial), self.data, self.task,
+                       self.spec.measure.task_accuracy_samples, self.device)  # fmt: skip
 
     def _due(self, epoch: int, metrics: Collection[str]) -> set[str]:
         """Of some metrics, those that are due after an epoch: the expensive ones only where epochs are named."""
@@ -232,7 +242,10 @@ class Run:
             if task.phase == "task" and not task.regression and not alone:
                 tested = [self.seen[i] for i in evaluated_tasks(spec.task_accuracy, task.index, last)]
                 with found.timed("forgetting") if tested else contextlib.nullcontext():
-                    accuracies = task_accuracy(self.network, self.data, tested, spec.task_accuracy_samples, self.device)
+                    accuracies = task_accuracy(
+                        self.network, self.data, tested, spec.task_accuracy_samples, self.device, task
+                    )
+                    self._retained(found, accuracies, everything if last else often, last)
         found.put(*plasticity(self.history, is_last_epoch=last))
         found.put(*task_online(self.history, is_last_epoch=last))
         if self.fresh:
@@ -243,6 +256,24 @@ class Run:
             at.epoch, task.index, task_epoch, at.samples_seen, progress.seconds / share, time.perf_counter() - began,
             found.values, found.undefined, accuracies, found.seconds, found.counts,
         )  # fmt: skip
+
+    def _retained(self, found: Measured, row: Mapping[int, float], wanted: Collection[str], last: bool) -> None:
+        """What is left of earlier tasks, from a row of the forgetting matrix and the first task's features."""
+        index, asked = self.task.index, {*OF_MATRIX, *OF_FIRST, "forward_transfer"} & {*wanted}
+        if asked & {*OF_MATRIX} and (row or last):
+            values, undefined = self.retained.of_matrix(index, row)
+            found.put({k: v for k, v in values.items() if k in asked},
+                      {k: why for k, why in undefined.items() if k in asked and last})  # fmt: skip
+        if "forward_transfer" in asked:
+            found.put(*self.retained.forward_transfer(index))
+        if asked & {*OF_FIRST}:
+            values_of, undefined_of = of_first(
+                self.retained, self.network, self.data, self.seen, row.get(0), last, self.device
+            )
+            found.values |= values_of
+            found.undefined |= undefined_of
+        if last:
+            self.retained.end(index, row)
 
 
 def train(
@@ -336,6 +367,7 @@ def _go_on(runs: Sequence[Run], engine: Engine, scenario: Any, start: Start) -> 
         run.diverged, run.finished = r in start.diverged, r in start.finished
         run.held = dict(saved) if run.finished else {}
         run.outputs = saved.get(OUTPUTS)
+        run.retained.load(saved)
     engine.load_state(engine_states)
     position = start.position
     if scenario.fixed_length and position.next_task == scenario.tasks and scenario.horizon_field != "tasks":
@@ -421,13 +453,16 @@ def build(spec: RunSpec, data: Dataset, stream: str = "initialisation") -> netwo
 def learning_rate(optimizer: OptimizerSpec, task_epoch: int, epochs: int) -> float:
     """The rate of an epoch: schedules run over the epochs of a task and start anew with each task.
 
-    constant; cosine: lr (1 + cos(pi (e-1)/E)) / 2; step:EVERY:FACTOR: lr FACTOR^floor((e-1)/EVERY).
+    constant; cosine: lr (1 + cos(pi (e-1)/E)) / 2; step:EVERY:FACTOR: lr FACTOR^floor((e-1)/EVERY);
+    step:AT/AT:FACTOR: lr FACTOR^(how many of AT are over).
     """
     kind, *parts = optimizer.lr_schedule.split(":")
     if kind == "cosine":
         return optimizer.lr * (1 + math.cos(math.pi * (task_epoch - 1) / epochs)) / 2
     if kind == "step":
-        return optimizer.lr * float(parts[1]) ** ((task_epoch - 1) // int(parts[0]))
+        at = [int(part) for part in parts[0].split("/")]
+        past = (task_epoch - 1) // at[0] if len(at) == 1 else sum(task_epoch > epoch for epoch in at)
+        return optimizer.lr * float(parts[1]) ** past
     return optimizer.lr
 
 

@@ -249,14 +249,19 @@ def keep(text: str, said: str) -> str:
 
 
 def schedule(text: str, said: str) -> str:
-    """`constant`, `cosine` or `step:EVERY:FACTOR`: the learning rate over the epochs of a task."""
+    """`constant`, `cosine`, `step:EVERY:FACTOR` or `step:AT/AT:FACTOR`: the learning rate over the epochs of a task."""
     kind, *parts = text.split(":")
     if kind == "step" and len(parts) == 2:
-        read(parts[0], Allowed(int), f"{said} step: EVERY")
+        at = [read(part, Allowed(int), f"{said} step: EVERY") for part in parts[0].split("/")]
+        if sorted(set(at)) != at:
+            raise InputError(
+                f"{said} step: {shown(parts[0])} is not in order.", "name each epoch once: step:60/120:0.2"
+            )
         read(parts[1], Allowed(float, above=0, most=1000), f"{said} step: FACTOR")
     elif text not in ("constant", "cosine"):
         raise InputError(
             f"{said} {shown(text)} is unknown.",
-            "allowed: constant, cosine, step:EVERY:FACTOR (e.g. step:10:0.5), over the epochs of a task",
+            "allowed: constant, cosine, step:EVERY:FACTOR (step:10:0.5), step:AT/AT:FACTOR (step:60/120:0.2), "
+            "over the epochs of a task",
         )
     return text

@@ -18,7 +18,8 @@ from ncpl_cli.scenarios import Task
 from ncpl_cli.spec import DatasetSpec
 from tests.test_online_engine import a_network
 
-OF_A_RUN = {name for name, m in METRICS.items() if m.family in ("history", "probes", "interventions")} | {
+FAMILIES_OF_A_RUN = ("history", "probes", "interventions", "forgetting", "incremental")
+OF_A_RUN = {name for name, m in METRICS.items() if m.family in FAMILIES_OF_A_RUN} | {
     "online_accuracy", "online_loss", "validation_accuracy", "validation_loss",
 }  # fmt: skip
 """What a look at one network does not show; tests of the trainer and of warm starts measure these."""

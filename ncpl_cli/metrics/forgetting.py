@@ -47,17 +47,17 @@ def evaluated_tasks(which: str, index: int, last: bool) -> list[int]:
 
 
 def task_accuracy(
-    network: Network, data: Dataset, tasks: Sequence[Task], samples: int, device: str
+    network: Network, data: Dataset, tasks: Sequence[Task], samples: int, device: str, now: Task | None = None
 ) -> dict[int, float]:
     """Accuracy on `samples` of each task's test images, by task: a row of the matrix.
 
     Tasks that show the same images are done in one pass: in another pixel order, they differ in the first layer's
-    rows alone; in the same order, only in their labels.
+    rows alone; in the same order, only in their labels. `now`: the task at hand, which says how far a head has grown.
     """
     own = [task for task in tasks if "test" in task.parts]
     if own:  # each has test images of its own
         rest = task_accuracy(network, data, [task for task in tasks if "test" not in task.parts], samples, device)
-        return rest | {task.index: _of_own_images(network, data, task, samples, device) for task in own}
+        return rest | {task.index: _of_own_images(network, data, task, samples, device, now or task) for task in own}
     if not tasks:
         return {}
     split, rows = data.test.drawn(samples), data.test.draw(samples)
@@ -77,9 +77,10 @@ def task_accuracy(
     }
 
 
-def _of_own_images(network: Network, data: Dataset, task: Task, samples: int, device: str) -> float:
+def _of_own_images(network: Network, data: Dataset, task: Task, samples: int, device: str, now: Task) -> float:
     part = task.parts["test"]
-    seen = view(network, data, part, part.labels, task.pixel_order, device=device, samples=samples, layers=())
+    seen = view(network, data, part, part.labels, task.pixel_order, device=device, samples=samples, layers=(),
+                among=task.among_at(now))  # fmt: skip
     return seen.accuracy
 
 

@@ -42,6 +42,7 @@ class View:
     streamed  layers whose activations take more than `MOST_KEPT`: only the `drawn` rows are in `layers`
     drawn     some of the samples that stand for all, (m,): `Split.draw`
     targets   of regression: the numbers asked, (n, K)
+    among     outputs that a prediction is looked for among, None = all
     inside    preactivations and activations (m, width) of the drawn rows by layer, of all layers, where asked for
     """
 
@@ -53,6 +54,7 @@ class View:
     streamed: frozenset[str] = frozenset()
     drawn: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     targets: NDArray[Any] | None = None
+    among: tuple[int, int] | None = None
 
     def few(self, layer: str) -> tuple[Tensor, NDArray[np.int64]]:
         """Activations of a layer (m, width) and labels of the drawn samples."""
@@ -68,7 +70,8 @@ class View:
     @functools.cached_property
     def predicted(self) -> NDArray[np.int64]:
         """The class of the largest logit, (n,)."""
-        found: NDArray[np.int64] = self.logits.argmax(1).cpu().numpy()
+        first, last = self.among or (0, self.logits.shape[1])
+        found: NDArray[np.int64] = self.logits[:, first:last].argmax(1).cpu().numpy() + first
         return found
 
     def loss(self, objective: Objective = CROSS_ENTROPY) -> float:
@@ -107,6 +110,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 def view(
     network: Network, data: Dataset, split: Split, labels: NDArray[np.int64], pixel_order: NDArray[np.int64] | None,
     *, device: str, samples: int | None = None, layers: Sequence[str] = ("last",), inside: bool = False,
+    among: tuple[int, int] | None = None,
 ) -> View:  # fmt: skip
     """Run a network over a split (`samples` drawn of it), keeping the named layers, of large ones a few rows.
 
@@ -154,7 +158,7 @@ def view(
                 for wanted, given in zip(own, shown, strict=True):
                     wanted[to] = given[here]
     assert logits is not None
-    return View(split, labels, logits, kept, within, frozenset(streamed), drawn)
+    return View(split, labels, logits, kept, within, frozenset(streamed), drawn, among=among)
 
 
 def predictions(network: Network, data: Dataset, task: Task, device: str) -> NDArray[np.float64]:

@@ -214,6 +214,7 @@ def _views(snapshot: Snapshot, layers: Sequence[str], inside: bool) -> dict[str,
         found[name] = view(
             snapshot.network, snapshot.data, shown.split, shown.labels, snapshot.task.pixel_order,
             device=snapshot.device, samples=snapshot.samples, layers=layers, inside=inside and name == "train",
+            among=snapshot.task.among,
         )  # fmt: skip
         if shown.targets is not None:
             found[name].targets = shown.targets[_rows(snapshot, shown.split)]
@@ -277,7 +278,7 @@ def _inside(network: Network, snapshot: Snapshot) -> View:
     shown = snapshot.task.measured(snapshot.data)["train"]
     return view(
         network, snapshot.data, shown.split, shown.labels, snapshot.task.pixel_order, device=snapshot.device,
-        samples=DIAGNOSTIC_SAMPLES, layers=(), inside=True,
+        samples=DIAGNOSTIC_SAMPLES, layers=(), inside=True, among=snapshot.task.among,
     )  # fmt: skip
 
 

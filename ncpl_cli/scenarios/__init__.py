@@ -9,7 +9,8 @@ What it need not have: `objective` (default cross-entropy), `objectives` (ids th
 those of labels), `outputs(data)` (classes or numbers that its tasks ask for; default the data set's classes),
 `measures` (families of metrics that `default` holds there whatever they cost), `shown(data)` (the data set with all
 images that its tasks show), `carried_by` (the engines that can train it; default all), `check_objective(objective)`,
-and `own_interventions` (what happens at its changes, whatever is asked for).
+`own_interventions` (what happens at its changes, whatever is asked for) and `fitted(data)` (itself with what depends on
+the data).
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from typing import Any
 from ncpl_cli import plugins
 from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.errors import unknown
-from ncpl_cli.objectives import CROSS_ENTROPY, Objective
+from ncpl_cli.objectives import CROSS_ENTROPY, Objective, Within
 from ncpl_cli.scenarios.coarse_labels import CoarseLabels
 from ncpl_cli.scenarios.domains import Domains
+from ncpl_cli.scenarios.incremental import ClassIncremental, TaskIncremental
 from ncpl_cli.scenarios.permuted import PermutedDigits, PermutedMNIST
 from ncpl_cli.scenarios.shuffled_labels import ShuffledLabels
 from ncpl_cli.scenarios.source_classes import SourceClasses
@@ -32,7 +34,15 @@ from ncpl_cli.scenarios.value_iteration import ValueIteration
 from ncpl_cli.scenarios.warm_start import WarmStart, WarmStartProbe
 
 Scenario = (
-    PermutedMNIST | ShuffledLabels | WarmStart | SourceClasses | CoarseLabels | TargetScale | ValueIteration | Domains
+    PermutedMNIST
+    | ShuffledLabels
+    | WarmStart
+    | SourceClasses
+    | CoarseLabels
+    | TargetScale
+    | ValueIteration
+    | Domains
+    | ClassIncremental
 )
 
 SCENARIOS: list[type[Scenario]] = [
@@ -45,6 +55,8 @@ SCENARIOS: list[type[Scenario]] = [
     TargetScale,
     ValueIteration,
     Domains,
+    ClassIncremental,
+    TaskIncremental,
 ]
 
 
@@ -75,7 +87,10 @@ def task_of(spec: Any, index: int, data: Dataset) -> Task:
     task: Task = spec.scenario.task(index, data, spec.seed)
     if task.steps is not None:
         task = replace(task, order=for_steps(task.order, task.steps * spec.optimizer.batch_size))
-    return task if spec.objective is None else replace(task, objective=spec.objective)
+    asks = spec.objective or task.objective
+    if task.among is not None:
+        asks = Within(asks, *task.among)
+    return task if asks == task.objective else replace(task, objective=asks)
 
 
 def shown_by(scenario: Any, data: Dataset) -> Dataset:

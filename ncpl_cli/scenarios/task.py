@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -47,6 +47,7 @@ class Task:
     changes       whether interventions do at its start what they do at a change of task or phase
     parts         splits that are measured in place of the data set's own, and further ones (`unseen`), by name
     objective     what is asked of the outputs
+    among         outputs that answers are looked for among, from the first to before the last; None = all
     outputs       how many classes, labelled 0 to outputs - 1, or numbers it asks for; None = the data set's classes
     targets       of regression: numbers (N, outputs) by name, `trained` of the whole training split and one for every
                   split that is measured
@@ -74,6 +75,7 @@ class Task:
     changes: bool = False
     parts: Mapping[str, Split] = field(default_factory=dict)
     objective: Objective = CROSS_ENTROPY
+    among: tuple[int, int] | None = None
     outputs: int | None = None
     targets: Mapping[str, NDArray[np.floating[Any]]] = field(default_factory=dict)
     label_sets: Mapping[str, Mapping[str, NDArray[np.int64]]] = field(default_factory=dict)
@@ -88,6 +90,18 @@ class Task:
     def regression(self) -> bool:
         """Whether it asks for numbers, so that nothing is right or wrong and there are no classes."""
         return bool(self.targets) or self.of_outputs is not None
+
+    def past(self) -> Task:
+        """The task once it is over: what it is tested on again, without its training images."""
+        return replace(self, parts={name: part for name, part in self.parts.items() if name == "test"})
+
+    def among_at(self, now: Task) -> tuple[int, int] | None:
+        """The outputs that its answers are looked for among while another task is at hand: of a head that has grown
+        over its own, all of them."""
+        if self.among is None or now.among is None:
+            return self.among
+        grown = now.among[0] <= self.among[0] and self.among[1] <= now.among[1]
+        return now.among if grown else self.among
 
     def classes(self, data: Dataset) -> int:
         """How many classes its labels name."""
