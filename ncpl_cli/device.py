@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 from ncpl_cli.errors import InputError
@@ -31,19 +32,64 @@ def arithmetic(device: str, precision: str) -> Iterator[None]:
 
     Only deterministic convolutions, since what is resumed must end with the same bits: cuDNN's fastest weight
     gradients add up in the order in which blocks happen to finish. float32 means float32 unless TF32 was asked for.
+    A thread that needs TF32 otherwise than another one has it waits for it: what runs side by side must not tell.
     """
     if not device.startswith("cuda"):
         yield
         return
-    import torch
+    with _SWITCHES.held(short=precision == "tf32"):
+        yield
 
-    cudnn = torch.backends.cudnn
-    before = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    short = precision == "tf32"
-    try:
+
+class _Switches:
+    """Who holds CUDA's switches: any number of threads that want them alike."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Condition()
+        self._holders = 0
+        self._short = False
+        self._before: tuple[bool, bool, bool, str] | None = None
+        self._own = threading.local()
+
+    @contextlib.contextmanager
+    def held(self, *, short: bool) -> Iterator[None]:
+        """Have them for as long as it lasts. A thread that has them already may not want them otherwise."""
+        inside: int = getattr(self._own, "depth", 0)
+        with self._turn:
+            assert not inside or short == self._short
+            if not inside:
+                self._turn.wait_for(lambda: not self._holders or self._short == short)
+            if not self._holders:
+                self._set(short)
+            self._holders += 1
+        self._own.depth = inside + 1
+        try:
+            yield
+        finally:
+            self._own.depth = inside
+            with self._turn:
+                self._holders -= 1
+                if not self._holders:
+                    self._put_back()
+                    self._turn.notify_all()
+
+    def _set(self, short: bool) -> None:
+        import torch
+
+        cudnn = torch.backends.cudnn
+        self._before = (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, torch.get_float32_matmul_precision())
+        self._short = short
         cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = True, False, short
         torch.set_float32_matmul_precision("high" if short else "highest")
-        yield
-    finally:
-        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = before[:3]
-        torch.set_float32_matmul_precision(before[3])
+
+    def _put_back(self) -> None:
+        import torch
+
+        assert self._before is not None
+        cudnn = torch.backends.cudnn
+        *flags, matmul = self._before
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = flags
+        torch.set_float32_matmul_precision(matmul)
+
+
+_SWITCHES = _Switches()

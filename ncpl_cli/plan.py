@@ -19,6 +19,9 @@ ONLINE_UP_TO_BATCH = 16
 COHORT_SIZE = {"cpu": 32, "mps": 32, "cuda": 128}
 """Runs trained in lockstep at most: 32 networks of 3x100 still fit a 32 MB cache, 128 the one of a large GPU."""
 
+AT_ONCE = {"captured": 3}
+"""Cohorts of an engine that train side by side on one device (where it is not named: one): a ResNet-18 at batch 128
+fills a part of a large GPU only. Estimated, not measured: benchmarks/gpu.py measures 1, 2 and 4."""
 
 T = TypeVar("T")
 
@@ -67,6 +70,8 @@ def choose_engine(spec: RunSpec, device: str) -> tuple[str, str]:
     batch = spec.optimizer.batch_size
     if refusals["online"] is None and batch <= ONLINE_UP_TO_BATCH:
         return "online", f"compiled per-sample loop, the fastest on a CPU at batch size {batch}"
+    if refusals["captured"] is None:
+        return "captured", f"several steps a launch on {device}, where batched matrices of one run wait for the host"
     if refusals["stacked"] is None:
         why = refusals["online"] or f"batch size {batch} is above {ONLINE_UP_TO_BATCH}"
         return "stacked", f"batched matrices on {device}: {why}"

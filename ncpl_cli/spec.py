@@ -21,7 +21,7 @@ NORMS = ("none", "layer", "batch")
 INITS = ("kaiming", "torch")
 OPTIMIZER_LR = {"sgd": 0.01, "adam": 1e-3, "adamw": 1e-3}
 PRECISIONS = ("float32", "float64", "tf32", "bf16")
-ENGINES = ("online", "stacked")
+ENGINES = ("online", "stacked", "captured")
 """Names that the registries of torch modules give, known without loading torch; a test holds them together.
 
 OPTIMIZER_LR: the usual learning rates, used where neither the user nor the scenario's preset gives one.

@@ -76,6 +76,7 @@ class Epoch:
     """One epoch of a cohort: a record for each run, None for those that diverged or finished before.
 
     state()  each run's state; to be taken before the next epoch is asked for
+    notes    what a person should know of how it was trained
     """
 
     records: tuple[EpochRecord | None, ...]
@@ -83,6 +84,7 @@ class Epoch:
     finished: frozenset[int]
     position: Position
     state: Callable[[], list[State]]
+    notes: tuple[str, ...] = ()
 
 
 class Run:
@@ -300,7 +302,8 @@ def train(
         diverged, finished = (
             frozenset(r for r, run in enumerate(runs) if getattr(run, how)) for how in ("diverged", "finished")
         )
-        return Epoch(tuple(records), diverged, finished, position, state)
+        notes, engine.notes[:] = tuple(engine.notes), []
+        return Epoch(tuple(records), diverged, finished, position, state, notes)
 
     if start is None:
         for run in runs:

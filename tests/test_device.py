@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -77,3 +78,28 @@ def test_convolutions_lie_as_they_are_used_and_batches_are_counted_at_the_end(di
     (saved,) = engine.state()
     engine.load_state([{name: value.clone() for name, value in saved.items()}])
     assert all(torch.equal(a, b) for a, b in zip(engine.state()[0].values(), saved.values(), strict=True))
+
+
+def test_a_thread_that_needs_other_switches_waits_for_those_that_have_them() -> None:
+    began, let_go, seen = threading.Event(), threading.Event(), []
+
+    def holds() -> None:
+        with arithmetic("cuda:0", "tf32"):
+            began.set()
+            let_go.wait(30)
+            seen.append(torch.backends.cudnn.allow_tf32)
+
+    def wants() -> None:
+        with arithmetic("cuda:0", "bf16"), arithmetic("cuda:0", "float32"):
+            seen.append(torch.backends.cudnn.allow_tf32)
+
+    before = torch.backends.cudnn.allow_tf32
+    first, second = threading.Thread(target=holds), threading.Thread(target=wants)
+    first.start()
+    began.wait(30)
+    with arithmetic("cuda:0", "tf32"):  # alike: at once
+        second.start()
+    let_go.set()
+    first.join()
+    second.join()
+    assert seen == [True, False] and torch.backends.cudnn.allow_tf32 == before

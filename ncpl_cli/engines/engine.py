@@ -39,9 +39,13 @@ class Progress:
 
 
 class Engine(Protocol):
-    """Trains R networks of one shape at once; `networks[r]` holds run r's parameters between epochs."""
+    """Trains R networks of one shape at once; `networks[r]` holds run r's parameters between epochs.
+
+    notes  what a person should know of how it trains; whoever has said one takes it out
+    """
 
     networks: Sequence[nn.Module]
+    notes: list[str]
 
     def train_epoch(self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], lr: float) -> list[Progress]:
         """One pass over `orders[r]` of task `tasks[r]` for every run r, at learning rate `lr`."""

@@ -40,6 +40,7 @@ class OnlineEngine:
     ) -> None:  # fmt: skip
         assert device == "cpu" and precision in ("float32", "float64")
         self.networks = networks
+        self.notes: list[str] = []
         self._optimizer = optimizer
         self._dtype = next(networks[0].parameters()).detach().numpy().dtype
         self._images = sparse(data.train, data.scale, self._dtype)

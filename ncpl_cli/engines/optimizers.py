@@ -37,6 +37,26 @@ def optimizer_of(spec: OptimizerSpec, tensors: Sequence[Tensor], *, counted: boo
     return kind(tensors, **settings, fused=True)
 
 
+def capturable(optimizer: torch.optim.Optimizer, rate: Tensor) -> torch.optim.Optimizer:
+    """The same optimiser with its learning rate on the device and nothing left to be made at its first step.
+
+    Moments of zero give the first step that torch's own beginning gives: m = mu 0 + g.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+        if "capturable" in group:
+            group["capturable"] = True
+        kinds = ("exp_avg", "exp_avg_sq") if "betas" in group else ("momentum_buffer",) if group["momentum"] else ()
+        for theta in group["params"]:
+            held = optimizer.state[theta]
+            if "betas" in group and "step" not in held:
+                held["step"] = torch.zeros((), dtype=torch.float32, device=theta.device)
+            for kind in kinds:
+                if kind not in held:
+                    held[kind] = torch.zeros_like(theta, requires_grad=False)
+    return optimizer
+
+
 class CountedAdam(torch.optim.Optimizer):
     """Adam and AdamW (`decoupled`) whose step count `step` has the shape of the parameter, as D24's has.
 

@@ -60,6 +60,7 @@ class StackedEngine:
         *, treatment: Treatment = Treatment(), precision: str = "float32", autograd: bool = False,
     ) -> None:  # fmt: skip
         self.networks = networks
+        self.notes: list[str] = []
         self._first = networks[0]
         self._spec = optimizer
         self._data = data

@@ -23,7 +23,7 @@ from ncpl_cli.data import Dataset
 from ncpl_cli.errors import LeaseLost, NcplError, Stopped, StoreError
 from ncpl_cli.metrics.catalogue import chosen
 from ncpl_cli.metrics.expensive import what_it_takes
-from ncpl_cli.plan import Cohort, choose_engine, plan
+from ncpl_cli.plan import AT_ONCE, Cohort, choose_engine, plan
 from ncpl_cli.provenance import provenance
 from ncpl_cli.runs import branches, checkpoints, numerics
 from ncpl_cli.runs.active import Active
@@ -206,8 +206,9 @@ def _train(
 ) -> dict[str, str]:  # fmt: skip
     """Claim and train cohorts; the status of each run by id."""
     online = all(cohort.engine == "online" for cohort in cohorts)
-    # the compiled loop takes one core a run; batched matrices take all cores at once
-    workers = min(len(cohorts), how.threads) if online else 1
+    # the compiled loop takes one core a run; batched matrices take all cores, or the device, at once
+    most = how.threads if online else min(AT_ONCE.get(cohort.engine, 1) for cohort in cohorts)
+    workers = min(len(cohorts), most)
     torch.set_num_threads(1 if online else how.threads)
     with Stopper() as stopper, _session(store, observer, stopper) as session:
 
@@ -217,18 +218,19 @@ def _train(
                 cohort, attempts, store, data, observer, session.batch, resume=how.resume, keep=how.keep
             )
 
+        def begun() -> Iterator[Active]:
+            for cohort in cohorts:
+                try:
+                    yield begin(cohort)
+                except LeaseLost as error:
+                    if not how.skip_held:
+                        raise
+                    observer.note(str(error))
+
         if online:  # many at once: all are claimed now, so that their progress is one picture
             session.drive([begin(cohort) for cohort in cohorts], workers)
-            return session.statuses
-        for cohort in cohorts:
-            try:
-                one = begin(cohort)
-            except LeaseLost as error:
-                if not how.skip_held:
-                    raise
-                observer.note(str(error))
-                continue
-            session.drive([one], workers)
+        else:
+            session.drive([], workers, begun())
         return session.statuses
 
 
@@ -250,17 +252,26 @@ class _Session:
         self.claimed |= attempts
         return attempts
 
-    def drive(self, active: Sequence[Active], workers: int) -> None:
-        """Advance all cohorts, the least advanced first, `workers` at a time: no barrier, no idle last round."""
+    def drive(self, active: Sequence[Active], workers: int, coming: Iterator[Active] = iter(())) -> None:
+        """Advance all cohorts, the least advanced first, `workers` at a time: no barrier, no idle last round.
+
+        coming  further ones, each begun when a worker has nothing else to do
+        """
         order = itertools.count()
         ready = [(one.done, next(order), one) for one in active]
         heapq.heapify(ready)
         flying: dict[Future[Epoch | None], Active] = {}
         with ThreadPoolExecutor(workers, thread_name_prefix="ncpl") as pool:
-            while (ready or flying) and not (self.stopper.signal and not flying):
-                while ready and len(flying) < workers and not self.stopper.signal:
+            while True:
+                while len(flying) < workers and not self.stopper.signal:
+                    if not ready and (new := next(coming, None)) is not None:
+                        heapq.heappush(ready, (new.done, next(order), new))
+                    if not ready:
+                        break
                     one = heapq.heappop(ready)[2]
                     flying[pool.submit(one.advance)] = one
+                if not flying:
+                    break
                 landed, _ = wait(flying, timeout=0.5, return_when=FIRST_COMPLETED)
                 self.batch.flush_old()
                 for future in landed:
@@ -286,6 +297,8 @@ class _Session:
             for run, status in one.finish().items():
                 self._ended(run, status)
             return False
+        for note in epoch.notes:
+            self.observer.note(note)
         one.save(epoch)
         return True
 
