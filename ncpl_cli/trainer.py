@@ -31,6 +31,8 @@ from ncpl_cli.metrics.forward import predictions
 from ncpl_cli.metrics.history import fresh_gap, plasticity, task_online
 from ncpl_cli.metrics.inputs import at_initialisation
 from ncpl_cli.metrics.retained import OF_FIRST, OF_MATRIX, Retained, look_ahead, of_first
+from ncpl_cli.metrics.similarity import NAMES as SIMILARITY
+from ncpl_cli.metrics.similarity import task_similarity
 from ncpl_cli.metrics.snapshot import Snapshot
 from ncpl_cli.objectives import REGRESSION
 from ncpl_cli.plan import Cohort, agreed
@@ -248,6 +250,8 @@ class Run:
                         self.network, self.data, tested, spec.task_accuracy_samples, self.device, task
                     )
                     self._retained(found, accuracies, everything if last else often, last)
+        if task_epoch == 1 and chosen(spec.metrics) & {*SIMILARITY}:
+            found.values |= task_similarity(self.data, self.seen)
         found.put(*plasticity(self.history, is_last_epoch=last))
         found.put(*task_online(self.history, is_last_epoch=last))
         if self.fresh:

@@ -18,7 +18,7 @@ from ncpl_cli.scenarios import Task
 from ncpl_cli.spec import DatasetSpec
 from tests.test_online_engine import a_network
 
-FAMILIES_OF_A_RUN = ("history", "probes", "interventions", "forgetting", "incremental")
+FAMILIES_OF_A_RUN = ("history", "probes", "interventions", "forgetting", "incremental", "similarity")
 OF_A_RUN = {name for name, m in METRICS.items() if m.family in FAMILIES_OF_A_RUN} | {
     "online_accuracy", "online_loss", "validation_accuracy", "validation_loss",
 }  # fmt: skip

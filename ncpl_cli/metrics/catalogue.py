@@ -110,6 +110,13 @@ METRICS: dict[str, Metric] = {
              "Chaudhry et al. 2018"),
         ),
         *_family(
+            "similarity", "the run's tasks; splits previous, first, earlier (the mean)",
+            ("input_similarity", "sum_d Cov(x_p(d), x_q(d)) / sum_d Var(x_d), p and q two tasks' pixel orders",
+             "1 = the same pixels, 0 = unrelated", "ncpl"),
+            ("label_agreement", "share of images that two tasks give the same label", "1 = the same labels", "ncpl"),
+            cost="expensive",
+        ),
+        *_family(
             "incremental", "the run's tasks; split first: 2 000 images of the first task",
             ("forward_transfer", "mean over tasks of the accuracy before their first step minus an untrained network's",
              "higher = earlier tasks help", "Lopez-Paz & Ranzato 2017"),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ncpl_cli import rng
 from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.errors import InputError
+from ncpl_cli.scenarios.similarity import NONE, Similarity, written
 from ncpl_cli.scenarios.task import Task, epochs_of, option, sample_order, shortest
 
 
@@ -29,6 +30,8 @@ class PermutedMNIST:
     first_task_order: str = option("new", "sample order of repeated first-task epochs", choices=("new", "same"))
     epochs: tuple[int, ...] = option((1,), "epochs of each task, e.g. 2 or 50,1x20,10 (the last one repeats)")
     permuted_fraction: float = option(1.0, "share of the pixels that each task permutes", above=0, most=1)
+    similarity: str = option(NONE, "how a task follows the last: rotation:15, interpolate:.3, disagree:.2; none: anew",
+                             form=written, newer=True)  # fmt: skip
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> PermutedMNIST:
@@ -59,9 +62,17 @@ class PermutedMNIST:
         """Raise InputError on an impossible combination."""
         if self.first_task_nc1 is None and self.first_task_max_epochs != 50:
             raise InputError("--first-task-max-epochs needs --first-task-nc1.")
+        if self.similarity != NONE and self.permuted_fraction != 1:
+            raise InputError("--similarity and --permuted-fraction both say how alike tasks are: give one.")
 
     def check_data(self, data: Dataset) -> None:
-        """Nothing in these options depends on the data."""
+        """Raise InputError where these options do not fit the data."""
+        Similarity.of(self.similarity).check(data.shape, data.classes, data.name)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """How alike tasks are is measured where they were made alike."""
+        return () if self.similarity == NONE else ("similarity",)
 
     @classmethod
     def presets(cls, dataset: str) -> dict[str, object]:
@@ -91,14 +102,24 @@ class PermutedMNIST:
 
     def task(self, index: int, data: Dataset, seed: int) -> Task:
         """Task `index` of the run with this seed."""
+        alike = Similarity.of(self.similarity)
+        names = alike.renamed(seed, index, data.classes)
+
+        def called(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+            return labels if names is None else names[labels]
+
+        checked = data.validation
         return Task(
             index=index,
             epochs=self.task_epochs(index),
             changes=index > 0,
             order=sample_order(seed, index, len(data.train), repeat=index == 0 and self.first_task_order == "same"),
-            pixel_order=self._pixel_order(index, data.pixels, seed),
-            train_labels=data.train.labels,
-            test_labels=data.test.labels,
+            pixel_order=self._pixel_order(index, data.pixels, seed)
+            if self.similarity == NONE
+            else alike.pixel_order(seed, index, data.shape),
+            train_labels=called(data.train.labels),
+            test_labels=called(data.test.labels),
+            parts={} if checked is None or names is None else {"validation": checked.under(called(checked.labels))},
             stop_nc1=self.first_task_nc1 if index == 0 else None,
         )
 
