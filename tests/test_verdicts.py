@@ -12,8 +12,8 @@ from ncpl_cli.analysis import Options, correlate
 
 @pytest.mark.parametrize(("kind", "phi", "runs", "repetitions"), [
     ("compare", 0.9, 6, 150), ("compare", 0.5, 10, 100), ("correlate", 0.99, 6, 60), ("correlate", 0.5, 10, 60),
-    ("over runs", 0.9, 6, 150), ("levels", 0.5, 10, 100), ("predict", 0.9, 6, 30), ("scenarios", 0.5, 6, 200),
-    ("settings", 0.5, 6, 40),
+    ("over runs", 0.9, 6, 150), ("levels", 0.5, 10, 100), ("predict", 0.9, 6, 16), ("scenarios", 0.5, 6, 200),
+    ("settings", 0.5, 6, 24),
 ])  # fmt: skip
 def test_every_printed_p_and_interval_holds_under_a_null(kind: str, phi: float, runs: int, repetitions: int) -> None:
     """4 standard errors around the nominal 5 %: what rejects a true zero in 10 to 73 %, as naive p do, fails here."""
