@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from ncpl_cli.analysis import Run, Series, Study
-from ncpl_cli.analysis.prediction import pairs_of, predict
+from ncpl_cli.analysis.prediction import _left_out, pairs_of, predict
 from ncpl_cli.errors import InputError
 from ncpl_cli.main import call
 from ncpl_cli.records import Address, EpochRecord, RunInfo
@@ -142,3 +144,22 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     out = capsys.readouterr().out
     assert "what ranks online_accuracy beforehand" in out and "no p-value is printed below six" in out
     assert call(["correlate", "--predict", "online_accuracy", "--y", "nc1", "--db", path]) == 2
+
+
+def test_the_p_of_what_is_left_out_counts_every_sign_flip_of_whole_runs() -> None:
+    """Against a loop that chooses and judges anew for each of the 64 flips of six runs."""
+    table = np.random.default_rng(3).normal(0.1, 0.15, (6, 4))
+
+    def judged(of: Any) -> float:
+        total = 0.0
+        for i in range(6):
+            others = np.delete(of, i, axis=0).mean(0)
+            j = int(np.abs(others).argmax())
+            total += float(np.sign(others[j]) * of[i, j]) / 6
+        return total
+
+    observed = judged(table)
+    flips = [judged(table * np.array(s)[:, None]) for s in itertools.product((1, -1), repeat=6)]
+    mean, p, _ = _left_out(table, 99, 0)
+    assert mean == pytest.approx(observed) and p == pytest.approx(np.mean(np.array(flips) >= observed - 1e-12))
+    assert _left_out(table[:5], 99, 0)[1] is None and _left_out(table[:, :0], 99, 0) == (None, None, ())

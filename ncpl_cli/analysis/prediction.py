@@ -8,7 +8,6 @@ is the unit. A diagnostic that is chosen because it ranks well is judged on seed
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,8 +59,10 @@ class Predictor:
 class Prediction:
     """All diagnostics of one group, strongest first.
 
-    held_out  mean over seeds of the tau, on that seed, of the diagnostic that ranks best on the others; ci95 t over
-              seeds; `chosen`: which diagnostic that was, by left-out seed
+    held_out  mean over seeds of the tau, on that seed, of the diagnostic that ranks best on the others; p: the share of
+              sign flips of whole runs, chosen and judged anew each time, that reach it (an interval from the seeds'
+              values would cover in 65 to 80 % only: each helps to choose for the others); `chosen`: which diagnostic
+              that was, by left-out seed
     """
 
     group: Group
@@ -69,7 +70,7 @@ class Prediction:
     unit: str
     predictors: tuple[Predictor, ...]
     held_out: float | None
-    held_out_ci95: tuple[float, float] | None
+    held_out_p: float | None
     chosen: dict[int, str]
     notes: tuple[str, ...]
 
@@ -78,7 +79,7 @@ class Prediction:
         return {
             "scenario": self.group.scenario, "name": self.group.name, "settings": dict(self.group.settings),
             "predict": self.y, "unit": self.unit, "metrics": [p.to_json() for p in self.predictors],
-            "held_out": {"tau": self.held_out, "ci95": self.held_out_ci95 and list(self.held_out_ci95),
+            "held_out": {"tau": self.held_out, "p_sign_flip": self.held_out_p,
                          "chosen": {str(seed): metric for seed, metric in self.chosen.items()}},
             "notes": list(self.notes),
         }  # fmt: skip
@@ -147,12 +148,12 @@ def _group(group: Group, y: str, flips: int, seed: int) -> Prediction | None:
     adjusted = resampling.benjamini_yekutieli(p)
     predictors = [replace(of, p_by=number(q)) for of, q in zip(predictors, adjusted, strict=True)]
     predictors.sort(key=lambda of: (-of.runs, -abs(of.tau)))  # what only some runs have does not lead
-    chosen, values = _left_out(names, table)
-    ranked = np.array([v for v in values.values() if math.isfinite(v)])
+    complete = np.flatnonzero(np.isfinite(table).all(0))
+    held_out, held_out_p, chosen = _left_out(table[:, complete], flips, seed)
     unit = "task" if several else "probe"
     result = Prediction(
-        group, y, unit, tuple(predictors), float(ranked.mean()) if len(ranked) else None, statistics.t_interval(ranked),
-        {runs[i].run.seed: names[j] for i, j in chosen.items()}, (),
+        group, y, unit, tuple(predictors), held_out, held_out_p,
+        {of.run.seed: names[complete[j]] for of, j in zip(runs, chosen, strict=False)}, (),
     )  # fmt: skip
     return replace(result, notes=tuple(_notes(result, len(runs))))
 
@@ -178,17 +179,31 @@ def _predictor(x: str, tau: Array, p: float, trendless: Array, tasks: int) -> Pr
     )  # fmt: skip
 
 
-def _left_out(names: Sequence[str], table: Array) -> tuple[dict[int, int], dict[int, float]]:
-    """For each run: the diagnostic with the largest |mean tau| over the other runs, and its tau here, with its sign."""
-    chosen, values = {}, {}
-    if len(table) < 2:
-        return {}, {}
-    complete = np.isfinite(table).all(0)
-    for i in range(len(table)):
-        means = np.where(complete, np.delete(table, i, axis=0).mean(0), 0.0)
-        j = int(np.argmax(np.abs(means)))
-        chosen[i], values[i] = j, float(np.sign(means[j]) * table[i, j])
-    return chosen, values
+def _left_out(table: Array, flips: int, seed: int) -> tuple[float | None, float | None, tuple[int, ...]]:
+    """Of each run the tau, with its sign, of the diagnostic with the largest |mean tau| over the other runs: their
+    mean, its p by sign flips of whole runs (None below six), and which diagnostic it was for each run."""
+    runs = len(table)
+    if runs < 2 or not table.shape[1]:
+        return None, None, ()
+    mean, chosen = _judged(np.ones((1, runs)), table)
+    if runs < resampling.FEWEST_RUNS:
+        return float(mean[0]), None, tuple(chosen[0])
+    exact = runs <= math.log2(resampling.EXACT)
+    flipped, _ = _judged(resampling.signs(runs, None if exact else flips, seed), table)
+    extra = 0 if exact else 1  # the observed one is among all flips, not among drawn ones
+    p = (int((flipped >= mean[0] - 1e-12).sum()) + extra) / (len(flipped) + extra)
+    return float(mean[0]), p, tuple(chosen[0])
+
+
+def _judged(signs: Array, table: Array) -> tuple[Array, NDArray[np.intp]]:
+    """For every row of signs (draws x runs): the mean of the left-out runs' tau, and what was chosen for each run."""
+    sums = signs @ table
+    total, chosen = np.zeros(len(signs)), np.empty(signs.shape, dtype=np.intp)
+    for i, own in enumerate(table):
+        others = sums - signs[:, i : i + 1] * own
+        best = chosen[:, i] = np.abs(others).argmax(1)
+        total += np.sign(others[np.arange(len(signs)), best]) * signs[:, i] * own[best]
+    return total / len(table), chosen
 
 
 def _notes(result: Prediction, runs: int) -> list[str]:
@@ -206,9 +221,7 @@ def _notes(result: Prediction, runs: int) -> list[str]:
     if result.held_out is not None:
         which = list(dict.fromkeys(result.chosen.values()))
         same = f"always {which[0]}" if len(which) == 1 else f"{len(which)} different ones"
-        interval = result.held_out_ci95
-        ends = None if interval is None else (max(interval[0], -1.0), min(interval[1], 1.0))
-        sure = "" if ends is None else f" (95 % interval {signed(ends[0])} to {signed(ends[1])})"
+        sure = "" if result.held_out_p is None else f" (p = {p_text(result.held_out_p)}, sign flips of whole runs)"
         lines.append(
             f"Chosen on the other seeds and judged on the one left out, the best diagnostic ({same}) ranks with tau = "
             f"{signed(result.held_out)}{sure}."
