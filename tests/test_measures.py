@@ -9,7 +9,9 @@ import pytest
 from scipy import stats
 
 from ncpl_cli.analysis import Run, Series
+from ncpl_cli.analysis.claims import AGREES, UNDECIDED, verdict
 from ncpl_cli.analysis.measures import MEASURES, addresses, at, best_epoch
+from ncpl_cli.studies import Claim
 
 EPOCHS = (0, 1, 5, 20)
 
@@ -82,6 +84,25 @@ def test_a_difference_is_paired_by_seed() -> None:
     assert found.beside["few_shot_error_5@unseen, p"] == near(5.0)
 
 
+def test_an_arm_that_was_not_trained_decides_nothing() -> None:
+    for learned, void in ((0.97, False), (0.9, True)):
+        plain, arm = (
+            [run(i, {"a": [0, 0, 0, i], "train_accuracy": [0, 0, 0, v]}) for i in range(3)] for v in (1, learned)
+        )
+        found = measured("difference", {"a": arm, "p": plain}, arm="a", plain="p", metric="a")
+        assert found.value == 0 and bool(found.void) is void
+        assert verdict(Claim("c", "s", "difference", {}, None, "p", (0, None), "r"), found)[0] == (
+            UNDECIDED if void else AGREES
+        )
+
+
+def test_features_are_held_against_raw_pixels() -> None:
+    name, rows = "few_shot_error_5@unseen", [(0.4, 0.3), (0.6, 0.2), (0.5, 0.6)]
+    runs = [run(i, {name: [0.9, 0, 0, own], f"{name}/input": [p, 0, 0, 0]}) for i, (p, own) in enumerate(rows)]
+    found = measured("over_pixels", {"x": runs}, arm="x", metric=name)
+    assert found.value == near((0.1 + 0.4 - 0.1) / 3) and found.beside[name] == near(1.1 / 3)
+
+
 def test_an_order_is_as_sure_as_its_smallest_step() -> None:
     draw = np.random.default_rng(2)
     table = draw.normal(size=(5, 3)) + np.array([0, 3, 4])
@@ -97,6 +118,8 @@ def test_a_ratio_is_a_geometric_mean() -> None:
     runs = [run(i, {"t": [1, 0, 0, 8.0 * (i + 1)], "n": [1, 0, 0, 2.0]}) for i in range(3)]
     found = measured("ratio", {"x": runs}, arm="x", metric="t", over="n", beside_at=[0])
     assert found.value == near(4 * 6 ** (1 / 3)) and found.beside == {"epoch 0": near(1)}
+    fold = measured("change", {"x": runs}, arm="x", metric="t", since=0, scale="ratio")
+    assert fold.value == near(8 * 6 ** (1 / 3))
     logs = np.log([4, 8, 12])
     assert found.ci95 == pytest.approx(np.exp(stats.t.interval(0.95, 2, logs.mean(), stats.sem(logs))), rel=1e-9)
 

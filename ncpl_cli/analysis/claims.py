@@ -86,8 +86,8 @@ def verdict(claim: Claim, finding: Finding | None, missing: str = "") -> tuple[s
     """
     if finding is None:
         return UNDECIDED, missing or "these runs have no value of it"
-    if missing:
-        return UNDECIDED, missing
+    if missing or finding.void:
+        return UNDECIDED, missing or finding.void
     low, high = (-np.inf if claim.accept[0] is None else claim.accept[0],
                  np.inf if claim.accept[1] is None else claim.accept[1])  # fmt: skip
     first, last = finding.ci95 or (finding.value, finding.value)

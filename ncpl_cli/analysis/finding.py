@@ -17,6 +17,7 @@ class Finding:
     """Our value of a claim: with its 95 % interval over runs, the number of runs, and what should stand beside it.
 
     survives  in the same breath: what is left of a correlation or a gain under its controls
+    void      why, in a sentence, it decides nothing whatever its value is
     """
 
     value: float
@@ -24,6 +25,7 @@ class Finding:
     runs: int
     beside: Mapping[str, float] = field(default_factory=dict)
     survives: str = ""
+    void: str = ""
 
 
 def over_runs(values: Sequence[float], beside: Mapping[str, float] | None = None) -> Finding | None:

@@ -19,6 +19,9 @@ from ncpl_cli.analysis.study import Series
 
 Options = Mapping[str, Any]
 
+LOST = 0.05
+"""An arm whose train accuracy ends further below the plain arm's was not trained (as compare flags it)."""
+
 
 def at(series: Series, address: str, when: int | str) -> float:
     """A metric after an epoch, or at the last epoch that has it; NaN where it was not recorded."""
@@ -68,14 +71,16 @@ def named(options: Options) -> list[str]:
 def change(arms: Arms, options: Options) -> Finding | None:
     """A metric at `until` (end) minus at `since` in one arm; of several metrics the highest change: all lie below it.
 
-    With `extreme = "lowest"` the lowest of them. Beside it each metric's change and its values at both ends.
+    With `extreme = "lowest"` the lowest of them; with `scale = "ratio"` the one over the other, as `ratio` averages.
+    Beside it each metric's change and its values at both ends.
     """
     runs, since, until = arms.get(options["arm"], ()), options.get("since", 0), options.get("until", "end")
+    ratios = options.get("scale") == "ratio"
     found: list[Finding] = []
     beside: dict[str, float] = {}
     for metric in named(options):
         before, after = per_seed(runs, metric, since), per_seed(runs, metric, until)
-        one = over_runs(less(after, before))
+        one = _geometric(after, before) if ratios else over_runs(less(after, before))
         if one is None:
             return None
         found.append(one)
@@ -89,7 +94,10 @@ def change(arms: Arms, options: Options) -> Finding | None:
 
 
 def difference(arms: Arms, options: Options) -> Finding | None:
-    """A metric at the end (or `at`) of one arm minus that of the plain arm, paired by seed; beside it, both."""
+    """A metric at the end (or `at`) of one arm minus that of the plain arm, paired by seed; beside it, both.
+
+    Void where the arm has hardly been trained: what a treatment ruins is no effect of collapse.
+    """
     metric, when = options["metric"], options.get("at", "end")
     both = [arms.get(options[key], ()) for key in ("arm", "plain")]
     one, other = (per_seed(runs, metric, when) for runs in both)
@@ -101,7 +109,25 @@ def difference(arms: Arms, options: Options) -> Finding | None:
         for name in (metric, *options.get("beside", ())):
             value = over_runs(list(per_seed(runs, name, when).values()))
             beside |= {f"{name}, {options[key]}": value.value} if value else {}
-    return Finding(found.value, found.ci95, found.runs, beside | _context(both[0], options))
+    learned = [over_runs(list(per_seed(runs, "train_accuracy", "end").values())) for runs in both]
+    void = ""
+    own, plain = learned
+    if own is not None and plain is not None and own.value < plain.value - LOST:
+        shown = f"{own.value:.2f} and {plain.value:.2f}"
+        void = f"training itself failed in this arm: train accuracy {shown}, {options['arm']} and {options['plain']}"
+    return Finding(found.value, found.ci95, found.runs, beside | _context(both[0], options), void=void)
+
+
+def over_pixels(arms: Arms, options: Options) -> Finding | None:
+    """An error on raw pixels minus that on the features at the end (or `at`): above 0, features are worth having."""
+    runs, metric, when = arms.get(options["arm"], ()), options["metric"], options.get("at", "end")
+    pixels = f"{metric.partition('/')[0]}/input"
+    found = over_runs([at(s, pixels, 0) - at(s, metric, when) for s in runs])
+    if found is None:
+        return None
+    beside = {name: one.value for name in (metric, *options.get("beside", ()))
+              if (one := over_runs([at(s, name, when) for s in runs]))}  # fmt: skip
+    return Finding(found.value, found.ci95, found.runs, beside | _context(runs, options))
 
 
 def ordering(arms: Arms, options: Options) -> Finding | None:
@@ -126,21 +152,29 @@ def ordering(arms: Arms, options: Options) -> Finding | None:
 def ratio(arms: Arms, options: Options) -> Finding | None:
     """A metric over another at the end (or `at`) of one arm: the geometric mean over runs, its interval in logarithms.
 
-    Beside it the same at epoch `beside_at`.
+    Beside it the same at the epochs `beside_at`.
     """
-    runs, when = arms.get(options["arm"], ()), options.get("at", "end")
+    runs = arms.get(options["arm"], ())
 
     def of(epoch: int | str) -> Finding | None:
         above, below = (per_seed(runs, options[key], epoch) for key in ("metric", "over"))
-        values = [np.log(above[s] / below[s]) for s in above if above[s] > 0 and below.get(s, 0) > 0]
-        return over_runs(values)
+        return _geometric(above, below)
 
-    found = of(when)
+    found = of(options.get("at", "end"))
+    if found is None:
+        return None
+    beside = {f"epoch {e}": one.value for e in options.get("beside_at", ()) if (one := of(e))}
+    return Finding(found.value, found.ci95, found.runs, beside)
+
+
+def _geometric(above: Mapping[int, float], below: Mapping[int, float]) -> Finding | None:
+    """The geometric mean over seeds of one value over another; its interval is that of the mean logarithm."""
+    seeds = sorted(above.keys() & below.keys())
+    found = over_runs([float(np.log(above[s] / below[s])) for s in seeds if above[s] > 0 and below[s] > 0])
     if found is None:
         return None
     interval = None if found.ci95 is None else (float(np.exp(found.ci95[0])), float(np.exp(found.ci95[1])))
-    beside = {f"epoch {e}": float(np.exp(one.value)) for e in options.get("beside_at", ()) if (one := of(e))}
-    return Finding(float(np.exp(found.value)), interval, found.runs, beside)
+    return Finding(float(np.exp(found.value)), interval, found.runs)
 
 
 def r_over_arms(arms: Arms, options: Options) -> Finding | None:
@@ -169,7 +203,7 @@ def _context(runs: Sequence[Series], options: Options) -> dict[str, float]:
 
 
 MEASURES: dict[str, Callable[[Arms, Options], Finding | None]] = {
-    f.__name__: f for f in (change, difference, ordering, ratio, r_over_arms)
+    f.__name__: f for f in (change, difference, over_pixels, ordering, ratio, r_over_arms)
 }
 
 NAMES = ("metric", "metrics", "over", "x", "y", "beside", "reads")

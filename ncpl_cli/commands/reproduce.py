@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    study: Annotated[str, typer.Argument(help="bonifazi2024; `list` says what each holds.")],
+    study: Annotated[str, typer.Argument(help="bonifazi2024, galanti2022, hui2022, ...; `list` says what each holds.")],
     scale: Annotated[str, typer.Option(help="smoke, laptop or full.", parser=Allowed(choices=SCALES))] = "smoke",
     part: Annotated[str | None, typer.Option(help="One part only; default all of them.")] = None,
     data: Annotated[

@@ -7,7 +7,7 @@ A study is one TOML file beside this one:
                              scale's, but for what is said
     [[parts.P.claims]]       says, measure, options, published, source, accept or tolerance, reason, caveat, needs
 
-A part may take over another's claims: `claims_of = "Q"`.
+A part may take over another's claims: `claims_of = "Q"`, `claims_without = [...]` of them.
 
 Standard library only.
 """
@@ -24,6 +24,8 @@ from ncpl_cli.errors import InputError, unknown
 
 STUDIES = (
     "bonifazi2024",
+    "galanti2022",
+    "hui2022",
     "lyle2024",
 )
 
@@ -146,7 +148,8 @@ def read(path: Path) -> PublishedStudy:
 
 def _part(name: str, given: Mapping[str, Any], claimed: Iterable[Mapping[str, Any]]) -> Part:
     plans = {scale: _plan(given[scale], given) for scale in SCALES if scale in given}
-    claims = tuple(claim for one in claimed for claim in _claims(one))
+    left = [one for one in claimed if one["id"] not in given.get("claims_without", ())]
+    claims = tuple(claim for one in left for claim in _claims(one))
     return Part(name, given["title"], given["about"], plans, claims, tuple(given.get("analyses", ())))
 
 
