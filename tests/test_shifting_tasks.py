@@ -400,3 +400,18 @@ def test_engines_that_cannot_carry_it_say_so(digits: Dataset) -> None:
     assert small == DatasetSpec("digits")
     with pytest.raises(InputError, match="none of them"):
         settings.specs(scenario_named("shuffled-labels"), {"share": 1e-4}, digits, small, [0])
+
+
+def test_runs_of_other_numbers_advance_together_to_the_numbers_they_have_alone() -> None:
+    for scenario, key, values, more in (
+        ("target-scale", "offset", (0.0, 5.0), {"refit": "recentred", "pretrain_epochs": 2, "refit_epochs": 1}),
+        ("value-iteration", "gamma", (0.0, 0.9), {"tasks": 2, "target_every": 5}),
+    ):
+        specs = [spec_of(scenario, **{key: value}, **more) for value in values]
+        data = specs[0][1]
+        (cohort,) = plan([spec for spec, _ in specs], "cpu")
+        *_, last = train(cohort, data)
+        for (spec, _), together in zip(specs, last.state(), strict=True):
+            alone = ended(spec, data)
+            for name, value in together.items():
+                assert np.allclose(value.numpy(), alone[name], rtol=1e-9, atol=1e-11), (scenario, name)

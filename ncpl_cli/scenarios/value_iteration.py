@@ -43,6 +43,11 @@ class ValueIteration(TaskSequence):
         """Defaults for a data set."""
         return {"dataset": "digits", **preset(dataset, SMALL | {"lr": 3e-3})}
 
+    @property
+    def lockstep_key(self) -> ValueIteration:
+        """What runs that can advance together have in common: each has targets of its own."""
+        return replace(self, gamma=0.0)
+
     def outputs(self, data: Dataset) -> int:
         """A value for every action."""
         return data.classes
