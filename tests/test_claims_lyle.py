@@ -92,7 +92,7 @@ def test_a_dose_is_a_rank_correlation_with_the_setting_one_a_seed() -> None:
     }
     arms = {name: arm(*values, offset=offset) for name, (offset, *values) in doses.items()}
     found = MEASURES["dose"](arms, {"arms": ["much", "none", "little", "some"], "setting": "offset", "metric": "m"})
-    assert found is not None and found.value == near((1.0 + 0.4) / 2) and found.runs == 2
+    assert found is not None and found.value == near((1.0 + 0.4) / 2) and found.runs == 2 and found.ci95 == (-1.0, 1.0)
     assert MEASURES["dose"](arms, {"arms": ["much", "absent"], "setting": "offset", "metric": "m"}) is None
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,8 @@ def rising(arms: Arms, options: Options) -> Finding | None:
 def dose(arms: Arms, options: Options) -> Finding | None:
     """Spearman's correlation of a metric with a numeric setting over `arms`, one a seed.
 
-    Of a few doses it is often exactly 1, where Fisher's z has no interval: a t interval of the seeds' values.
+    Of a few doses it is often exactly 1, where Fisher's z has no interval: a t interval of the seeds' values, within
+    -1 and 1.
     """
     found = {arm: by_seed(arms, arm, options["metric"], options) for arm in options["arms"]}
     doses = {arm: {float(s.run.settings.get(options["setting"], np.nan)) for s in arms.get(arm, ())} for arm in found}  # type: ignore[arg-type]
@@ -125,7 +127,10 @@ def dose(arms: Arms, options: Options) -> Finding | None:
     seeds = sorted(set.intersection(*(set(of) for of in found.values())))
     rows = [np.array([of[seed] for of in found.values()]) for seed in seeds]
     r = [_spearman(x, y) for y in rows if np.isfinite(y).all()]
-    return over_runs(r, _beside(arms, options["arms"], options))
+    one = over_runs(r, _beside(arms, options["arms"], options))
+    if one is None or one.ci95 is None:
+        return one
+    return replace(one, ci95=(max(one.ci95[0], -1.0), min(one.ci95[1], 1.0)))
 
 
 def _spearman(x: Any, y: Any) -> float:
