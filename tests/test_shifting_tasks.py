@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ncpl_cli import rng, runs, settings
+from ncpl_cli import analysis, rng, runs, settings
 from ncpl_cli.data import Dataset, load
 from ncpl_cli.data.shifts import DOMAIN, SHIFTS, shifted
 from ncpl_cli.errors import InputError
@@ -415,3 +415,17 @@ def test_runs_of_other_numbers_advance_together_to_the_numbers_they_have_alone()
             alone = ended(spec, data)
             for name, value in together.items():
                 assert np.allclose(value.numpy(), alone[name], rtol=1e-9, atol=1e-11), (scenario, name)
+
+
+def test_a_new_option_at_its_default_is_left_out_and_said_beside_runs_that_have_another(tmp_path: Path) -> None:
+    with open_store(str(tmp_path / "a.db")) as store:
+        for share in (1.0, 0.5):
+            spec, data = spec_of("shuffled-labels", share=share, tasks=2, epochs=1, metrics=("train_loss",))
+            runs.run([spec], store, data, device="cpu", observer=Silent(), jobs=1)
+            assert ("share" in store.run(spec.id).settings) == (share != 1)
+            assert ("share" in spec.identity) == (share != 1)
+            assert settings.from_row(store.run(spec.id), data).id == spec.id
+        assert sorted(str(s.run.settings["share"]) for s in analysis.load(store, ["train_loss"]).series) == [
+            "0.5",
+            "1.0",
+        ]

@@ -259,10 +259,13 @@ def load(
         wanted = list(dict.fromkeys([*wanted, "online_accuracy"]))
     columns = store.series([Address.parse(a) for a in wanted], [row.id for row in rows])
     series = []
+    said_here = {(row.scenario, name) for row in rows for name in row.settings}
     for row in rows:
         found = columns[row.id]
         imported = bool(row.settings.get("imported") or row.recorded.get("imported"))
-        settings = {k: v for k, v in row.settings.items() if k not in row.horizon and k != "seed"}
+        # a setting newer than the first stores is left out at its default: it is said where other runs say another
+        left_out = {k: v for k, v in row.recorded.get("defaults", {}).items() if (row.scenario, k) in said_here}
+        settings = {k: v for k, v in {**left_out, **row.settings}.items() if k not in row.horizon and k != "seed"}
         run = Run(
             id=row.id, seed=row.seed, scenario=row.scenario, names=row.names, settings=settings, status=row.status,
             total_epochs=row.total_epochs, imported=imported, plan=row.recorded.get("plan"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from ncpl_cli.records import RunInfo
@@ -40,6 +40,10 @@ def _recorded(spec: RunSpec) -> dict[str, object]:
     for name, default in (("plan", None), ("at", ()), ("fresh_over", "first")):
         if found[name] == default:
             del found[name]
+    scenario = spec.scenario  # what `flat` leaves out, for those who compare runs by it
+    newer = {f.name: f.default for f in fields(scenario) if f.metadata.get("newer")}
+    if left_out := {name: value for name, value in newer.items() if getattr(scenario, name) == value}:
+        found["defaults"] = left_out
     if spec.probes:
         found |= {"probes": [one.label for one in spec.probes], "probe_every": spec.probe_every}
     return found
