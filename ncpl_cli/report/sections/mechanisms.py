@@ -56,12 +56,16 @@ def dose_frame(studies: list[Claims]) -> pd.DataFrame:
             if found := DOSE.fullmatch(arm):
                 curves.setdefault(found[1], {})[float(found[2])] = arm
         for what, doses in curves.items():
-            for amount, arm in sorted(doses.items()) if len(doses) > 2 else ():
-                one = over_runs(list(by_seed(of.arms, arm, options["metric"], options).values()))
-                if one is not None:
-                    low, high = one.ci95 or (np.nan, np.nan)
-                    panel = f"{of.part}: {options['metric']}"
-                    rows.append((panel, what, f"{amount:g}", one.value, low, high, one.runs))
+            values = {
+                amount: over_runs(list(by_seed(of.arms, arm, options["metric"], options).values()))
+                for amount, arm in sorted(doses.items())
+            }
+            known = {amount: one for amount, one in values.items() if one is not None}
+            panel = f"{of.part}: {options['metric']}"
+            rows += [
+                (panel, what, f"{amount:g}", one.value, *(one.ci95 or (np.nan, np.nan)), one.runs)
+                for amount, one in (known.items() if len(known) > 2 else ())
+            ]
     return pd.DataFrame(rows, columns=["panel", "what", "dose", "mean", "low", "high", "seeds"])
 
 
@@ -225,14 +229,17 @@ def diagnostic_rows(arms: Arms, y: str) -> list[tuple[Any, ...]]:
 
 
 def _artefacts(studies: list[Claims]) -> Iterator[Block]:
-    lines: dict[str, None] = {}
+    controls: dict[str, None] = {}
+    caveats: dict[str, list[str]] = {}
     for of in studies:
         for one in of.judged:
             if "control" in one.claim.source and one.finding is not None:
-                lines[f"{one.claim.id}: {one.claim.says}: {one.finding.value:+.3g}{_interval(one.finding.ci95)}, "
-                      f"{one.verdict}."] = None  # fmt: skip
+                value = f"{one.finding.value:+.3g}{_interval(one.finding.ci95)}"
+                controls[f"{one.claim.id}: {one.claim.says}: {value}, {one.verdict}."] = None
             elif one.claim.caveat and one.claim.measure in MEASURED:
-                lines[f"{one.claim.id}: {one.claim.caveat}."] = None
+                ids = caveats.setdefault(one.claim.caveat, [])
+                ids += [one.claim.id] if one.claim.id not in ids else []
+    lines = [*controls, *(f"{', '.join(ids)}: {caveat}." for caveat, ids in caveats.items())]
     if lines:
         yield Text(tuple(lines), "caveat", "What is an artefact, and what the controls say")
 
