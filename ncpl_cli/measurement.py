@@ -64,25 +64,26 @@ MOST_IN_MEMORY = 4 << 30
 
 def of_features(
     paths: Sequence[Path], metrics: Sequence[str], global_mean: str = "sample",
-    seen: Callable[[int, int], None] = lambda done, total: None, layers: str = "last",
+    seen: Callable[[int, int], None] = lambda done, total: None, layers: str = "last", device: str = "cpu",
 ) -> Measurement:  # fmt: skip
     """The chosen metrics of features from any framework: an .npz, or several files as `data.feature_files` has them.
 
-    `seen(done, total)` is told how many rows are behind, where they are read in blocks; `layers` all: the arrays
-    features/NAME of an .npz too. Raises InputError for a file that is not there, lacks an array, holds objects or
-    arrays that do not fit together, DataError for a damaged one.
+    `seen(done, total)` is told how many rows are behind, where they are read in blocks, and their products are made
+    on `device`, a CUDA device or the processor. `layers` all: the arrays features/NAME of an .npz too. Raises
+    InputError for a file that is not there, lacks an array, holds objects or arrays that do not fit together,
+    DataError for a damaged one.
     """
     if len(paths) == 1 and layers == "all" and (names := layers_of(paths[0])):
-        measured = of_features(paths, metrics, global_mean, seen)
+        measured = of_features(paths, metrics, global_mean, seen, device=device)
         for name in names:
-            found = _of_files(open_files(paths, name), name, metrics, global_mean, seen).found
+            found = _of_files(open_files(paths, name), name, metrics, global_mean, seen, device).found
             measured.found.add(_of_layer(found, name))
         return measured
     if len(paths) > 1 or paths[0].is_dir() or paths[0].suffix in (".npy", ".safetensors", ".parquet"):
-        return _of_files(open_files(paths), ", ".join(map(str, paths)), metrics, global_mean, seen)
+        return _of_files(open_files(paths), ", ".join(map(str, paths)), metrics, global_mean, seen, device)
     (path,) = paths
     if path.is_file() and path.stat().st_size > MOST_IN_MEMORY and zipfile.is_zipfile(path):
-        return _of_files(open_files(paths), str(path), metrics, global_mean, seen)
+        return _of_files(open_files(paths), str(path), metrics, global_mean, seen, device)
     arrays = read_features(path)
     unused = sorted(arrays.keys() - {*NEEDED, *OPTIONAL})
     if "bias" in arrays and "weight" not in arrays:
@@ -96,8 +97,9 @@ def of_features(
 
 
 def _of_files(
-    files: FeatureFiles, target: str, metrics: Sequence[str], global_mean: str, seen: Callable[[int, int], None]
-) -> Measurement:
+    files: FeatureFiles, target: str, metrics: Sequence[str], global_mean: str, seen: Callable[[int, int], None],
+    device: str,
+) -> Measurement:  # fmt: skip
     """Of files that fit into memory all at once, of others in two passes."""
     if not files.parts:
         raise InputError(f"{target} holds no features.", KEYS)
@@ -109,7 +111,7 @@ def _of_files(
         found = measure_features(files.features(), files.labels, **options)
     else:
         notes.append(f"{files.nbytes / 2**30:.1f} GiB of features are read in blocks; null_nc1 is its estimate.")
-        found = measure_stream(files.blocks, files.labels, **options, seen=seen)
+        found = measure_stream(files.blocks, files.labels, **options, seen=seen, device=device)
     return Measurement(target, _with_reasons(found, metrics), tuple(notes))
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ncpl_cli.errors import InputError
-from ncpl_cli.metrics import CollapseAccumulator, accumulator, collapse, neural_collapse
+from ncpl_cli.metrics import CollapseAccumulator, accumulator, collapse, neural_collapse, sums
 from ncpl_cli.metrics.accumulator import BLOCK
 from ncpl_cli.metrics.neural_collapse import CollapseResult
 from tests.test_collapse import sample
@@ -168,6 +168,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 def test_above_the_largest_square_a_second_pass_gives_nc1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accumulator, "MOST_SQUARE", 11)
+    monkeypatch.setattr(sums, "MOST_SQUARE", 11)
     monkeypatch.setattr(neural_collapse, "MOST_SQUARE", 11)
     x, y, _, _ = sample(n=3000)
     once = fed(x, y, [1000])

@@ -103,7 +103,9 @@ def measure(
         from ncpl_cli.commands._rows import Rows
         from ncpl_cli.measurement import of_features
 
-        measured = of_features(files, names, global_mean, Rows("rows of both passes"), layers)
+        measured = of_features(
+            files, names, global_mean, Rows("rows of both passes"), layers, _streaming(device, files)
+        )
     found = measured.found
     measured_on = {a.split for a in (*found.values, *found.undefined)}
     there = [*(one for one in SPLITS if one in measured_on), *sorted(measured_on - {*SPLITS})]
@@ -130,6 +132,19 @@ def _are_weights(files: list[Path]) -> bool:
     from ncpl_cli.data.feature_files import holds_features
 
     return not holds_features(files[0])
+
+
+def _streaming(device: str, files: list[Path]) -> str:
+    """Where the products of a stream are made: a CUDA device where there is one and enough to do; MPS has no float64.
+
+    What is no stream is read on the processor: resolving a device there would load a driver for nothing.
+    """
+    from ncpl_cli import device as device_of
+
+    if device == "auto" and sum(file.stat().st_size for file in files if file.is_file()) < 1 << 30:
+        return "cpu"
+    found = device_of.resolve(device)
+    return found if found.startswith("cuda") else "cpu"
 
 
 def _run(

@@ -14,7 +14,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 
 from ncpl_cli.errors import InputError
@@ -30,25 +29,17 @@ from ncpl_cli.metrics.neural_collapse import (
     from_statistics,
     names_of,
 )
+from ncpl_cli.metrics.on_device import DeviceRead, DeviceSums
 from ncpl_cli.metrics.second_read import SecondRead
+from ncpl_cli.metrics.sums import Sums
 
 BLOCK = 2048
 """Samples of a block. Batches are gathered to one: a d x d sum for every small one would cost the most."""
 
+MOST_THERE = 1 << 15
+"""Samples that are added at once on a device."""
+
 SECOND_PASS = "needs the final class means: a second pass (revisit) gives it"
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
-def _centre(x, labels, places, origin, offsets, z, sums, distance):  # type: ignore[no-untyped-def]
-    """Fill z (n, d) with centred rows, and add them to sums (K, d), by their classes' places in the block, and their
-    squares to distance (C,), in float64."""
-    for i in range(x.shape[0]):
-        row, total, square = z[i], sums[places[i]], 0.0
-        moments.centre_row(x[i], origin, offsets[labels[i]], row)
-        for j in range(x.shape[1]):
-            total[j] += row[j]
-            square += row[j] * row[j]
-        distance[labels[i]] += square
 
 
 class CollapseAccumulator:
@@ -57,16 +48,18 @@ class CollapseAccumulator:
     Batches may be NumPy arrays or torch tensors on any device; how the stream is cut into them does not matter.
     nc4 and ncc_error need a second pass: `revisit` with every batch again; so does nc1 above 4 096 dimensions, where no
     d x d matrix is kept. Two accumulators `merge` into one, so that a stream may be read by several processes.
-    `metrics`: the ones wanted, default all. Without nc1 and vci no d x d matrix is made.
+    `metrics`: the ones wanted, default all. Without nc1 and vci no d x d matrix is made. `device`: where the products
+    are made, a CUDA device in place of the processor; batches may lie anywhere.
     """
 
-    def __init__(self, classes: int, metrics: Iterable[str] | None = None) -> None:
+    def __init__(self, classes: int, metrics: Iterable[str] | None = None, device: str = "cpu") -> None:
         if classes < 1:
             raise InputError(f"an accumulator needs at least one class, not {classes}.")
-        self.classes = classes
+        self.classes, self.device = classes, device
         self.metrics = None if metrics is None else frozenset(metrics)
         names_of(self.metrics, classifier=True)
-        self._sums: _Sums | None = None
+        self._sums: Sums | DeviceSums | None = None
+        self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._buffer: NDArray[Any] = np.empty((0, 0))
         self._labels = np.empty(BLOCK, np.int64)
         self._filled = 0
@@ -75,6 +68,8 @@ class CollapseAccumulator:
 
     def update(self, features: Any, labels: Any) -> Self:
         """Add a batch: features (n, d), labels (n,)."""
+        if self.device != "cpu":
+            return self._update_there(features, labels)
         x, y, _, _ = self._checked(features, labels)
         self._visited = _Visited()
         self._broken |= not finite(x)
@@ -106,12 +101,14 @@ class CollapseAccumulator:
         self._visited = _Visited()
         self._broken |= other._broken
         if other._sums is not None:
-            if self._sums is None:
-                self._sums = _Sums.empty(self.classes, other._sums.origin, self._wants_moment)
-            if len(other._sums.origin) != len(self._sums.origin):
-                mine, theirs = len(self._sums.origin), len(other._sums.origin)
-                raise InputError(f"features of {mine} and {theirs} dimensions do not merge.")
-            self._sums.join(other._sums)
+            more = other._sums.host()
+            mine = (
+                Sums.empty(self.classes, more.origin, self._wants_moment) if self._sums is None else self._sums.host()
+            )
+            if len(more.origin) != len(mine.origin):
+                raise InputError(f"features of {len(mine.origin)} and {len(more.origin)} dimensions do not merge.")
+            mine.join(more)
+            self._sums = mine if self.device == "cpu" else DeviceSums.of(mine, self.device)
         return self
 
     def revisit(self, features: Any, labels: Any, weight: Any = None, bias: Any = None) -> Self:
@@ -119,18 +116,20 @@ class CollapseAccumulator:
         self._flush()
         seen, given = self._visited, (weight, bias)
         known = seen.reading is not None and all(a is b for a, b in zip(seen.given, given, strict=True))
-        x, y, w, b = self._checked(features, labels, *((None, None) if known else given))
+        there = self.device != "cpu"
+        x, y, w, b = (self._placed if there else self._checked)(features, labels, *((None, None) if known else given))
         if self._broken or self._sums is None or not self._sums.counts.any():
             return self
         if not known:  # once for the whole pass: of many classes it takes more than a batch
             means = self._sums.means("sample")
             directions, _ = moments.between(means, self._sums.precision)
-            seen.reading, seen.given = SecondRead(means, directions, None if w is None else (w, b)), given
+            host = SecondRead(means, directions, None if w is None else (w, b))
+            seen.reading, seen.given = DeviceRead(host, self.device) if there else host, given
         assert seen.reading is not None
         before = seen.reading.around.copy()
         nearest, predicted = seen.reading.read(x, y, torch.get_num_threads())
         seen.samples += len(x)
-        seen.wrong += int((nearest != y).sum())
+        seen.wrong += int((nearest != (y.cpu().numpy() if there else y)).sum())
         seen.within = seen.reading.around - before + (0.0 if seen.within is None else seen.within)
         if predicted is not None:
             seen.classified += len(x)
@@ -152,7 +151,7 @@ class CollapseAccumulator:
         if self._broken or self._sums is None:
             why = "features are not finite" if self._broken else "fewer than two classes"
             return CollapseResult(dict.fromkeys(names, np.nan), dict.fromkeys(names, why))
-        sums = self._sums
+        sums = self._sums.host()
         _, _, w, b = self._checked(np.empty((0, len(sums.origin))), np.empty(0, np.int64), weight, bias)
         means = sums.means(global_mean)
         directions, s = moments.between(means, sums.precision)
@@ -198,26 +197,56 @@ class CollapseAccumulator:
         x, y, w, b = checked(features, labels, weight, bias)
         if self._sums is not None and x.shape[1] != len(self._sums.origin):
             raise InputError(f"features have {x.shape[1]} dimensions here and had {len(self._sums.origin)} before.")
-        if self._filled and x.shape[1] != self._buffer.shape[1]:
-            raise InputError(f"features have {x.shape[1]} dimensions here and had {self._buffer.shape[1]} before.")
+        before = self._pending[0][0].shape[1] if self._pending else self._buffer.shape[1]
+        if self._filled and x.shape[1] != before:
+            raise InputError(f"features have {x.shape[1]} dimensions here and had {before} before.")
         if (most := int(y.max(initial=-1))) >= self.classes:
             raise InputError(f"labels must be below the number of classes, {self.classes}; there is a {most}.")
         if w is not None and len(w) < self.classes:
             raise InputError(f"weight must have a row for each of {self.classes} classes, not {len(w)}.")
         return x, y, w, b
 
+    def _placed(self, features: Any, labels: Any, weight: Any = None, bias: Any = None) -> Any:
+        """`_checked`, with features and labels on the device, where tensors that are there already stay."""
+        shown = features
+        if isinstance(features, torch.Tensor) and features.ndim == 2 and features.is_floating_point():
+            shown = np.broadcast_to(np.zeros(1), tuple(features.shape))  # its shape is looked at, and no number
+        x, y, w, b = self._checked(shown, labels, weight, bias)
+        placed = features.detach() if shown is not features else torch.tensor(x)
+        return placed.to(self.device, copy=True), torch.from_numpy(y).to(self.device), w, b
+
+    def _update_there(self, features: Any, labels: Any) -> Self:
+        x, y, _, _ = self._placed(features, labels)
+        self._visited = _Visited()
+        self._broken = self._broken or not bool(torch.isfinite(x).all())
+        if len(x) and not self._broken:
+            self._pending.append((x, y))
+            self._filled += len(x)
+        if self._filled >= BLOCK:
+            self._flush()
+        return self
+
     @property
     def _wants_moment(self) -> bool:
         return self.metrics is None or bool({"nc1", "vci"} & self.metrics)
 
     def _flush(self) -> None:
-        if self._filled:
+        if self._pending:
+            x, y = (torch.cat(parts) for parts in zip(*self._pending, strict=True))
+            if self._sums is None:
+                self._sums = DeviceSums.empty(self.classes, x[:BLOCK], self._wants_moment, self.device)
+            assert isinstance(self._sums, DeviceSums)
+            for start in range(0, len(x), MOST_THERE):
+                self._sums.add(x[start : start + MOST_THERE], y[start : start + MOST_THERE])
+            self._pending = []
+        elif self._filled:
             self._add(self._buffer[: self._filled], self._labels[: self._filled])
-            self._filled = 0
+        self._filled = 0
 
     def _add(self, x: NDArray[Any], y: NDArray[np.int64]) -> None:
         if self._sums is None:
-            self._sums = _Sums.empty(self.classes, moments.origin_of(x), self._wants_moment)
+            self._sums = Sums.empty(self.classes, moments.origin_of(x), self._wants_moment)
+        assert isinstance(self._sums, Sums)
         self._sums.add(x, y)
 
 
@@ -230,74 +259,8 @@ class _Visited:
     classified: int = 0
     agree: int = 0
     within: Array | None = None
-    reading: SecondRead | None = None
+    reading: Any = None
     given: tuple[Any, Any] = (None, None)
-
-
-@dataclass
-class _Sums:
-    """Counts (C,), class means from an origin (C, d), and the scatter around them: by class (C,), and (d, d) in all."""
-
-    counts: NDArray[np.int64]
-    origin: Array
-    offsets: Array
-    distance: Array
-    moment: torch.Tensor | None
-    magnitude: float
-    precision: Any
-
-    @classmethod
-    def empty(cls, classes: int, origin: Array, square: bool) -> _Sums:
-        d = len(origin)
-        moment = torch.zeros(d, d, dtype=torch.float64) if square and d <= MOST_SQUARE else None
-        return cls(
-            np.zeros(classes, np.int64), origin, np.zeros((classes, d)), np.zeros(classes), moment, 0.0, np.float64
-        )
-
-    def means(self, global_mean: str) -> Means:
-        """As `moments.class_means` gives them."""
-        present = self.counts > 0
-        weights = (
-            self.counts / max(1, self.counts.sum()) if global_mean == "sample" else present / max(1, present.sum())
-        )
-        return Means(self.counts, self.origin, self.offsets, weights @ self.offsets, self.magnitude)
-
-    def add(self, x: NDArray[Any], y: NDArray[np.int64]) -> None:
-        """Add a block of samples; nothing is done for the classes that have none in it."""
-        d = len(self.origin)
-        own, places, count = np.unique(y, return_inverse=True, return_counts=True)
-        if len(new := own[self.counts[own] == 0]):  # classes seen for the first time: their means in this block
-            rows = np.isin(y, new)
-            first = moments.class_means(x[rows], np.searchsorted(new, y[rows]), len(new))
-            self.offsets[new] = (first.origin - self.origin) + first.offsets
-        z, sums = np.empty(x.shape), np.zeros((len(own), d))
-        _centre(x, y, places, self.origin, self.offsets, z, sums, self.distance)
-        # around the new means: the old ones were off by `move`
-        total = self.counts[own] + count
-        move = sums / total[:, None]  # K x d
-        self.distance[own] = np.maximum(self.distance[own] - total * (move**2).sum(1), 0.0)
-        if self.moment is not None:
-            moments.add_square(self.moment, torch.from_numpy(z))
-            self.moment.addmm_(torch.from_numpy((move * total[:, None]).T), torch.from_numpy(move), alpha=-1)
-        self.offsets[own] += move
-        self.counts[own] = total
-        self.magnitude = max(self.magnitude, moments.magnitude_of(x, self.origin, self.offsets[own]))
-        self.precision = max(self.precision, x.dtype, key=lambda t: np.finfo(t).eps)
-
-    def join(self, other: _Sums) -> None:
-        """Add what another has seen."""
-        total = np.maximum(self.counts + other.counts, 1)
-        gap = (other.origin - self.origin) + (other.offsets - self.offsets)  # C x d
-        gap[other.counts == 0] = 0.0
-        weight = self.counts * other.counts / total
-        self.distance = self.distance + other.distance + weight * (gap**2).sum(1)
-        if self.moment is not None and other.moment is not None:
-            self.moment += other.moment
-            self.moment.addmm_(torch.from_numpy((gap * weight[:, None]).T), torch.from_numpy(gap))
-        self.offsets = self.offsets + gap * (other.counts / total)[:, None]
-        self.counts = self.counts + other.counts
-        self.magnitude = max(self.magnitude, other.magnitude)
-        self.precision = max(self.precision, other.precision, key=lambda t: np.finfo(t).eps)
 
 
 def _fitting(buffer: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:

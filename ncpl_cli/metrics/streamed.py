@@ -27,11 +27,12 @@ Blocks = Callable[[], Iterator[tuple[Any, slice]]]
 def measure_stream(
     blocks: Blocks, labels: Any, weight: Any = None, bias: Any = None, test_features: Any = None,
     test_labels: Any = None, *, metrics: Iterable[str] = ("default",), global_mean: str = "sample",
-    seen: Callable[[int, int], None] = lambda done, total: None,
+    seen: Callable[[int, int], None] = lambda done, total: None, device: str = "cpu",
 ) -> Measured:  # fmt: skip
     """The chosen metrics of features that `blocks()` shows, (n, d) and which rows they are, as often as it is called.
 
-    `seen(done, total)` is told how many rows of all passes are behind. null_nc1 is its estimate here.
+    `seen(done, total)` is told how many rows of all passes are behind; `device`: where products are made, a CUDA
+    device in place of the processor. null_nc1 is its estimate here.
     """
     wanted, found = chosen(metrics), Measured()
     labels = np.asarray(labels.detach().cpu() if hasattr(labels, "detach") else labels)
@@ -47,14 +48,14 @@ def measure_stream(
         classes = len(weight)
     asked = collapse_names(wanted, weight is not None, False)
     of_units = [name for name in units.UNIT_METRICS if name in wanted]
-    stream, unit = CollapseAccumulator(classes, asked), UnitStream(ranks=bool({*units.RANKS} & {*of_units}))
+    stream, unit = CollapseAccumulator(classes, asked, device), UnitStream(ranks=bool({*units.RANKS} & {*of_units}))
     twice = bool({*BY_SAMPLE} & {*asked})
     done, total = 0, len(y) * (2 if twice else 1)
     for block, rows in blocks():
         x, own, _, _ = checked(block, y[rows], None, None)
         stream.update(x, own)
         if of_units:
-            unit.update(torch.from_numpy(x))
+            unit.update(torch.from_numpy(x).to(device))
         seen(done := done + len(x), total)
     again = twice or stream.needs_second_pass
     for block, rows in blocks() if again else ():
@@ -121,7 +122,7 @@ class UnitStream:
         else:
             undefined["dead_units"] = "the activation has no exact zeros"
         if self._triangle is not None:
-            singular: NDArray[np.float64] = torch.linalg.svdvals(self._triangle).numpy()
+            singular: NDArray[np.float64] = torch.linalg.svdvals(self._triangle).cpu().numpy()
             values |= units.ranks(singular)
             undefined |= {name: "all features are zero" for name in units.RANKS if name not in values}
         return {n: v for n, v in values.items() if n in wanted}, {n: w for n, w in undefined.items() if n in wanted}
