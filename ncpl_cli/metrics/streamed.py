@@ -48,7 +48,10 @@ def measure_stream(
         classes = len(weight)
     asked = collapse_names(wanted, weight is not None, False)
     of_units = [name for name in units.UNIT_METRICS if name in wanted]
-    stream, unit = CollapseAccumulator(classes, asked, device), UnitStream(ranks=bool({*units.RANKS} & {*of_units}))
+    stream, unit = (
+        CollapseAccumulator(classes, asked, device),
+        UnitStream(ranks=bool({*units.RANKS, "feature_top"} & {*of_units})),
+    )
     twice = bool({*BY_SAMPLE} & {*asked})
     done, total = 0, len(y) * (2 if twice else 1)
     for block, rows in blocks():
@@ -123,6 +126,6 @@ class UnitStream:
             undefined["dead_units"] = "the activation has no exact zeros"
         if self._triangle is not None:
             singular: NDArray[np.float64] = torch.linalg.svdvals(self._triangle).cpu().numpy()
-            values |= units.ranks(singular)
+            values |= units.ranks(singular) | {"feature_top": float(singular[0])}
             undefined |= {name: "all features are zero" for name in units.RANKS if name not in values}
         return {n: v for n, v in values.items() if n in wanted}, {n: w for n, w in undefined.items() if n in wanted}

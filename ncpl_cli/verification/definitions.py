@@ -137,7 +137,8 @@ def of_units(features: Any) -> Values:
         found["dead_units"] = float(np.mean((h == 0).all(0)))
     eigenvalues = eigen(h.T @ h)[0]
     if eigenvalues[0] <= 0:
-        return found | dict.fromkeys(RANKS)
+        return found | dict.fromkeys(RANKS) | {"feature_top": 0.0}
+    found["feature_top"] = float(np.sqrt(eigenvalues[0]))
     s = np.sqrt(np.where(eigenvalues > ZERO * eigenvalues[0], eigenvalues, 0))
     p = s[s > 0] / s.sum()
     return found | {
