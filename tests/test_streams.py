@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from ncpl_cli import measurement
-from ncpl_cli.commands import measure as command
+from ncpl_cli.commands import _rows
 from ncpl_cli.data import feature_files
 from ncpl_cli.main import call
 from ncpl_cli.metrics import CollapseAccumulator, collapse
@@ -164,8 +164,8 @@ def test_a_truncated_member_is_damaged(
 
 def test_progress_says_how_long_still(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     now = [0.0]
-    monkeypatch.setattr(command.time, "monotonic", lambda: now[0])
-    seen = command._Passes()
+    monkeypatch.setattr(_rows.time, "monotonic", lambda: now[0])
+    seen = _rows.Rows("rows of both passes")
     for second, done in ((1, 100), (2, 200), (3, 250), (5, 500), (6, 1000)):
         now[0] = float(second)
         seen(done, 1000)

@@ -22,8 +22,8 @@ from ncpl_cli.verification.judge import judge
 from tests.test_collapse_accuracy import mixture, truth
 
 Array = np.ndarray[Any, Any]
-UNITS = ("dead_units", "dormant_units", "feature_norm", "feature_top", "effective_rank", "srank", "srank_squared", "stable_rank",
-         "participation_ratio")  # fmt: skip
+UNITS = ("dead_units", "dormant_units", "feature_norm", "feature_top", "effective_rank", "srank",
+         "srank_squared", "stable_rank", "participation_ratio")  # fmt: skip
 
 
 @functools.cache
