@@ -19,11 +19,13 @@ from ncpl_cli.report.sections import (
     overview,
     plasticity,
     provenance,
+    transfer,
 )
 
 SECTIONS: tuple[Callable[[Material], Section], ...] = (
     overview.draw,
     mechanisms.draw,
+    transfer.draw,
     learning.draw,
     collapse.draw,
     plasticity.draw,
