@@ -12,6 +12,7 @@ from scipy import stats
 from ncpl_cli.analysis import Run, Series
 from ncpl_cli.analysis.claims import UNDECIDED, judge
 from ncpl_cli.analysis.claims_lyle import MEASURES, value_of
+from ncpl_cli.commands.reproduce import arms_of
 from ncpl_cli.studies import study_named
 from tests.test_reproduce import claim
 
@@ -169,3 +170,17 @@ def test_every_claim_of_the_study_names_arms_and_metrics_that_its_plans_have() -
             recorded = {*part.plans["laptop"].settings["metrics"], "clipped mean loss"}
             read = [options[key] for key in ("metric", "x", "y") if key in options] + list(options.get("beside", ()))
             assert all(name in recorded or name.startswith("probe_") for name in read), one.id
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop"])
+def test_a_run_that_two_parts_share_is_measured_for_both(scale: str) -> None:
+    """A finished run is not trained again: what one part wants of it, the other must have asked for as well."""
+    study = study_named("lyle2024")
+    known: dict[str, Any] = {}
+    for part in study.parts:
+        if part.plans[scale].settings["dataset"] != "digits":
+            continue
+        for one in arms_of(study.id, part, scale, "0", None):
+            (spec,) = one.specs
+            asked = (set(spec.measure.metrics), spec.probes, spec.scenario.tasks)
+            assert known.setdefault(spec.id, asked) == asked, f"{part.id}: {one.label}"
