@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ncpl_cli.analysis import claims_lyle, measures, plasticity, statistics
+from ncpl_cli.analysis import claims_lyle, claims_next, measures, plasticity, statistics
 from ncpl_cli.analysis.comparison import Arm, compare
 from ncpl_cli.analysis.correlation import correlate
 from ncpl_cli.analysis.differing import LEFT_OUT
@@ -301,7 +301,9 @@ def _compared(arms: Arms, options: Mapping[str, Any]) -> Arm | None:
         return None
 
 
-MEASURES: dict[str, Callable[[Arms, Mapping[str, Any]], Finding | None]] = measures.MEASURES | claims_lyle.MEASURES | {
+_OTHERS = measures.MEASURES | claims_lyle.MEASURES | claims_next.MEASURES
+
+MEASURES: dict[str, Callable[[Arms, Mapping[str, Any]], Finding | None]] = _OTHERS | {
     f.__name__: f
     for f in (r_of_means, task_value, first_task_effect, averaging_share, threshold_r, probe_change, window_r, gain,
               matched_gain, failed_share)

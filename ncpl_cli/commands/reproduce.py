@@ -134,11 +134,11 @@ def arms_of(study: str, part: Part, scale: str, seeds: str | None, data_dir: Pat
     from ncpl_cli.sweep import Arm
 
     plan = part.plans[scale]
-    scenario = scenario_named(plan.scenario)
     numbers = values.ranges(plan.seeds if seeds is None else seeds, "--seeds")
     arms = []
     for name, own in plan.arms.items():
         given = {**plan.settings, **own}
+        scenario = scenario_named(str(given.pop("scenario", plan.scenario)))
         dataset = settings.dataset_spec(scenario, given)
         data = _common.load_data(dataset, data_dir)
         specs = settings.specs(scenario, given, data, dataset, numbers)

@@ -3,8 +3,9 @@
 A study is one TOML file beside this one:
 
     [parts.P]                title, about, analyses (commands that look further)
-    [parts.P.SCALE]          scenario, seeds, settings; [parts.P.SCALE.arms] settings by the arm's name; `like`: another
-                             scale's, but for what is said
+    [parts.P.SCALE]          scenario, seeds, settings; [parts.P.SCALE.arms] settings by the arm's name (a `scenario` of
+                             its own among them), or `grid`: an arm for each combination; `like`: another scale's, but
+                             for what is said
     [[parts.P.claims]]       says, measure, options, published, source, accept or tolerance, reason, caveat, needs
 
 A part may take over another's claims: `claims_of = "Q"`, `claims_without = [...]` of them.
@@ -14,8 +15,9 @@ Standard library only.
 
 from __future__ import annotations
 
+import itertools
 import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from ncpl_cli.errors import InputError, unknown
 
 STUDIES = (
     "bonifazi2024",
+    "bonifazi2024-next",
     "galanti2022",
     "hui2022",
     "lyle2024",
@@ -158,6 +161,10 @@ def _plan(given: Mapping[str, Any], others: Mapping[str, Any]) -> Plan:
     base: Mapping[str, Any] = others[given["like"]] if "like" in given else {}
     settings, arms = ({**base.get(key, {}), **given.get(key, {})} for key in ("settings", "arms"))
     both = {**base, **given}
+    grid: Mapping[str, Sequence[Any]] = both.get("grid", {})
+    for values in itertools.product(*grid.values()) if grid else ():
+        own = dict(zip(grid, values, strict=True))
+        arms[", ".join(f"{name}={value}" for name, value in own.items())] = own
     return Plan(both["scenario"], both["seeds"], settings, arms)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ncpl_cli.report.blocks import Section
 from ncpl_cli.report.material import Material
 from ncpl_cli.report.sections import (
+    architecture,
     collapse,
     correlations,
     diagnostics,
@@ -26,6 +27,7 @@ SECTIONS: tuple[Callable[[Material], Section], ...] = (
     overview.draw,
     mechanisms.draw,
     transfer.draw,
+    architecture.draw,
     learning.draw,
     collapse.draw,
     plasticity.draw,

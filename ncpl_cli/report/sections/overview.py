@@ -13,12 +13,14 @@ from ncpl_cli.analysis.claims import AGREES, DIFFERS, UNDECIDED
 from ncpl_cli.analysis.preregistered import changes
 from ncpl_cli.analysis.survival import survival
 from ncpl_cli.report.blocks import Block, Commands, Section, Text, table
-from ncpl_cli.report.material import Material, Part
+from ncpl_cli.report.material import Claims, Material, Part
 from ncpl_cli.report.sections import provenance
 from ncpl_cli.report.sections._lead import lead
 from ncpl_cli.report.wording import DEFINITIONS
 
 ID, TITLE = "overview", "Overview"
+
+SAID = {AGREES: "agree", DIFFERS: "differ", UNDECIDED: "cannot be decided at this scale"}
 
 FEW = 2
 """Groups of a scenario that are said in words; all are in the table."""
@@ -30,7 +32,7 @@ def draw(material: Material) -> Section:
         return Section.empty(
             ID, TITLE, "The store has no run yet.", "ncpl demo", "ncpl train permuted-digits --tasks 20 --seeds 0-4"
         )
-    said = [(True, line) for line in _verdicts(material)]
+    said = _verdicts(material)
     for part in material.parts:  # the only scenario of a report stands in its title
         drop = f"{part.scenario}, " if len(material.parts) == 1 else ""
         said += [(sure, line.replace(drop, "", 1) if drop else line) for sure, line in _found(part)]
@@ -60,15 +62,27 @@ def draw(material: Material) -> Section:
     return Section(ID, TITLE, tuple(blocks))
 
 
-def _verdicts(material: Material) -> list[str]:
-    """How many published claims agree."""
+def _verdicts(material: Material) -> list[tuple[bool, str]]:
+    """How many published claims agree, and what each part comes to; whether that is decided."""
     lines = []
     for study in dict.fromkeys(of.study for of in material.claims):
         counts = Counter(one.verdict for of in material.claims if of.study == study for one in of.judged)
-        words = {AGREES: "agree", DIFFERS: "differ", UNDECIDED: "cannot be decided at this scale"}
-        listed = ", ".join(f"{counts[verdict]} {said}" for verdict, said in words.items())
-        lines.append(f"Of {counts.total()} published claims ({study}) {listed}: see the table of claims.")
+        listed = ", ".join(f"{counts[verdict]} {said}" for verdict, said in SAID.items())
+        lines.append((True, f"Of {counts.total()} published claims ({study}) {listed}: see the table of claims."))
+        lines += [(of.judged[0].verdict != UNDECIDED, _answer(of)) for of in material.claims if of.study == study]
     return lines
+
+
+def _answer(of: Claims) -> str:
+    """What a part of a study comes to: its first claim with our value, and how the others went."""
+    first, *others = of.judged
+    value = "no value" if first.finding is None else f"{first.finding.value:+.3g}"
+    if first.finding is not None and first.finding.ci95 is not None:
+        value += f", 95 % interval {first.finding.ci95[0]:+.3g} to {first.finding.ci95[1]:+.3g}"
+    rest = [f"{words.count(n, 'other claim')} {said}" for verdict, said in SAID.items()
+            if (n := sum(one.verdict == verdict for one in others))]  # fmt: skip
+    text = f"{of.part}: {first.claim.says}: {value}; {first.verdict}"
+    return f"{text} ({'; '.join(rest)})." if rest else f"{text}."
 
 
 def _claims(material: Material) -> list[Block]:
