@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +144,7 @@ def draw(numbers: pd.DataFrame, *, x: str, y: str = "", columns: int = 2, zero: 
     titles, groups = (list(dict.fromkeys(numbers[key])) for key in ("panel", "group"))
     width = 50 if len(titles) > 1 else 90
     wrapped = {title: textwrap.fill(wording.titled(title), width) for title in titles}
-    legend = {label: textwrap.fill(shortened(label), 88) for label in groups}
+    legend = {label: textwrap.fill(short, 88) for label, short in shortened(groups).items()}
     data = numbers.assign(
         panel=pd.Categorical(numbers["panel"].map(wrapped), categories=list(wrapped.values())),
         group=pd.Categorical(numbers["group"].map(legend), categories=list(legend.values())),
@@ -194,9 +195,14 @@ def _near(guess: float, values: pd.Series[float]) -> bool:
     return bool(values.min() - guess <= values.max() - values.min())
 
 
-def shortened(label: str, most: int = 170) -> str:
-    """A label that fits a legend; tables have it whole."""
-    return label if len(label) <= most else f"{label[: most - 1]}…"
+def shortened(labels: Iterable[str], most: int = 170) -> dict[str, str]:
+    """Labels that fit a legend, by the whole ones, which tables have; those that begin alike get a number."""
+    cut = {label: label if len(label) <= most else f"{label[: most - 1]}…" for label in labels}
+    alike: Counter[str] = Counter()
+    for label, short in cut.items():
+        alike[short] += 1
+        cut[label] = short if alike[short] == 1 else f"{short} ({alike[short]})"
+    return cut
 
 
 def figure(

@@ -84,7 +84,7 @@ def _draw(numbers: pd.DataFrame, title: str, span: tuple[float, float] | None) -
     import plotnine
 
     p9: Any = plotnine
-    groups = {g: textwrap.fill(curves.shortened(g, 90), 26) for g in dict.fromkeys(numbers["group"])}
+    groups = {g: textwrap.fill(short, 26) for g, short in curves.shortened(numbers["group"], 90).items()}
     series = list(dict.fromkeys(numbers["series"]))
     data = numbers.assign(
         group=pd.Categorical(numbers["group"].map(groups), categories=list(groups.values())[::-1]),

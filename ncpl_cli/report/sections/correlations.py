@@ -212,7 +212,7 @@ def draw_controls(numbers: pd.DataFrame) -> Any:
 
     p9: Any = plotnine
     statistics = list(dict.fromkeys(numbers["statistic"]))
-    groups = {label: textwrap.fill(curves.shortened(label), 88) for label in dict.fromkeys(numbers["group"])}
+    groups = {label: textwrap.fill(short, 88) for label, short in curves.shortened(numbers["group"]).items()}
     data = numbers.assign(
         statistic=pd.Categorical(numbers["statistic"], categories=statistics[::-1]),
         group=pd.Categorical(numbers["group"].map(groups), categories=list(groups.values())),

@@ -145,7 +145,7 @@ def draw_after(after: pd.DataFrame) -> Any:
     import plotnine
 
     p9: Any = plotnine
-    groups = {label: curves.shortened(label, 80) for label in dict.fromkeys(after["group"])}
+    groups = curves.shortened(after["group"], 80)
     data = after.assign(group=pd.Categorical(after["group"].map(groups), categories=list(groups.values()))).dropna()
     return (
         p9.ggplot(data, p9.aes("nc1 after task 0", "accuracy on task 1", colour="group", shape="group"))

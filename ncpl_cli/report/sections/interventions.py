@@ -92,7 +92,7 @@ def draw_gains(numbers: pd.DataFrame, y: str) -> Any:
     import plotnine
 
     p9: Any = plotnine
-    arms = {arm: textwrap.fill(curves.shortened(arm, 90), 34) for arm in dict.fromkeys(numbers["arm"])}
+    arms = {arm: textwrap.fill(short, 34) for arm, short in curves.shortened(numbers["arm"], 90).items()}
     data = numbers.assign(
         arm=pd.Categorical(numbers["arm"].map(arms), categories=list(arms.values())[::-1]),
         kind=pd.Categorical(numbers["kind"], categories=[RAW, MATCHED]),
