@@ -174,7 +174,7 @@ def draw_joined(numbers: pd.DataFrame) -> Any:
     arms = list(dict.fromkeys(numbers["arm"]))[: theme.MOST_LINES]
     panels = list(dict.fromkeys(numbers["panel"]))
     places = [str(c) for c in sorted({int(x) for x in numbers["x"] if x.isdigit()})] + list(RULES.values())
-    names = {one: curves.shortened(one, 80) for one in arms}
+    names = curves.shortened(arms, 80)
     titles = {one: one.replace(": ", ":\n") for one in panels}
 
     def shaped(frame: pd.DataFrame) -> pd.DataFrame:
