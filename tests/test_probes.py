@@ -34,6 +34,8 @@ OF: dict[str, dict[str, Any]] = {
     "target-scale": {"pretrain_epochs": 1, "refit_epochs": 1},
     "value-iteration": {"tasks": 2, "target_every": 3},
     "domains": {"tasks": 2, "epochs": 1},
+    "class-incremental": {"tasks": 2, "epochs": 1},
+    "task-incremental": {"tasks": 2, "epochs": 1},
 }
 """Options of scenarios that are not counted in tasks."""
 
