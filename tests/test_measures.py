@@ -96,6 +96,15 @@ def test_an_arm_that_was_not_trained_decides_nothing() -> None:
         )
 
 
+@pytest.mark.parametrize(("way", "moved", "void"), [("lower", -1, False), ("lower", 1, True), ("higher", 1, False),
+                                                   ("higher", -1, True), ("higher", np.nan, False)])  # fmt: skip
+def test_an_arm_that_was_not_treated_as_meant_decides_nothing(way: str, moved: float, void: bool) -> None:
+    plain, arm = ([run(i, {"a": [0, 0, 0, i], "nc1": [5 + by + 0.1 * i] * 4}) for i in range(3)] for by in (0, moved))
+    asked = {"arm": "a", "plain": "p", "metric": "a", "treated": {"metric": "nc1", "way": way}}
+    found = MEASURES["difference"]({"a": arm, "p": plain}, asked)
+    assert found is not None and bool(found.void) is void and "nc1" in addresses(asked)
+
+
 def test_features_are_held_against_raw_pixels() -> None:
     name, rows = "few_shot_error_5@unseen", [(0.4, 0.3), (0.6, 0.2), (0.5, 0.6)]
     runs = [run(i, {name: [0.9, 0, 0, own], f"{name}/input": [p, 0, 0, 0]}) for i, (p, own) in enumerate(rows)]

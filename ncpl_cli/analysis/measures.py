@@ -96,7 +96,8 @@ def change(arms: Arms, options: Options) -> Finding | None:
 def difference(arms: Arms, options: Options) -> Finding | None:
     """A metric at the end (or `at`) of one arm minus that of the plain arm, paired by seed; beside it, both.
 
-    Void where the arm has hardly been trained: what a treatment ruins is no effect of collapse.
+    Void where the arm has hardly been trained (what a treatment ruins is no effect of collapse), and where the metric
+    of `treated` has not moved its `way` (higher, lower): an arm of more collapse must have it.
     """
     metric, when = options["metric"], options.get("at", "end")
     both = [arms.get(options[key], ()) for key in ("arm", "plain")]
@@ -109,13 +110,30 @@ def difference(arms: Arms, options: Options) -> Finding | None:
         for name in (metric, *options.get("beside", ())):
             value = over_runs(list(per_seed(runs, name, when).values()))
             beside |= {f"{name}, {options[key]}": value.value} if value else {}
-    learned = [over_runs(list(per_seed(runs, "train_accuracy", "end").values())) for runs in both]
-    void = ""
-    own, plain = learned
-    if own is not None and plain is not None and own.value < plain.value - LOST:
-        shown = f"{own.value:.2f} and {plain.value:.2f}"
-        void = f"training itself failed in this arm: train accuracy {shown}, {options['arm']} and {options['plain']}"
+    void = _untrained(options, *both) or _untreated(options, *both)
     return Finding(found.value, found.ci95, found.runs, beside | _context(both[0], options), void=void)
+
+
+def _untrained(options: Options, arm: Sequence[Series], plain: Sequence[Series]) -> str:
+    """In a sentence, that training itself failed in an arm; empty where it did not."""
+    own, other = (over_runs(list(per_seed(runs, "train_accuracy", "end").values())) for runs in (arm, plain))
+    if own is None or other is None or own.value >= other.value - LOST:
+        return ""
+    return (
+        f"training itself failed in this arm: train accuracy {own.value:.2f} and {other.value:.2f}, {options['arm']} "
+        f"and {options['plain']}"
+    )
+
+
+def _untreated(options: Options, arm: Sequence[Series], plain: Sequence[Series]) -> str:
+    """In a sentence, that an arm was not moved as it was meant to be (`treated`: metric and way); else empty."""
+    if not (treated := options.get("treated")):
+        return ""
+    metric, way = treated["metric"], treated["way"]
+    moved = over_runs(less(per_seed(arm, metric, "end"), per_seed(plain, metric, "end")))
+    if moved is None or (moved.value > 0) is (way == "higher"):
+        return ""
+    return f"{metric} is not {way} in this arm ({moved.value:+.3g} against {options['plain']}), as was meant"
 
 
 def over_pixels(arms: Arms, options: Options) -> Finding | None:
@@ -212,7 +230,7 @@ NAMES = ("metric", "metrics", "over", "x", "y", "beside", "reads")
 
 def addresses(options: Options) -> list[str]:
     """Every metric that a claim's measure reads, the raw pixels' among them."""
-    found: list[str] = []
+    found: list[str] = [options["treated"]["metric"]] if "treated" in options else []
     for key in NAMES:
         named_here = options.get(key, ())
         found += [named_here] if isinstance(named_here, str) else list(named_here)
