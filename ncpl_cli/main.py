@@ -28,6 +28,7 @@ COMMANDS = {
     "verify": "Hold anybody's function for collapse metrics against reference cases.",
     "correlate": "Correlate two metrics: the published statistic, and what a statistician would ask for.",
     "compare": "Compare arms with the plain arm, paired by seed and matched on phase 1.",
+    "layers": "Which layer collapses first.",
     "report": "Write one page of everything chosen: curves, collapse, correlations, methods.",
     "reproduce": "Run a paper's experiments and hold its claims against the results.",
     "runs": "List, show, release and delete runs.",
@@ -35,6 +36,8 @@ COMMANDS = {
     "import": "Import a CSV of recorded epochs, in the shape that export writes.",
     "db": "Look after the store.",
     "catalog": "What there is: scenarios, data sets, networks, interventions, metrics.",
+    "cite": "What to cite: ncpl and the papers of what was used.",
+    "doctor": "What is installed, where things lie, what is missing and the command for it.",
     "demo": "The paper's main experiment on scikit-learn's digits; then what was found.",
 }
 """Every command, in the order of the help: the way a study goes. Its module in `commands` loads when it is called."""

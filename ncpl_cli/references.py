@@ -30,7 +30,7 @@ class Reference:
     @property
     def line(self) -> str:
         """One line of a list of references."""
-        return f"{self.authors} ({self.year}). {self.title}. {self.where}."
+        return f"{self.authors} ({self.year}). {self.title}{'' if self.title[-1] == '?' else '.'} {self.where}."
 
     @property
     def key(self) -> str:
@@ -140,6 +140,6 @@ OURS = {"title": "ncpl: neural collapse and plasticity loss, measured together",
 def own_bibtex(version: str) -> str:
     """The BibTeX entry of this program."""
     return (
-        f"@software{{ncpl,\n  title = {{{{{OURS['title']}}}}},\n  author = {{{{The ncpl developers}}}},\n"
+        f"@software{{ncpl,\n  title = {{{{{OURS['title']}}}}},\n  author = {{{{The ncpl authors}}}},\n"
         f"  version = {{{version}}},\n  year = {{{OURS['year']}}},\n}}"
     )

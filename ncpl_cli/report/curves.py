@@ -32,9 +32,12 @@ FEW_RUNS = 5
 MOST_THIN = 60
 """Points of a thin line: its shape is what it shows."""
 
+MOST_THIN_GROUPS = 5
+"""Groups whose runs are drawn one by one; the lines of more cover each other."""
+
 UNCERTAINTY = (
-    "Thick lines are means over runs (seeds); up to five runs are thin lines, of more the band is the 95 % t interval, "
-    "cut where the metric ends (shares at 0 and 1)."
+    "Thick lines are means over runs (seeds); thin lines are single runs where at most five groups have at most five, "
+    "else the band is the 95 % t interval, cut where the metric ends (shares at 0 and 1)."
 )
 
 CHANCE = ("accuracy",)
@@ -104,7 +107,7 @@ def frame(part: Part, panels: Mapping[str, Panel]) -> pd.DataFrame:
                 columns = {name: values[kept] for name, values in summary.items()}
                 columns["low"] = np.maximum(columns["low"], panel.low)
                 columns["high"] = np.minimum(columns["high"], panel.high)
-                if 1 < len(lines) <= FEW_RUNS:
+                if 1 < len(lines) <= FEW_RUNS and len(part.shown) <= MOST_THIN_GROUPS:
                     for series, (x, y) in zip(group.series, lines, strict=True):
                         few = thinned(len(x), min(most, MOST_THIN))
                         thin.append((title, label, series.run.id, x[few], y[few]))
@@ -154,10 +157,11 @@ def draw(numbers: pd.DataFrame, *, x: str, y: str = "", columns: int = 2, zero: 
     plot = p9.ggplot(data, p9.aes("x", "mean", colour="group", fill="group", linetype="group"))
     if zero:
         plot += p9.geom_hline(yintercept=0, colour=theme.FAINT, linetype="dotted", size=0.5)
-    banded = data[data["runs"] > FEW_RUNS].dropna()
+    thin = numbers.attrs.get("thin")
+    banded = (data[data["runs"] > FEW_RUNS] if thin else data).dropna()
     if len(banded):
         plot += p9.geom_ribbon(p9.aes(ymin="low", ymax="high"), data=banded, alpha=0.18, colour="none", size=0)
-    if thin := numbers.attrs.get("thin"):
+    if thin:
         each = pd.concat([
             pd.DataFrame({"panel": wrapped[panel], "group": legend[group], "run": run, "x": xs, "mean": ys})
             for panel, group, run, xs, ys in thin

@@ -8,13 +8,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ncpl_cli import __version__
 from ncpl_cli.errors import StoreError, unknown
 from ncpl_cli.output import opened
 from ncpl_cli.report import theme, wording
 from ncpl_cli.report.blocks import Commands, Report, Section, Text, table
-from ncpl_cli.report.formats import FORMATS, PAGE
+from ncpl_cli.report.formats import FORMATS, PAGE, TABLES
 from ncpl_cli.report.material import Material
 from ncpl_cli.report.sections import SECTIONS
 from ncpl_cli.streams import printable
@@ -61,14 +62,16 @@ def _asked_for(sections: list[Section]) -> list[Section]:
 
 
 def write(
-    report: Report, path: str, kind: str, *, figures: Path | None = None, progress: Progress = lambda _: None
-) -> None:
-    """Write a report, whole or not at all; `figures`: a directory for every figure as PDF, SVG and PNG.
+    report: Report, path: str, kind: str, *, figures: Path | None = None, look: theme.Look | None = None,
+    progress: Progress = lambda _: None,
+) -> None:  # fmt: skip
+    """Write a report, whole or not at all; `figures`: a directory for every figure as PDF, SVG and PNG in a look,
+    with a file of their captions.
 
     Raises InputError for an unknown format, StoreError where a file cannot be written.
     """
-    if kind not in FORMATS:
-        raise unknown("report format", kind, FORMATS)
+    if kind not in (formats := FORMATS | TABLES):
+        raise unknown("report format", kind, formats)
     pictures: dict[str, str] = {}
     everything = list(report.figures()) if figures or kind == PAGE else []
     try:
@@ -79,9 +82,14 @@ def write(
                 with theme.drawn(figure.draw()) as picture:
                     if kind == PAGE:
                         pictures[figure.id] = theme.page_svg(picture, figure.id, figure.alt or figure.caption)
-                    for ending in theme.FILE_FORMATS if drawn else ():
-                        assert drawn is not None
-                        theme.save(picture, drawn / f"{figure.id}.{ending}", ending)
+                    if drawn and look is None:
+                        _save(picture, drawn, figure.id)
+                if drawn and look is not None:
+                    with theme.drawn(figure.draw(), look) as picture:
+                        _save(picture, drawn, figure.id)
+            if drawn:
+                lines = [f"{figure.id}: {figure.caption}" for figure in everything]
+                (drawn / "captions.txt").write_text(printable("\n\n".join(lines) + "\n"), encoding="utf-8")
             if figures and drawn:  # all of them or none
                 figures.mkdir(parents=True, exist_ok=True)
                 for picture in sorted(drawn.iterdir()):
@@ -89,9 +97,14 @@ def write(
     except OSError as error:
         raise StoreError(f"{figures} cannot be made ({error.strerror}).", "name another place for --figures") from error
     beside = Path(os.path.relpath(figures, Path(path).parent)) if figures else None
-    text = printable(FORMATS[kind](report, pictures, beside))
+    text = printable(formats[kind](report, pictures, beside))
     with opened(path) as file:
         file.write(text.encode())
+
+
+def _save(picture: Any, folder: Path, name: str) -> None:
+    for ending in theme.FILE_FORMATS:
+        theme.save(picture, folder / f"{name}.{ending}", ending)
 
 
 def _beside(folder: Path) -> tempfile.TemporaryDirectory[str]:

@@ -11,11 +11,13 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from ncpl_cli.errors import InputError, unknown
 from ncpl_cli.output import opened
 from ncpl_cli.streams import printable
 
@@ -79,9 +81,46 @@ def scales(groups: int) -> list[Any]:
     ]
 
 
+@dataclass(frozen=True)
+class Look:
+    """How figures for a paper look: the width in inches of its column, its font; None: as in a report."""
+
+    width: float | None = None
+    font: str | None = None
+
+    @classmethod
+    def read(cls, width: str | None, font: str | None) -> Look:
+        """From `3.3in`, `84mm` or `8.4cm`, and the name of an installed font. Raises InputError for anything else."""
+        if font is not None:
+            from matplotlib import font_manager
+
+            if font not in (known := sorted({one.name for one in font_manager.fontManager.ttflist})):
+                raise unknown("font", font, known)
+        if width is None:
+            return cls(None, font)
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)(in|cm|mm)", width)
+        inches = float(found[1]) / {"in": 1.0, "cm": 2.54, "mm": 25.4}[found[2]] if found else 0.0
+        if not 1 <= inches <= 40:
+            raise InputError(f"--width {width} is no width of a figure.", "write 3.3in, 8.4cm or 84mm")
+        return cls(inches, font)
+
+    def of(self, plot: Any) -> Any:
+        """The plot in this look; a narrower one keeps the size of its letters and more of its height."""
+        import plotnine
+
+        p9: Any = plotnine
+        if self.width is not None:
+            wide, tall = plot.theme.getp("figure_size")
+            plot = plot + p9.theme(figure_size=(self.width, tall * (self.width / wide) ** 0.5))
+        return plot if self.font is None else plot + p9.theme(text=p9.element_text(family=self.font, color=INK))
+
+
 @contextmanager
-def drawn(plot: Any) -> Iterator[Any]:
-    """A plotnine figure as a matplotlib figure, closed afterwards. Labels are text: `$` in a run's name is a dollar."""
+def drawn(plot: Any, look: Look | None = None) -> Iterator[Any]:
+    """A plotnine figure as a matplotlib figure, closed afterwards. Labels are text: `$` in a run's name is a dollar.
+
+    PDFs hold their letters as TrueType, which journals ask for.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -90,11 +129,12 @@ def drawn(plot: Any) -> Iterator[Any]:
 
     settings: Any = {
         "svg.hashsalt": "ncpl", "svg.fonttype": "none", "text.parse_math": False, "font.family": [_FONT[0]],
+        "pdf.fonttype": 42,
     }  # fmt: skip
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in another script: the viewer has it
         warnings.filterwarnings("ignore", category=UserWarning, module="plotnine")  # rows without a value, left out
-        figure = plot.draw()
+        figure = (look.of(plot) if look else plot).draw()
         for text in figure.findobj(Text):  # no picture can hold a control character
             if (shown := printable(text.get_text())) != text.get_text():
                 text.set_text(shown)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ncpl_cli.report.blocks import Report
-from ncpl_cli.report.formats import csv_format, html_format, json_format, markdown_format
+from ncpl_cli.report.formats import csv_format, html_format, json_format, latex_format, markdown_format
 
 PAGE = "html"
 """The format that shows figures inside itself."""
@@ -18,3 +18,6 @@ FORMATS: dict[str, Callable[[Report, Mapping[str, str], Path | None], str]] = {
     "json": json_format.render,
     "csv": csv_format.render,
 }
+
+TABLES: dict[str, Callable[[Report, Mapping[str, str], Path | None], str]] = {"tex": latex_format.render}
+"""What takes only the tables of a report."""
