@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY = passive
 
-.PHONY: setup services format check test benchmark demo clean
+.PHONY: setup services format check test benchmark docs demo clean
 
 setup: $(VENV)/.installed  ## create .venv and install ncpl with its development tools
 
@@ -37,6 +37,9 @@ test: check  ## everything CI runs
 
 benchmark: setup  ## speed claims, as ratios measured side by side
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+docs: setup  ## the pages of docs/ as a site in build/docs
+	$(BIN)/mkdocs build --strict --quiet
 
 demo: setup  ## the main job on the bundled digits
 	$(BIN)/python -m ncpl_cli demo

@@ -11,7 +11,8 @@ import pytest
 from ncpl_cli.main import call
 from tests.studies import make_store
 
-README = Path(__file__).parents[1] / "README.md"
+HOME = Path(__file__).parents[1]
+WRITTEN = "\n".join(page.read_text(encoding="utf-8") for page in (HOME / "README.md", *sorted(HOME.glob("docs/*.md"))))
 
 READING = ("correlate", "compare", "runs list", "export", "db info", "db check")
 """The beginnings of commands that only read: those that train have tests of their own."""
@@ -22,7 +23,9 @@ ELSEWHERE = ("--name theirs", "--name study", "--plan plan.toml", "import ", "--
 
 def lines() -> list[str]:
     """Every line of the README that begins with $ and only reads, and every example of such a command's --help."""
-    written = re.findall(r"^\s+\$ ncpl ([^#\n]+?)\s*(?:#.*)?$", README.read_text(encoding="utf-8"), flags=re.M)
+    written = re.findall(r"^\s+\$ ncpl ([^#\n]+?)\s*(?:#.*)?$", WRITTEN, flags=re.M)
+    rows = [line for line in WRITTEN.splitlines() if line.startswith("|")]  # a table of questions and answers
+    written += [found for row in rows for found in re.findall(r"`ncpl ([^`]+)`", row)]
     sources = Path(__file__).parents[1] / "ncpl_cli" / "commands"
     for file in sorted(sources.glob("*.py")):
         written += re.findall(r"^    Example: ncpl ([^{}\n]+)$", file.read_text(encoding="utf-8"), flags=re.M)

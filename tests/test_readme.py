@@ -1,4 +1,4 @@
-"""Every command and every Python block of the README, and every example of a --help, is run as it is written.
+"""Every command and Python block of the README and its pages, and every example of a --help, is run as it is written.
 
 What is scaled down is so by the place, not by the words: `small` shortens every training to a few epochs in the process
 that sets it up (tasks, warm-up, probes; none of it changes what a command is), NCPL_DATA_DIR holds a few random images
@@ -28,7 +28,13 @@ from ncpl_cli.store import open_store
 from tests import test_as_written as as_written
 from tests.forked import go
 
-README = Path(__file__).parents[1] / "README.md"
+HOME = Path(__file__).parents[1]
+
+PAGES = ("install", "training", "sweeps", "measuring", "analysis", "reports", "reproducing", "store", "house")
+"""Pages of docs/ that go with the README; the others have tests of their own."""
+
+TEXT = "\n\n".join(path.read_text(encoding="utf-8") for path in
+                   (HOME / "README.md", *(HOME / "docs" / f"{page}.md" for page in PAGES)))  # fmt: skip
 
 NOT_HERE = {
     r"warm-start (--seeds|--probes)": "ResNet-18 on CIFAR-10: a download, and a GPU's work",
@@ -41,6 +47,8 @@ NOT_HERE = {
     r"--gpus": "two GPUs",
     r"features (hf:|torchvision\S+ --dataset)": "published weights are a download: tests/test_features.py",
     r"sweep study.toml|sweep .*--arm|sweep \S+\.toml": "hundreds of runs: its --dry-run is run instead",
+    r"--figures paper|--kit": "figures are drawn once: tests/test_papers.py",
+    r"module:callable": "names that stand for your own: tests/test_own_data.py",
     r"^ncpl demo$": "a minute or two: `make demo`",
 }
 """Commands that are not run as they are, by what they say, and why."""
@@ -91,7 +99,9 @@ def commands(text: str) -> list[str]:
     """Command lines of a text: indented, after `$` or by their name; continued and chained ones apart."""
     found = []
     for line in text.splitlines():
-        if match := re.match(r"^ {4}(?:\$ )?(ncpl .*)$", line):
+        if line.startswith("|"):  # a table of questions and answers
+            found += re.findall(r"`(ncpl [^`]+)`", line)
+        elif match := re.match(r"^ {4}(?:\$ )?(ncpl .*)$", line):
             line = re.split(r"\s+#\s", match[1])[0].strip()
             found += [part.strip() for part in re.split(r"&&|;", line)]
     return found
@@ -158,15 +168,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in range(2):
         np.savez(here / "shards" / f"{part}.npz", features=features[part::2], labels=labels[part::2])
     (here / "mine.py").write_text(MINE)
-    text = README.read_text(encoding="utf-8")
-    question = re.search(r"^    (\[\[question\]\]\n(?:    .*\n)*?)    \$", text, re.MULTILINE)
+    question = re.search(r"^    (\[\[question\]\]\n(?:    .*\n)*?)    \$", TEXT, re.MULTILINE)
     assert question, "the README shows a plan"
     (here / "plan.toml").write_text(re.sub("^    ", "", question[1], flags=re.MULTILINE))
-    found = re.search(r'^    scenario = "(?:.|\n)*?(?=\n\S|\n\n\S)', text, re.MULTILINE)
+    found = re.search(r'^    scenario = "(?:.|\n)*?(?=\n\S|\n\n\S)', TEXT, re.MULTILINE)
     assert found, "the README shows a sweep's file"
     (here / "study.toml").write_text(re.sub("^    ", "", found[0], flags=re.MULTILINE))
     grid = "ncpl sweep permuted-digits --grid lr=0.01,0.003 --seeds 0-1 --train-samples 100 --width 8 --name study"
     assert run(f"{grid} --jobs 1", here) is None
+    layered = "ncpl train permuted-digits --tasks 2 --layers all --train-samples 100 --width 8 --name layered"
+    assert run(layered, here) is None
     assert run("ncpl import theirs.csv --scenario warm-start --name earlier", here) is None
     for name in ("laptop.db", "cluster.db", "old.db"):
         shutil.copy(here / "ncpl.db", here / name)
@@ -199,7 +210,7 @@ def run(line: str, here: Path) -> str | None:
 
 
 def test_every_command_of_the_readme_runs_as_written(place: Path) -> None:
-    lines = commands(README.read_text(encoding="utf-8"))
+    lines = commands(TEXT)
     assert len(lines) > 40 and len(set(lines) & {line for line in lines if line.startswith("ncpl sweep")}) > 3
     wrong = [found for line in dict.fromkeys(lines) if (found := run(line, place))]
     assert not wrong, "\n".join(wrong)
@@ -223,8 +234,9 @@ def test_every_python_block_of_the_readme_runs(tmp_path: Path, monkeypatch: pyte
                 for epoch in range(1, 8):
                     values = {"nc1": float(draw.random()), "plasticity_loss": float(draw.random())}
                     one.record(epoch=epoch, task=epoch - 1, metrics=values)
-    found = blocks(README.read_text(encoding="utf-8"))
-    assert len(found) >= 4
+        made.frame().to_parquet("epochs.parquet")
+    found = blocks(TEXT)
+    assert len(found) >= 6
     with open_store("ncpl.db") as store:
         for block in found:
             names = {"features": features, "labels": labels, "weight": weight, "bias": bias, "accuracy": 0.5,
@@ -233,6 +245,6 @@ def test_every_python_block_of_the_readme_runs(tmp_path: Path, monkeypatch: pyte
 
 
 def test_what_is_not_run_says_why() -> None:
-    lines = [*commands(README.read_text(encoding="utf-8")), *examples()]
+    lines = [*commands(TEXT), *examples()]
     for pattern, why in NOT_HERE.items():
         assert why and any(re.search(pattern, line) for line in lines), f"nothing says {pattern} any more"

@@ -76,14 +76,13 @@ def _curves(db: str | None, rows: list[dict[str, Any]]) -> dict[str, dict[str, l
 def _for_a_terminal(
     rows: list[dict[str, Any]], curves: dict[str, dict[str, list[float | None]]], found: list[Any], name: str | None
 ) -> None:
-    """A line a run: what they share is said once, above; why some went wrong, below."""
+    """A line a run: why some went wrong is said first, for all that went so."""
     from ncpl_cli.analysis.casualties import casualties, together
 
-    _common.print_table(
-        *table_of(rows, curves, name), least=("epochs", "seconds", "names", "nc1 so far", "online so far")
-    )
-    for line in together(casualties(found)):
+    for line in together(casualties(found)):  # first: of many runs the end of the table is what stays in sight
         _common.say(line, "- ")
+    least = ("epochs", "seconds", "names", "nc1 so far", "online so far")
+    _common.print_table(*table_of(rows, curves, name), least=least)
 
 
 def table_of(
