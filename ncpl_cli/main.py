@@ -32,6 +32,7 @@ COMMANDS = {
     "report": "Write one page of everything chosen: curves, collapse, correlations, methods.",
     "reproduce": "Run a paper's experiments and hold its claims against the results.",
     "runs": "List, show, release and delete runs.",
+    "serve": "A local page over the store while it trains.",
     "export": "Write every recorded epoch as a row, metrics as columns.",
     "import": "Import a CSV of recorded epochs, in the shape that export writes.",
     "db": "Look after the store.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("ncpl_cli.sweep.run_sweep", at_the_door)
     monkeypatch.setattr("ncpl_cli.estimate.dry_run", at_the_door)
     monkeypatch.setattr("ncpl_cli.report.theme.drawn", at_the_door)
+    if find_spec("starlette"):
+        monkeypatch.setattr("ncpl_cli.serving.run", at_the_door)
     rows = "".join(f"r{r},{r},{e},{e * r + 1}\n" for r in range(2) for e in range(1, 6))
     (tmp_path / "i.csv").write_text("run,seed,epoch,nc1\n" + rows)
     (tmp_path / "f.toml").write_text('scenario = "permuted-digits"\n')

@@ -49,6 +49,7 @@ NOT_HERE = {
     r"sweep study.toml|sweep .*--arm|sweep \S+\.toml": "hundreds of runs: its --dry-run is run instead",
     r"--figures paper|--kit": "figures are drawn once: tests/test_papers.py",
     r"module:callable": "names that stand for your own: tests/test_own_data.py",
+    r"^ncpl serve": "it serves until it is stopped: tests/test_serve.py",
     r"^ncpl demo$": "a minute or two: `make demo`",
 }
 """Commands that are not run as they are, by what they say, and why."""
