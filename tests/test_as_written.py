@@ -24,7 +24,7 @@ ELSEWHERE = ("--name theirs", "--name study", "--plan plan.toml", "import ", "--
 def lines() -> list[str]:
     """Every line of the README that begins with $ and only reads, and every example of such a command's --help."""
     written = re.findall(r"^\s+\$ ncpl ([^#\n]+?)\s*(?:#.*)?$", WRITTEN, flags=re.M)
-    rows = [line for line in WRITTEN.splitlines() if line.startswith("|")]  # a table of questions and answers
+    rows = [line for line in WRITTEN.splitlines() if re.match(r"^\| .*\? \|", line)]  # a table of questions and answers
     written += [found for row in rows for found in re.findall(r"`ncpl ([^`]+)`", row)]
     sources = Path(__file__).parents[1] / "ncpl_cli" / "commands"
     for file in sorted(sources.glob("*.py")):

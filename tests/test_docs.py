@@ -76,6 +76,17 @@ def test_columns_of_an_export_are_described_beside_it(
     assert (tmp_path / "datapackage.json").read_text() == '{"name": "of somebody else"}'
 
 
+def test_a_setting_that_is_called_like_a_column_has_one_of_its_own(tmp_path: Path) -> None:
+    with open_store(tmp_path / "a.db") as made:
+        for seed in range(2):
+            config = {"layer": f"l{seed}", "parent": f"p{seed}", "lr": 0.1 * (seed + 1)}
+            with made.run("mine", seed=seed, config=config) as run:
+                run.record(epoch=1, task=0, metrics={"nc1": 1.0})
+        frame = made.frame(settings=True)
+    assert len(set(frame.columns)) == len(frame.columns) and frame["settings.layer"].tolist() == ["l0", "l1"]
+    assert frame["layer"].tolist() == ["last", "last"] and frame["lr"].tolist() == [0.1, 0.2]
+
+
 def test_event_files_hold_what_was_stored(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert crc32c(b"123456789") == 0xE3069283, "the check value of CRC-32C"
     logs = tmp_path / "logs"

@@ -100,7 +100,7 @@ def commands(text: str) -> list[str]:
     """Command lines of a text: indented, after `$` or by their name; continued and chained ones apart."""
     found = []
     for line in text.splitlines():
-        if line.startswith("|"):  # a table of questions and answers
+        if re.match(r"^\| .*\? \|", line):  # a table of questions and answers
             found += re.findall(r"`(ncpl [^`]+)`", line)
         elif match := re.match(r"^ {4}(?:\$ )?(ncpl .*)$", line):
             line = re.split(r"\s+#\s", match[1])[0].strip()

@@ -134,7 +134,9 @@ class Frames(Reading):
         ]  # fmt: skip
         if any(row.parent for row in chosen):
             head += ["parent", "branch_epoch"]
-        varying = _varying(chosen) if settings else []
+        # a probe's settings name its parent and epoch, which have columns of their own
+        varying = [key for key in _varying(chosen) if key not in ("parent", "branch_epoch")] if settings else []
+        titles = {key: f"settings.{key}" if key in head else key for key in varying}
         parts = []
         with self.reading() as connection:
             texts = {int(n): str(text) for n, text in connection.execute(sa.select(terms.c.id, terms.c.text))}
@@ -146,11 +148,11 @@ class Frames(Reading):
                     "parent": row.parent,
                     "branch_epoch": np.nan if row.branch_epoch is None else row.branch_epoch,
                 }
-                about |= {key: _cell(row.settings.get(key)) for key in varying}
+                about |= {titles[key]: _cell(row.settings.get(key)) for key in varying}
                 parts.append(pd.DataFrame({key: [value] * number for key, value in about.items()} | part))
         table = pd.concat([p for p in parts if len(p)] or [pd.DataFrame(columns=head)], ignore_index=True)
-        found = set(table.columns) - {*head, *varying, "parent", "branch_epoch"}
-        return table[[*head, *varying, *(n for n in WIDE if n in found), *sorted(found - set(WIDE))]]
+        found = set(table.columns) - {*head, *titles.values(), "parent", "branch_epoch"}
+        return table[[*head, *titles.values(), *(n for n in WIDE if n in found), *sorted(found - set(WIDE))]]
 
 
 FACTS = ("task", "task_epoch", "epoch", "samples_seen", "seconds")
