@@ -496,3 +496,17 @@ def test_panels_of_a_figure_can_be_stacked(page: Path, report: Report) -> None:
         assert 0 <= x < x + w <= width + 1 and 0 <= y < y + h <= height + 1
     for (x, y, w, h), (x2, y2, w2, h2) in itertools.combinations(panels, 2):
         assert min(x + w, x2 + w2) - max(x, x2) <= 8 or min(y + h, y2 + h2) - max(y, y2) <= 16, "no panel is in another"
+
+
+def test_a_dot_takes_a_quarter_of_its_circle() -> None:
+    numbers = pd.DataFrame({"panel": "y", "group": "g", "x": [1.0, 2.0, 3.0], "mean": [1.0, 2.0, 1.5], "low": 0.5,
+                            "high": 2.5, "runs": 7})  # fmt: skip
+    from ncpl_cli.report.curves import draw
+
+    with theme.drawn(draw(numbers, x="epoch")) as figure:
+        svg = theme.page_svg(figure, "f", "title")
+    dots = re.findall(r'd="M (\S+) (\S+) h0"[^>]*', svg)
+    lines = re.findall(r' d="M ([^"zhC]+)"[^>]*stroke="var\(--c0\)"', svg)
+    (points,) = [[float(n) for n in d.split()] for d in lines if len(d.split()) == 6]
+    drawn = [float(n) for dot in dots for n in dot]
+    assert len(dots) == 3 and drawn == pytest.approx(points, abs=0.02), "where the line has its points"

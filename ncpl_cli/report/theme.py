@@ -177,6 +177,7 @@ def page_svg(figure: Any, name: str, title: str) -> str:
         if path := element.get("d"):  # a hundredth of a point cannot be seen, and is half the size
             short = re.sub(r"-?\d+\.\d+", lambda n: f"{float(n[0]):.2f}".rstrip("0").rstrip("."), path)
             element.set("d", re.sub(r"\s+", " ", short.replace(" L ", " ").replace("\nL ", " ")).strip())
+            _as_a_dot(element)
         for key, value in list(element.attrib.items()):
             if key == "id":
                 if value in referred:
@@ -251,6 +252,35 @@ def panels_of(svg: str) -> tuple[str, list[Box]]:
         return svg, []
     boxes = [tuple(float(n) for n in box.split(",")) for box in found[1].split(";")]
     return svg.replace(found[0], "", 1), boxes
+
+
+_CIRCLE = re.compile(r"M (\S+) (\S+)(?: C(?: \S+){6}){8} z")
+
+
+def _as_a_dot(element: ElementTree.Element) -> None:
+    """A filled circle (eight curves) as the round end of a line of no length: a quarter of the size."""
+    colour = element.get("fill")
+    found = _CIRCLE.fullmatch(element.get("d", ""))
+    if found is None or colour is None or colour != element.get("stroke", colour):
+        return
+    numbers = [float(n) for n in re.findall(r"-?[\d.]+", found[0])]
+    xs, ys = numbers[0::2], numbers[1::2]
+    across = max(xs) - min(xs)
+    if abs(across - (max(ys) - min(ys))) > 0.05:
+        return
+    edge = float(element.get("stroke-width", 1)) if element.get("stroke") else 0.0
+    opacity = element.get("fill-opacity")
+    for key in ("fill-opacity", "clip-path", "stroke-linejoin"):  # points lie within their panel
+        element.attrib.pop(key, None)
+    element.set("d", f"M {(min(xs) + max(xs)) / 2:.2f} {(min(ys) + max(ys)) / 2:.2f} h0")
+    element.attrib |= {
+        "fill": "none",
+        "stroke": colour,
+        "stroke-width": f"{across + edge:.2f}",
+        "stroke-linecap": "round",
+    }
+    if opacity is not None:
+        element.set("stroke-opacity", opacity)
 
 
 def _refers(key: str, value: str) -> bool:
