@@ -47,7 +47,7 @@ def show(results: Sequence[GroupCorrelation]) -> None:
 def _show_one(title: str, result: GroupCorrelation) -> None:
     from ncpl_cli.analysis import headline
 
-    _common.out(f"{title}: {result.x} and {result.y}")
+    _common.say(f"{title}: {result.x} and {result.y}")
     _common.say(headline.headline(result))
     _common.say(_estimand(result))
     columns = ("statistic", "r", "low", "high", "p", "what")
@@ -113,7 +113,7 @@ def _show_pairs(title: str, results: Sequence[GroupCorrelation]) -> None:
     from ncpl_cli.analysis.sentences import no_p
 
     first = results[0]
-    _common.out(f"{title}: {len(results)} pairs, strongest first")
+    _common.say(f"{title}: {len(results)} pairs, strongest first")
     _common.say(_estimand(first))
 
     def strength(result: GroupCorrelation) -> float:

@@ -116,7 +116,7 @@ def _show(comparison: Comparison) -> None:
     from ncpl_cli.analysis.study import titled
 
     plain = titled(comparison.plain, None, comparison.settings)
-    _common.out(f"{comparison.scenario}: gain in {comparison.y} over {plain}, paired by seed")
+    _common.say(f"{comparison.scenario}: gain in {comparison.y} over {plain}, paired by seed")
     for arm in comparison.arms:
         _common.say(_sentence(arm, comparison))
     columns = ("mean over seeds of", "arm's", "plain", "gain", "low", "high", "p")
