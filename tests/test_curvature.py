@@ -116,6 +116,8 @@ def test_expensive_metrics_are_measured_on_request_only(digits: Dataset) -> None
     costly = {m.id for m in METRICS.values() if m.cost == "expensive"}
     assert costly and not costly & chosen(["default"]) and costly < chosen(["all"])
     costly -= {"fresh_gap"}  # of a second training run, not of a snapshot
+    costly -= {"input_similarity", "label_agreement"}  # of two tasks
+    costly -= {"forward_transfer", "drift_of_means", "readout_gap"}  # of the tasks before
     snapshot = Snapshot(net, digits, task, None, learning_rate=0.1)
     found = measure(snapshot, tuple(costly))
     # 1 280 logits and few more parameters, of which dead pixels have no part

@@ -199,7 +199,7 @@ CHOICES = {  # names from a list
 
 LINES = """
 2 |
-2 | runs
+4 | runs
 2 | db
 2 | train
 2 | sweep

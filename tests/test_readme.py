@@ -210,6 +210,7 @@ def run(line: str, here: Path) -> str | None:
     return None if done.out.strip() or done.err.strip() or new else f"{line}: no answer"
 
 
+@pytest.mark.timeout(900)
 def test_every_command_of_the_readme_runs_as_written(place: Path) -> None:
     lines = commands(TEXT)
     assert len(lines) > 40 and len(set(lines) & {line for line in lines if line.startswith("ncpl sweep")}) > 3
@@ -217,6 +218,7 @@ def test_every_command_of_the_readme_runs_as_written(place: Path) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.timeout(900)
 def test_every_example_of_a_help_runs_as_written(place: Path) -> None:
     lines = list(dict.fromkeys(examples()))
     assert len(lines) > 15
