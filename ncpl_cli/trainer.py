@@ -125,7 +125,7 @@ class Run:
 
     def enter(self, index: int) -> None:
         """Begin a task."""
-        if index > 1:  # the first task's features are looked at to the end
+        if len(self.seen) > 1:  # the first task's features are looked at to the end
             self.seen[-1] = self.task.past()
         self.seen.append(task_of(self.spec, index, self.data))
         self.stopped, self.fresh, self.start = False, [], Measured()

@@ -209,7 +209,7 @@ def test_weights_are_measured_on_a_data_set(ask: Ask, digits: Dataset) -> None:
     code, found, _ = ask("m.safetensors", *options, "--layers", "all")
     task = Task(0, 1, lambda _: np.arange(3), digits.train.labels, digits.test.labels)
     expected = measure(Snapshot(net, digits, task, None), layers="all")
-    assert code == 0 and list(found["layers"]) == ["last", "layer1", "layer2"]
+    assert code == 0 and list(found["layers"]) == ["last", "classifier", "layer1", "layer2"]
     for address, value in expected.values.items():
         assert found["layers"][address.layer][address.split][address.metric] == value
     assert found["layers"]["last"]["train"]["undefined"]["distance_from_init"] == "the initialisation is not known"

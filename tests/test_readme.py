@@ -51,7 +51,9 @@ NOT_HERE = {
     r"module:callable": "names that stand for your own: tests/test_own_data.py",
     r"^ncpl serve": "it serves until it is stopped: tests/test_serve.py",
     r"^ncpl demo$": "a minute or two: `make demo`",
-    r"(source-classes|coarse-labels|target-scale|value-iteration|domains|(class|task)-incremental) --seeds 0-4( --grid .*)?$": "minutes at their defaults: smaller ones in test_transfer_scenarios, test_shifting_tasks and test_incremental",
+    r"(source|coarse)-\w+ --seeds 0-4( --grid|$)": "minutes at its defaults: tests/test_transfer_scenarios.py",
+    r"(target-scale|value-iteration|domains) --seeds 0-4( --grid|$)": "minutes: tests/test_shifting_tasks.py",
+    r"-incremental --seeds 0-4( --grid|$)": "minutes at its defaults: tests/test_incremental.py",
 }
 """Commands that are not run as they are, by what they say, and why."""
 
