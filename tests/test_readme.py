@@ -182,6 +182,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run(f"{grid} --jobs 1", here) is None
     layered = "ncpl train permuted-digits --tasks 2 --layers all --train-samples 100 --width 8 --name layered"
     assert run(layered, here) is None
+    probed = "ncpl train warm-start --dataset digits --network mlp --width 8 --warm-up-fraction 0.1 --name probed"
+    assert run(probed, here) is None
     assert run("ncpl import theirs.csv --scenario warm-start --name earlier", here) is None
     for name in ("laptop.db", "cluster.db", "old.db"):
         shutil.copy(here / "ncpl.db", here / name)
