@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,6 +49,21 @@ def mnist_dir() -> Path:
     if not (folder / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
         pytest.skip("real MNIST is not here (NCPL_TEST_DATA names its directory)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; skipped where it or Playwright is missing."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not here (make setup installs it)")
+    pytest.importorskip("axe_playwright_python", reason="axe is not here (make setup installs it)")
+    names = (os.environ.get("NCPL_CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
+    path = next((found for name in names if name and (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("Chromium is not here (apt-get install chromium, or NCPL_CHROMIUM names it)")
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session")

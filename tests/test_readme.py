@@ -51,9 +51,6 @@ NOT_HERE = {
     r"module:callable": "names that stand for your own: tests/test_own_data.py",
     r"^ncpl serve": "it serves until it is stopped: tests/test_serve.py",
     r"^ncpl demo$": "a minute or two: `make demo`",
-    r"(source|coarse)-\w+ --seeds 0-4( --grid|$)": "minutes at its defaults: tests/test_transfer_scenarios.py",
-    r"(target-scale|value-iteration|domains) --seeds 0-4( --grid|$)": "minutes: tests/test_shifting_tasks.py",
-    r"-incremental --seeds 0-4( --grid|$)": "minutes at its defaults: tests/test_incremental.py",
 }
 """Commands that are not run as they are, by what they say, and why."""
 
@@ -86,14 +83,16 @@ def small() -> None:
     """Make every training short: horizons and probes, which are no part of what a run is."""
     from ncpl_cli.scenarios import SCENARIOS
 
-    most = {"tasks": 4, "warm_up_epochs": 2, "probe_every": 2, "probe_max_epochs": 1, "first_task_epochs": 2}
+    most = {"tasks": 4, "warm_up_epochs": 2, "probe_every": 2, "probe_max_epochs": 1, "first_task_epochs": 2,
+            "epochs": 2, "pretrain_epochs": 2, "refit_epochs": 2}  # fmt: skip
+    always = {"tasks", "warm_up_epochs", "epochs", "pretrain_epochs", "refit_epochs"}
     for scenario in SCENARIOS:
         whole = scenario.of
 
         def of(given: dict[str, Any], whole: Any = whole, scenario: Any = scenario) -> Any:
-            known = {f.name: f.default for f in fields(scenario) if f.name in most}
-            short = {name: min(given.get(name, known[name]), most[name]) for name in known if name in given or
-                     name in ("tasks", "warm_up_epochs")}  # fmt: skip
+            known = {f.name: given.get(f.name, f.default) for f in fields(scenario) if f.name in most}
+            short = {name: min(value, most[name]) for name, value in known.items() if isinstance(value, int) and
+                     (name in given or name in always)}  # fmt: skip
             return whole({**given, **short})
 
         scenario.of = staticmethod(of)  # type: ignore[assignment, method-assign]
@@ -148,7 +147,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = here / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     draw = np.random.default_rng(0)
-    for name, count in (("train", 60), ("t10k", 30)):
+    for name, count in (("train", 130), ("t10k", 30)):
         images = draw.integers(0, 256, (count, 28, 28)).astype(np.uint8)
         (raw / f"{name}-images-idx3-ubyte").write_bytes(struct.pack(">iiii", 2051, count, 28, 28) + images.tobytes())
         labels = (np.arange(count) % 10).astype(np.uint8)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -383,21 +380,6 @@ def test_what_cannot_be_done_is_said(
 
 
 # in a browser ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium; skipped where it or Playwright is missing."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not here (make setup installs it)")
-    pytest.importorskip("axe_playwright_python", reason="axe is not here (make setup installs it)")
-    names = (os.environ.get("NCPL_CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
-    path = next((found for name in names if name and (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip("Chromium is not here (apt-get install chromium, or NCPL_CHROMIUM names it)")
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.browser

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,21 +98,6 @@ def test_the_command_serves_until_it_is_stopped(made: Path, capsys: pytest.Captu
         assert process.stdout.readline().startswith("http://127.0.0.1:")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium; skipped where it or Playwright is missing."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not here (make setup installs it)")
-    pytest.importorskip("axe_playwright_python", reason="axe is not here (make setup installs it)")
-    names = (os.environ.get("NCPL_CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
-    path = next((found for name in names if name and (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip("Chromium is not here (apt-get install chromium, or NCPL_CHROMIUM names it)")
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.browser

@@ -128,6 +128,12 @@ def test_a_soft_label_of_one_class_is_its_label(smoothing: float) -> None:
     assert torch.allclose(one.residual(out, mixed, 1), slope) and torch.allclose(residual, slope)
 
 
+def descend(steps: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+    steps.zero_grad()
+    loss.backward()
+    steps.step()
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])  # the step by hand and the one by autograd
 def test_soft_labels_are_trained_on_as_a_plain_loop_does(optimizer: str) -> None:
     spec, data = spec_of("shuffled-labels", optimizer=optimizer, lr=0.01, tasks=2, epochs=2, transition="soft:0.5")
@@ -142,9 +148,7 @@ def test_soft_labels_are_trained_on_as_a_plain_loop_does(optimizer: str) -> None
                 shown = task.asked_of(rows)
                 shares = torch.from_numpy(shown if shown.ndim == 2 else np.eye(10)[shown])
                 loss = torch.nn.functional.cross_entropy(network(images[rows]), shares)
-                steps.zero_grad()
-                loss.backward()
-                steps.step()
+                descend(steps, loss)
     found = ended(spec, data)
     for name, value in network.state_dict().items():
         assert np.allclose(found[f"network.{name}"], value.numpy(), rtol=1e-9, atol=1e-12), name
@@ -169,9 +173,7 @@ def test_target_scale_is_what_a_plain_loop_of_two_phases_does(refit: str) -> Non
         for epoch in range(1, epochs + 1):
             for rows in np.split(task_of(spec, phase, data).order(epoch), 4):
                 loss = (network(images[rows]) - torch.from_numpy(numbers[rows])).square().mean()
-                steps.zero_grad()
-                loss.backward()
-                steps.step()
+                descend(steps, loss)
     found = ended(spec, data)
     for name, value in network.state_dict().items():
         assert np.allclose(found[f"network.{name}"], value.numpy(), rtol=1e-8, atol=1e-10), name
@@ -210,9 +212,7 @@ def test_value_iteration_is_what_a_plain_loop_with_a_copy_does() -> None:
             rows, a, s = shown[at : at + 16], action[at : at + 16], following[at : at + 16]
             target = torch.from_numpy((labels[rows] == a).astype(float)) + 0.9 * best[s]
             loss = (network(images[rows])[torch.arange(16), a] - target).square().mean()
-            steps.zero_grad()
-            loss.backward()
-            steps.step()
+            descend(steps, loss)
     found = ended(spec, data)
     for name, value in network.state_dict().items():
         assert np.allclose(found[f"network.{name}"], value.numpy(), rtol=1e-8, atol=1e-10), name

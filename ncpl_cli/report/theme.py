@@ -81,6 +81,20 @@ def scales(groups: int) -> list[Any]:
     ]
 
 
+def forest(data: Any, aside: float = 0.5) -> list[Any]:
+    """The layers of a forest plot before its axes are turned: a line at 0, the interval from `low` to `high` of every
+    row that has one, and its point; rows of one place stand so far aside."""
+    import plotnine
+
+    p9: Any = plotnine
+    position = p9.position_dodge(width=aside)
+    return [
+        p9.geom_hline(yintercept=0, colour=FAINT, linetype="dotted", size=0.5),
+        p9.geom_linerange(p9.aes(ymin="low", ymax="high"), data=data.dropna(), position=position, size=0.8),
+        p9.geom_point(position=position, size=2.2),
+    ]
+
+
 @dataclass(frozen=True)
 class Look:
     """How figures for a paper look: the width in inches of its column, its font; None: as in a report."""

@@ -90,12 +90,9 @@ def _draw(numbers: pd.DataFrame, title: str, span: tuple[float, float] | None) -
         group=pd.Categorical(numbers["group"].map(groups), categories=list(groups.values())[::-1]),
         series=pd.Categorical(numbers["series"], categories=series),
     )
-    aside = p9.position_dodge(width=-0.5)
     return (
         p9.ggplot(data, p9.aes("group", "value", colour="series", shape="series"))
-        + p9.geom_hline(yintercept=0, colour=theme.FAINT, linetype="dotted", size=0.5)
-        + p9.geom_linerange(p9.aes(ymin="low", ymax="high"), data=data.dropna(), position=aside, size=0.8)
-        + p9.geom_point(position=aside, size=2)
+        + theme.forest(data, -0.5)
         + p9.scale_colour_manual(values=[theme.COLOURS[0], theme.FAINT][: len(series)])
         + (p9.coord_flip(ylim=span) if span else p9.coord_flip())
         + p9.labs(x="", y=title)

@@ -217,12 +217,9 @@ def draw_controls(numbers: pd.DataFrame) -> Any:
         statistic=pd.Categorical(numbers["statistic"], categories=statistics[::-1]),
         group=pd.Categorical(numbers["group"].map(groups), categories=list(groups.values())),
     )
-    aside = p9.position_dodge(width=0.6)
     return (
         p9.ggplot(data, p9.aes("statistic", "r", colour="group", shape="group"))
-        + p9.geom_hline(yintercept=0, colour=theme.FAINT, linetype="dotted", size=0.5)
-        + p9.geom_linerange(p9.aes(ymin="low", ymax="high"), data=data.dropna(), position=aside, size=0.7)
-        + p9.geom_point(position=aside, size=2)
+        + theme.forest(data, 0.6)
         + p9.scale_colour_manual(values=theme.COLOURS[: len(groups)])
         + p9.coord_flip(ylim=(-1, 1))
         + p9.labs(x="", y="r (mean over runs, 95 % interval)")

@@ -97,12 +97,9 @@ def draw_gains(numbers: pd.DataFrame, y: str) -> Any:
         arm=pd.Categorical(numbers["arm"].map(arms), categories=list(arms.values())[::-1]),
         kind=pd.Categorical(numbers["kind"], categories=[RAW, MATCHED]),
     )
-    aside = p9.position_dodge(width=0.5)
     return (
         p9.ggplot(data, p9.aes("arm", "gain", colour="kind", shape="kind"))
-        + p9.geom_hline(yintercept=0, colour=theme.FAINT, linetype="dotted", size=0.5)
-        + p9.geom_linerange(p9.aes(ymin="low", ymax="high"), data=data.dropna(), position=aside, size=0.8)
-        + p9.geom_point(position=aside, size=2.4)
+        + theme.forest(data)
         + p9.scale_colour_manual(values=theme.COLOURS[:2])
         + p9.coord_flip()
         + p9.labs(x="", y=f"gain in {y} (higher = better than plain)")

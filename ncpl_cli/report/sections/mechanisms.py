@@ -166,12 +166,9 @@ def draw_remedies(numbers: pd.DataFrame) -> Any:
     data = numbers.assign(
         remedy=pd.Categorical(numbers["remedy"], order[::-1]), way=pd.Categorical(numbers["way"], ways)
     )
-    aside = p9.position_dodge(width=0.5)
     return (
         p9.ggplot(data, p9.aes("remedy", "gain", colour="way", shape="way"))
-        + p9.geom_hline(yintercept=0, colour=theme.FAINT, linetype="dotted", size=0.5)
-        + p9.geom_linerange(p9.aes(ymin="low", ymax="high"), data=data.dropna(), position=aside, size=0.8)
-        + p9.geom_point(position=aside, size=2.2)
+        + theme.forest(data)
         + p9.scale_colour_manual(values=theme.COLOURS[:3])
         + p9.coord_flip()
         + p9.labs(x="", y="gain in late accuracy (right = better than plain)")
