@@ -275,3 +275,20 @@ def test_imported_runs_have_no_network(ask: Ask, capsys: pytest.CaptureFixture[s
     capsys.readouterr()
     code, _, said = ask("--run", "a")
     assert code == 2 and "was not trained by ncpl" in said
+
+
+def test_a_terminal_of_80_columns_shows_each_metric_in_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    x, y, *_ = features()
+    features(test_features=x, test_labels=y)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert call(["measure", "f.npz"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines) and "layer" not in lines[0]
+    (nc1,) = [line for line in lines if " nc1 " in line and "few" not in line and "for" not in line]
+    assert nc1.rstrip().endswith("↓ more collapse")
+    shown = [line.split()[0] for line in lines[2:] if not line.startswith(("units", "few_shot"))]
+    assert len(lines) == 1 + len([one for one in lines[1:] if one.strip()]) and len(set(shown)) == len(shown)

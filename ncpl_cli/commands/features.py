@@ -9,6 +9,7 @@ import typer
 
 from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import DataDir, Device, Json
+from ncpl_cli.spec import NETWORKS
 from ncpl_cli.values import Allowed
 
 PRECISIONS = ("float32", "float16", "bfloat16", "float64")
@@ -53,11 +54,11 @@ def features(
     ] = None,
     max_classes: Annotated[int | None, typer.Option(min=1, help="Text: the classes with most samples.")] = None,
     min_count: Annotated[int, typer.Option(min=1, help="Text: samples a class has at least.", show_default=True)] = 1,
-    context: Annotated[int | None, typer.Option(min=1, help="Text: tokens of a sequence; default to 1024.")] = None,
-    width: Annotated[int | None, typer.Option(help="Of mlp and resnet18: units or channels.")] = None,
-    depth: Annotated[int | None, typer.Option(help="Of mlp: hidden layers.")] = None,
-    activation: Annotated[str | None, typer.Option(help="Of mlp.")] = None,
-    norm: Annotated[str | None, typer.Option(help="Of mlp and resnet18: none, layer or batch.")] = None,
+    context: Annotated[int | None, typer.Option(min=1, help="Text: tokens of a sequence; at most 1024.")] = None,
+    width: Annotated[int | None, typer.Option(help="Of ncpl's networks: units or channels.")] = None,
+    depth: Annotated[int | None, typer.Option(help="Of ncpl's networks: layers.")] = None,
+    activation: Annotated[str | None, typer.Option(help="Of ncpl's networks.")] = None,
+    norm: Annotated[str | None, typer.Option(help="Of ncpl's networks: none, layer or batch.")] = None,
     data_dir: DataDir = None,
     device: Device = "auto",
     json_: Json = False,
@@ -85,17 +86,17 @@ def features(
         raise InputError(f"-o {output} is no .npz.", "-o features.npz")
     if weights not in ("published", "none") and not Path(weights).is_file():
         raise InputError(f"there is no file {weights}.", "--weights published, none or a FILE.safetensors")
-    if ":" not in model and model not in ("mlp", "resnet18"):
+    if ":" not in model and model not in NETWORKS:
         from ncpl_cli.errors import unknown
 
-        raise unknown("network", model, [*(f"{hub}NAME" for hub in HUBS), "mlp", "resnet18", "module:callable"])
+        raise unknown("network", model, [*(f"{hub}NAME" for hub in HUBS), *NETWORKS, "module:callable"])
     of_text = dataset.startswith(TEXT)
     asked = {"classes-from": classes_from, "max-classes": max_classes, "context": context}
     if not of_text and (vain := [f"--{name}" for name, value in asked.items() if value is not None]):
         raise InputError(f"{' and '.join(vain)} cannot be chosen for images.", "--dataset text:FILE or tokens:FILE")
     shape: dict[str, Any] = {"width": width, "depth": depth, "activation": activation, "norm": norm}
     if model.startswith(HUBS) and any(value is not None for value in shape.values()):
-        raise InputError("--width, --depth, --activation and --norm belong to mlp and resnet18.")
+        raise InputError("--width, --depth, --activation and --norm belong to ncpl's own networks.")
     from ncpl_cli import device as device_of
 
     where = device_of.resolve(device)

@@ -233,6 +233,13 @@ def _places(measured: Measurement, splits: list[str]) -> list[tuple[str, str, li
     return places
 
 
+def _briefly(reads: str) -> str:
+    """What a low or high value means, in a few words: `↓ more collapse`."""
+    for long, short in (("lower = ", "↓ "), ("higher = ", "↑ "), ("context of ", "for ")):
+        reads = reads.replace(long, short)
+    return reads.partition(":")[0]
+
+
 def _print(measured: Measurement, splits: list[str]) -> None:
     """A table of the metrics in the catalogue's groups, with what a low value means; reasons below it."""
     from ncpl_cli.metrics.catalogue import METRICS
@@ -257,9 +264,16 @@ def _print(measured: Measurement, splits: list[str]) -> None:
                 else:
                     cells.append(found.values.get(address))
             rows.append([METRICS[name].family, name, layer, *cells, METRICS[name].direction])
-    if sys.stdout.isatty():  # a group is named once
+    columns = ["group", "metric", "layer", *splits, "reads"]
+    if sys.stdout.isatty():  # a group is named once, a layer where there are several, and what a value means in a line
         for before, row in reversed(list(itertools.pairwise(rows))):
             row[0] = "" if row[0] == before[0] and row[2] == before[2] else row[0]
-    _common.print_table(("group", "metric", "layer", *splits, "reads"), rows)
+        for row in rows:
+            row[-1] = _briefly(str(row[-1]))
+        if layers == ["last"]:
+            del columns[2]
+            for row in rows:
+                del row[2]
+    _common.print_table(columns, rows, least=("reads", "group"))
     for why, which in reasons.items():
         _common.note(f"undefined: {', '.join(which)}: {why}.")

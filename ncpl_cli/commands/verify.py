@@ -55,7 +55,8 @@ def verify(
         if found.wrong:
             columns = ("case", "metric", "expected", "got", "relative", "error")
             rows = [["undefined" if one.get(c) is None and c in ("expected", "got") and not one.get("error") else
-                     one.get(c) for c in columns] for one in _joined(found.wrong, found.cases)]  # fmt: skip
+                     one.get(c, "" if c == "error" else None) for c in columns]
+                    for one in _joined(found.wrong, found.cases)]  # fmt: skip
             _common.print_table(columns, rows)
         for convention, of in (("sample", "all samples"), ("class", "class means")):
             if cases := [case for case, own in found.conventions.items() if own == convention]:
