@@ -41,6 +41,7 @@ def report(
 
     Example: ncpl report -o tables.tex
     """
+    from ncpl_cli.analysis.words import count
     from ncpl_cli.errors import InputError
     from ncpl_cli.metrics.catalogue import METRICS
     from ncpl_cli.output import STDOUT, format_of, special
@@ -83,4 +84,4 @@ def report(
     write(made, target, kind, figures=Path(figures) if figures else None, look=look, progress=progress)
     if target != STDOUT:
         size = "" if special(target) else f" ({Path(target).stat().st_size / 1e6:.1f} MB)"
-        _common.note(f"{len(material.rows)} runs in {target}{size}.")
+        _common.note(f"{count(len(material.rows), 'run')} in {target}{size}.")

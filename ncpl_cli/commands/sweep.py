@@ -223,6 +223,7 @@ def _show_plan(
 ) -> None:  # fmt: skip
     """What a sweep would do, from a short measurement of each kind of run; for SLURM also the script."""
     from ncpl_cli import estimate
+    from ncpl_cli.analysis.words import count
     from ncpl_cli.commands._table import duration
     from ncpl_cli.executors import Places, Slurm
     from ncpl_cli.spec import flat
@@ -277,8 +278,8 @@ def _show_plan(
     _common.print_table(columns, [(r["id"], *(r[c] for c in columns[1:])) for r in runs.values()])
     _common.note(why)
     _common.note(
-        f"sweep {study.name}: {len(runs)} runs in {cohorts} cohorts on {workers} workers, about "
-        f"{'an unknown time' if seconds is None else duration(seconds / workers)}, {size / 1e6:.1f} MB; "
+        f"sweep {study.name}: {count(len(runs), 'run')} in {count(cohorts, 'cohort')} on {count(workers, 'worker')}, "
+        f"about {'an unknown time' if seconds is None else duration(seconds / workers)}, {size / 1e6:.1f} MB; "
         "nothing was trained or written."
     )
     if "power" in document:
@@ -392,11 +393,12 @@ def retry(name: Annotated[str, typer.Argument(help="A sweep.")], db: Db = None) 
 
     Example: ncpl sweep retry study
     """
+    from ncpl_cli.analysis.words import count
     from ncpl_cli.store import Queue, open_store
 
     with open_store(_common.store_url(db), create=False) as store:
-        count = Queue(store).retry(name)
-    _common.out(f"{count} runs of sweep {name} will be tried again.")
+        again = Queue(store).retry(name)
+    _common.out(f"{count(again, 'run')} of sweep {name} will be tried again.")
 
 
 @app.command("cancel")

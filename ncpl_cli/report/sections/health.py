@@ -23,7 +23,9 @@ def draw(material: Material) -> Section:
     good, bad = [], []
     status = Counter(row.status for row in rows)
     if set(status) == {"finished"}:
-        good.append(f"All {len(rows)} runs are finished; none failed or diverged.")
+        good.append(
+            f"{f'All {len(rows)} runs are' if len(rows) > 1 else 'The run is'} finished; none failed or diverged."
+        )
     else:
         bad.append(f"Of {len(rows)} runs " + ", ".join(f"{n} are {name}" for name, n in status.items()) + ".")
     bad += [
