@@ -20,7 +20,7 @@ import torch
 
 from ncpl_cli import runs, settings
 from ncpl_cli.data import load
-from ncpl_cli.metrics.snapshot import Measured
+from ncpl_cli.metrics.measured import Measured
 from ncpl_cli.records import EpochRecord
 from ncpl_cli.scenarios import PermutedDigits
 from ncpl_cli.store import open_store

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ncpl_cli.metrics.accumulator import CollapseAccumulator
+    from ncpl_cli.metrics.measured import Measured
     from ncpl_cli.metrics.neural_collapse import CollapseResult, collapse
-    from ncpl_cli.metrics.snapshot import Measured, Snapshot, measure
+    from ncpl_cli.metrics.snapshot import Snapshot, measure
     from ncpl_cli.metrics.torchmetric import NeuralCollapse
 
 _LAZY = {
     "CollapseAccumulator": "accumulator", "collapse": "neural_collapse", "CollapseResult": "neural_collapse",
-    "measure": "snapshot", "Measured": "snapshot", "Snapshot": "snapshot", "NeuralCollapse": "torchmetric",
+    "measure": "snapshot", "Measured": "measured", "Snapshot": "snapshot", "NeuralCollapse": "torchmetric",
 }  # fmt: skip
 
 

@@ -12,9 +12,10 @@ from ncpl_cli.errors import InputError
 from ncpl_cli.metrics import units
 from ncpl_cli.metrics.arrays import checked, finite
 from ncpl_cli.metrics.catalogue import chosen
+from ncpl_cli.metrics.measured import Measured
 from ncpl_cli.metrics.neural_collapse import CLASSIFIER_METRICS, TEST_METRICS, collapse, means_of
+from ncpl_cli.metrics.of_collapse import collapse_names, context_metrics
 from ncpl_cli.metrics.of_ones_own import own_metrics
-from ncpl_cli.metrics.snapshot import Measured, collapse_names, context_metrics
 from ncpl_cli.metrics.transfer import put_of_arrays
 from ncpl_cli.rng import content_order, stream
 

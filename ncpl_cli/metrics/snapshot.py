@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ncpl_cli import html
 from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.device import arithmetic
 from ncpl_cli.metrics import units, weights
-from ncpl_cli.metrics.accumulator import CollapseAccumulator
 from ncpl_cli.metrics.catalogue import METRICS, chosen
 from ncpl_cli.metrics.expensive import expensive_metrics
-from ncpl_cli.metrics.forward import FEW_ROWS, View, accumulate, evaluating, view
+from ncpl_cli.metrics.forward import FEW_ROWS, View, evaluating, view
 from ncpl_cli.metrics.gradients import by_hand, gradient_norm, gradient_norm_inside
 from ncpl_cli.metrics.inputs import at_initialisation, training_samples
+from ncpl_cli.metrics.measured import Measured
 from ncpl_cli.metrics.neural_collapse import (
-    CLASSIFIER_METRICS,
-    FEATURE_METRICS,
     TEST_METRICS,
-    CollapseResult,
-    collapse,
-    means_of,
-    names_of,
 )
+from ncpl_cli.metrics.of_collapse import put_collapse
 from ncpl_cli.metrics.of_ones_own import FAMILY as OWN
 from ncpl_cli.metrics.of_ones_own import own_metrics
 from ncpl_cli.metrics.transfer import INPUT, TOO_LARGE, put_few_shot, put_readouts
@@ -46,9 +37,6 @@ OTHER_CLASSES = "classes that the outputs do not name"
 
 INSIDE = {"preactivations", "gradients"}
 """Families that look inside a network: at what every layer gives on a few samples."""
-
-CONTEXT = ("null_nc1", "rank_between")
-"""What is stored with nc1 at every epoch, since it changes with the features; `counts` does not."""
 
 ON_PARAMETERS = frozenset(
     name
@@ -74,70 +62,6 @@ class Snapshot:
     learning_rate: float | None = None
 
 
-@dataclass
-class Measured:
-    """Values and, where there is none, the reason, by address.
-
-    contexts  what collapse must be read with (n, d, classes, ...), by split and layer
-    seconds   what each family of metrics took; `features` is the forward pass that several share
-    drawn     how many samples units and ranks were measured on
-    """
-
-    values: dict[Address, float] = field(default_factory=dict)
-    undefined: dict[Address, str] = field(default_factory=dict)
-    contexts: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    drawn: int = 0
-
-    @property
-    def counts(self) -> dict[str, dict[str, float]]:
-        """How many samples and classes collapse was measured on, by split, and how many samples units were."""
-        names = ("n", "classes", "min_class_count", "harmonic_class_count")
-        return {
-            split: {name: context[name] for name in names if name in context}
-            for (split, layer), context in self.contexts.items()
-            if layer == "last"
-        } | ({"units": {"n": self.drawn}} if self.drawn else {})
-
-    @contextlib.contextmanager
-    def timed(self, family: str) -> Iterator[None]:
-        """Add the time that a block takes to a family's."""
-        began = time.perf_counter()
-        yield
-        self.seconds[family] = self.seconds.get(family, 0.0) + time.perf_counter() - began
-
-    def put(
-        self, values: Mapping[str, float], undefined: Mapping[str, str], split: str = "train", layer: str = "last"
-    ) -> None:
-        """Add metrics by name, at one split and layer; a value that has a reason to be missing is missing."""
-        self.values |= {Address(n, split, layer): v for n, v in values.items() if n not in undefined}
-        self.undefined |= {Address(n, split, layer): why for n, why in undefined.items()}
-        for name in undefined:
-            self.values.pop(Address(name, split, layer), None)
-
-    def add(self, other: Measured) -> None:
-        """Take over what was measured beside it."""
-        self.values |= other.values
-        self.undefined |= other.undefined
-        self.contexts |= other.contexts
-        self.seconds |= other.seconds
-
-    def _repr_html_(self) -> str:
-        addresses = sorted({*self.values, *self.undefined}, key=lambda a: ([*METRICS, a.metric].index(a.metric), a))
-        rows = [
-            (a.metric, a.split, a.layer, self.values.get(a), METRICS[a.metric].direction if a.metric in METRICS else "",
-             self.undefined.get(a, "")) for a in addresses
-        ]  # fmt: skip
-        return html.shown("Measured", ("metric", "split", "layer", "value", "reads", "undefined"), rows)
-
-    def only(self, wanted: Collection[str]) -> Measured:
-        """What is among the wanted metrics; what is not finite is undefined."""
-        values = {a: v for a, v in self.values.items() if a.metric in wanted and math.isfinite(v)}
-        undefined = {a: "not finite" for a in self.values.keys() - values.keys() if a.metric in wanted}
-        undefined |= {a: why for a, why in self.undefined.items() if a.metric in wanted}
-        return Measured(values, undefined, self.contexts, self.seconds, self.drawn)
-
-
 def measure(snapshot: Snapshot, metrics: Sequence[str] = ("default",), layers: str = "last") -> Measured:
     """Every chosen metric of the last layer, or of all, on the training and the test split."""
     wanted = chosen(metrics)
@@ -157,16 +81,17 @@ def _measure(snapshot: Snapshot, wanted: set[str], layers: str) -> Measured:
     if families & {"collapse", "performance", "units", "few_shot", "readouts", OWN}:
         with found.timed("features"):
             views = _views(snapshot, names, inside=bool(families & INSIDE))
+    labelled = _label_sets(snapshot, views) if families & {"collapse", "readouts"} else {}
     if "collapse" in families:
         with found.timed("collapse"):
-            _collapse(found, snapshot, views, names, wanted)
+            put_collapse(found, snapshot, views, labelled, names, wanted)
     if "units" in families:
         with found.timed("units"):
             for layer in names:
                 _units(found, snapshot, views, layer, wanted)
     for family in sorted(families & {"few_shot", "readouts"}):
         with found.timed(family):
-            _transfer(found, snapshot, views, names, wanted, family)
+            _transfer(found, snapshot, views, labelled, names, wanted, family)
     if OWN in families:
         with found.timed(OWN):
             _own(found, snapshot, views, names, wanted)
@@ -282,109 +207,6 @@ def _inside(network: Network, snapshot: Snapshot) -> View:
     )  # fmt: skip
 
 
-def _streams(
-    snapshot: Snapshot, views: Mapping[str, View], wanted: Collection[str]
-) -> dict[tuple[str, str], CollapseAccumulator]:
-    """Accumulators of the layers that are too large to be kept, by split and layer."""
-    found: dict[tuple[str, str], CollapseAccumulator] = {}
-    for name, shown in snapshot.task.measured(snapshot.data).items():
-        if views[name].streamed and name not in snapshot.task.other_classes:
-            of_layers = accumulate(
-                snapshot.network, snapshot.data, shown.split, shown.labels, snapshot.task.pixel_order,
-                device=snapshot.device, samples=snapshot.samples, layers=views[name].streamed,
-                classes=snapshot.task.classes(snapshot.data), metrics=collapse_names(wanted, True, False),
-            )  # fmt: skip
-            found |= {(name, layer): accumulator for layer, accumulator in of_layers.items()}
-    return found
-
-
-def _collapse(
-    found: Measured, snapshot: Snapshot, views: Mapping[str, View], layers: Sequence[str], wanted: Collection[str]
-) -> None:
-    if snapshot.task.regression:
-        names = [name for name, metric in METRICS.items() if metric.family == "collapse"]
-        for name in names:
-            found.put({}, {name: REGRESSION}, "test" if name in TEST_METRICS else "train")
-        return
-    streams = _streams(snapshot, views, wanted)
-    for layer in layers:
-        classifier = snapshot.network.classifier if layer == "last" else None
-        weight, bias = (None, None) if classifier is None else (classifier.weight, classifier.bias)
-        classes, train = snapshot.task.classes(snapshot.data), views["train"]
-        whole = streams.get(("train", layer))
-        means = means_of(train.layers[layer], train.labels, classes) if whole is None else whole.means()
-        for split, seen in views.items():
-            if split in snapshot.task.other_classes:
-                _collapse_apart(found, split, seen, layer, wanted, None, "classes that are not trained on")
-                continue
-            if (stream := streams.get((split, layer))) is not None:
-                result = stream.compute(weight, bias)
-            else:
-                result = collapse(
-                    seen.layers[layer], seen.labels, weight, bias, classes=classes,
-                    train_means=means if split != "train" else None, means=means if split == "train" else None,
-                    predicted=seen.predicted if layer == "last" else None,
-                    metrics=collapse_names(wanted, classifier is not None, split != "train"),
-                )  # fmt: skip
-            _put_collapse(found, result, split, layer)
-            if stream is not None and split != "train":  # its own means are not those of the training split
-                found.put({}, dict.fromkeys(("ncc_error", *TEST_METRICS), TOO_LARGE), split, layer)
-        for name, labelled in _label_sets(snapshot, views).items():
-            _collapse_of_labels(found, name, labelled, layer, wanted)
-
-
-def _collapse_of_labels(
-    found: Measured, name: str, views: Mapping[str, View], layer: str, wanted: Collection[str]
-) -> None:
-    """Collapse by labels that the classifier does not know, as splits of their own."""
-    classes = 1 + max(int(seen.labels.max()) for seen in views.values())
-    train = views.get("train")
-    means = None
-    if train is not None and layer not in train.streamed:
-        means = means_of(train.layers[layer], train.labels, classes)
-    for of, seen in views.items():
-        of_training = None if of == "train" else means
-        why = "no training labels" if of != "train" and means is None else ""
-        _collapse_apart(found, f"{name}_{of}", seen, layer, wanted, of_training, why)
-
-
-def _collapse_apart(
-    found: Measured, split: str, seen: View, layer: str, wanted: Collection[str], train_means: Any, why: str
-) -> None:
-    """Collapse of a split by labels that the classifier does not know; `why` it knows no training means."""
-    if layer in seen.streamed:
-        names = [metric.id for metric in METRICS.values() if metric.family == "collapse"]
-        found.put({}, dict.fromkeys(names, TOO_LARGE), split, layer)
-        return
-    result = collapse(
-        seen.layers[layer], seen.labels, train_means=train_means,
-        metrics=collapse_names(wanted, False, train_means is not None),
-    )  # fmt: skip
-    _put_collapse(found, result, split, layer)
-    found.put({}, dict.fromkeys(CLASSIFIER_METRICS, "the classifier knows other classes"), split, layer)
-    if why:
-        found.put({}, dict.fromkeys(("ncc_error", *TEST_METRICS), why), split, layer)
-
-
-def _put_collapse(found: Measured, result: CollapseResult, split: str, layer: str) -> None:
-    found.put(result.values, result.undefined, split, layer)
-    found.contexts[split, layer] = result.context
-    found.put(*context_metrics(result), split, layer)
-
-
-def collapse_names(wanted: Collection[str], classifier: bool, test: bool) -> list[str]:
-    """What `collapse` is asked for, for what is wanted: the estimate of null_nc1 comes with vci's matrix."""
-    asked = {*wanted} | ({"vci"} if "null_nc1" in wanted else set())
-    return names_of(asked & {*FEATURE_METRICS, *CLASSIFIER_METRICS, *TEST_METRICS}, classifier=classifier, test=test)
-
-
-def context_metrics(result: CollapseResult) -> tuple[dict[str, float], dict[str, str]]:
-    """What nc1 must be read with at every epoch, as metrics, and why one is undefined."""
-    why = next(iter(result.undefined.values()), "the features have no scatter")
-    values = {name: float(result.context[name]) for name in CONTEXT if name in result.context}
-    return values, {name: why for name in CONTEXT if name not in values}
-
-
 def _units(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str, wanted: Collection[str]) -> None:
     features, _ = views["train"].few(layer)
     found.drawn = len(features)
@@ -431,8 +253,8 @@ def _preactivations(found: Measured, snapshot: Snapshot, views: Mapping[str, Vie
 
 
 def _transfer(
-    found: Measured, snapshot: Snapshot, views: Mapping[str, View], layers: Sequence[str], wanted: Collection[str],
-    family: str,
+    found: Measured, snapshot: Snapshot, views: Mapping[str, View], labelled: Mapping[str, Mapping[str, View]],
+    layers: Sequence[str], wanted: Collection[str], family: str,
 ) -> None:  # fmt: skip
     """Few-shot errors or read-outs of every layer, and once, of the untrained network, of the pixels themselves."""
     names = [name for name in wanted if METRICS[name].family == family]
@@ -444,7 +266,7 @@ def _transfer(
         if family == "few_shot":
             put_few_shot(found, views, layer, names, scale)
         else:
-            put_readouts(found, views, _label_sets(snapshot, views), layer, names, scale)
+            put_readouts(found, views, labelled, layer, names, scale)
 
 
 def _untrained(snapshot: Snapshot) -> bool:

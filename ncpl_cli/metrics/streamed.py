@@ -16,8 +16,9 @@ from ncpl_cli.metrics.accumulator import CollapseAccumulator
 from ncpl_cli.metrics.arrays import checked
 from ncpl_cli.metrics.catalogue import METRICS, chosen
 from ncpl_cli.metrics.features import NO_CLASSIFIER, refuse_empty
+from ncpl_cli.metrics.measured import Measured
 from ncpl_cli.metrics.neural_collapse import BY_SAMPLE, CLASSIFIER_METRICS, TEST_METRICS, collapse
-from ncpl_cli.metrics.snapshot import Measured, collapse_names, context_metrics
+from ncpl_cli.metrics.of_collapse import collapse_names, context_metrics
 
 IN_MEMORY = "needs all features at once, and they are more than fit into memory"
 

@@ -16,7 +16,7 @@ from ncpl_cli.metrics.neural_collapse import collapse
 from ncpl_cli.metrics.readouts import KINDS, readouts
 
 if TYPE_CHECKING:
-    from ncpl_cli.metrics.snapshot import Measured
+    from ncpl_cli.metrics.measured import Measured
 
 INPUT = "input"
 """The layer of the pixels themselves, in [0, 1]: measured once, of the untrained network."""
