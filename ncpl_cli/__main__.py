@@ -29,7 +29,7 @@ def run() -> None:
     except KeyboardInterrupt:  # before or after a command: there is nothing to undo
         signals.done()
         error = signals.stopped(signals.received() or 2)
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}\nhint: {error.hint}", file=sys.stderr)
         code = error.exit_code
     sys.exit(code)
 

@@ -167,6 +167,7 @@ def finish(work: Callable[[], Any], *, debug: bool = False) -> int:
     except (ReaderGone, BrokenPipeError):
         return 0
     except BaseException as error:
+        signals.done()  # one that arrives while this is said would cut the sentence off
         # whatever a signal's exception has become on its way up, it was the signal
         if (number := signals.received()) is not None and not isinstance(error, Stopped):
             error = signals.stopped(number)

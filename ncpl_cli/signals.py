@@ -57,9 +57,13 @@ def install() -> None:
 
 
 def done() -> None:
-    """Ignore signals from here on: the command is over, and while Python ends they would kill it."""
+    """Ignore signals from here on: the command is over; saying how it ended and ending Python is all that is left.
+
+    In a process where `install` was not called (a test, a notebook) nothing changes.
+    """
     for number in NUMBERS:
-        signal.signal(number, signal.SIG_IGN)
+        if signal.getsignal(number) == _arrive:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def stopped(number: int, what: str = "nothing is left half-written.") -> Stopped:

@@ -80,6 +80,7 @@ def _child(
     arguments: tuple[str, ...], cwd: str, env: dict[str, str], before: Callable[[], None] | None,
     closed: tuple[int, ...], leads: dict[int, str],
 ) -> None:  # fmt: skip
+    gc.freeze()  # what was imported before: a collection that walks through it would copy every page of it
     os.chdir(cwd)
     for name in ("NCPL_DB", "NCPL_DATA_DIR", "NCPL_DEVICE", "NCPL_QUIET", "NCPL_DEBUG"):
         os.environ.pop(name, None)

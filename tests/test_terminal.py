@@ -153,6 +153,34 @@ def test_a_signal_ends_every_command_in_one_sentence(line: str, number: int, how
     assert set(listing(here)) <= files
 
 
+class WhileItIsSaid:
+    """Sends a signal while a command says what was wrong, as one that was lost and comes again may."""
+
+    def __init__(self, place: str, number: int) -> None:
+        self.place, self.number = place, number
+
+    def __call__(self) -> None:
+        from ncpl_cli import main
+
+        whole: Callable[..., object] = getattr(main, self.place)
+
+        def interrupted(*given: object) -> object:
+            os.kill(os.getpid(), self.number)
+            return whole(*given)
+
+        setattr(main, self.place, interrupted)
+
+
+@pytest.mark.parametrize("place", ["_sentence", "_say", "wrapped"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_arrives_while_an_error_is_said_cuts_nothing_off(place: str, number: int, here: Path) -> None:
+    imported(here)
+    alone = go("runs", "show", "none", "--db", "s.db", cwd=here)
+    assert len(alone.errors) == 2 and alone.code == 2
+    done = go("runs", "show", "none", "--db", "s.db", cwd=here, before=WhileItIsSaid(place, number))
+    assert (done.code, done.err) == (alone.code, alone.err)
+
+
 def rows_of(db: Path) -> list[tuple[object, ...]]:
     with sqlite3.connect(db) as connection:
         found = connection.execute("select id, status from runs order by id").fetchall()
