@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PRELOAD = [
-    "tests.forked", "torch", "pandas", "sqlalchemy", "numba", "scipy.stats", "ncpl_cli.main", "ncpl_cli.runs",
-    "ncpl_cli.sweep", "ncpl_cli.report.report", "ncpl_cli.analysis", "ncpl_cli.store", "ncpl_cli.estimate",
-    "ncpl_cli.measurement", "ncpl_cli.store.merge", "ncpl_cli.store.imports", "ncpl_cli.commands.train",
-    "ncpl_cli.commands.sweep",
+    "tests.forked", "torch", "pandas", "sqlalchemy", "alembic.command", "numba", "scipy.stats", "ncpl_cli.main",
+    "ncpl_cli.runs", "ncpl_cli.sweep", "ncpl_cli.report.report", "ncpl_cli.analysis", "ncpl_cli.store",
+    "ncpl_cli.estimate", "ncpl_cli.measurement", "ncpl_cli.store.merge", "ncpl_cli.store.imports",
+    "ncpl_cli.commands.train", "ncpl_cli.commands.sweep",
 ]  # fmt: skip
 
 _context = multiprocessing.get_context("forkserver")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sqlite3
@@ -109,6 +110,37 @@ def test_a_file_that_goes_away_is_noticed_at_the_next_write(tmp_path: Path, repl
         with pytest.raises(StoreError, match="was deleted or replaced"):  # also over a new connection
             store.release("aa0000000001", attempt)
         assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.suffix == ".db"} == before
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("end", ["-wal", "-shm"])
+def test_a_log_that_goes_away_is_noticed_at_the_next_write(tmp_path: Path, end: str, replaced: bool) -> None:
+    path, log = tmp_path / "a.db", tmp_path / f"a.db{end}"
+    with open_store(path) as store:
+        attempt = begin(store)
+        store.save([("aa0000000001", attempt, epoch(1))])
+        log.unlink()
+        if replaced:
+            log.write_bytes(b"")
+        with pytest.raises(StoreError, match=f"^{end} of the store .* was deleted or replaced while it was in use"):
+            store.save([("aa0000000001", attempt, epoch(2))])
+    with open_store(path) as store:  # what was saved is there, and nothing of what was refused
+        assert store.last_epoch("aa0000000001") == 1
+        store.save([("aa0000000001", attempt, epoch(2))])
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_connections_of_others_that_come_and_go_are_no_lost_log(tmp_path: Path) -> None:
+    with open_store(tmp_path / "a.db") as store:
+        attempt = begin(store)
+        for number in (1, 2, 3):
+            with open_store(tmp_path / "a.db") as other:
+                store.save([("aa0000000001", attempt, epoch(number))])
+                other.runs()
+        store.close()  # its own last connection: SQLite takes the logs away, and the next makes new ones
+        store.save([("aa0000000001", attempt, epoch(4))])
+        assert store.last_epoch("aa0000000001") == 4
 
 
 def test_a_merge_takes_checkpoints_and_nothing_else(tmp_path: Path) -> None:

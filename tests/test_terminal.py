@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
 import os
@@ -16,8 +17,10 @@ import pytest
 
 from ncpl_cli.commands import _common
 from ncpl_cli.store import open_store
+from ncpl_cli.store.schema import HEAD
 from ncpl_cli.streams import printable, visible
 from tests.forked import go, listing
+from tests.test_reading import FROZEN
 
 SMALL = ["train", "permuted-digits", "--train-samples", "100", "--width", "8", "--depth", "1", "--db", "a.db"]
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR1: 75}
@@ -151,6 +154,24 @@ def test_a_signal_ends_every_command_in_one_sentence(line: str, number: int, how
     registered = {("sweep", 4), ("import", 0)}  # all of it or nothing
     assert left == stored or (how == "lost" and (line.split()[0], len(left) - len(stored)) in registered)
     assert set(listing(here)) <= files
+
+
+@pytest.mark.parametrize("nth", [2, 8])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("older", [True, False])
+def test_a_store_is_made_or_upgraded_whole_or_not_at_all(older: bool, number: int, nth: int, here: Path) -> None:
+    if older:
+        with contextlib.closing(sqlite3.connect(here / "s.db")) as file:
+            file.executescript(FROZEN.read_text())
+    before = set(listing(here))
+    line = ["db", "upgrade"] if older else ["import", "i.csv", "--scenario", "warm-start", "--name", "base"]
+    done = go(*line, "--db", "s.db", cwd=here, before=AtStatement(number, nth))
+    assert done.code == CODES.get(signal.Signals(number), -number), done.err
+    if number != signal.SIGKILL:
+        assert set(listing(here)) - before <= {"s.db.backup-0001"}
+    assert go(*line, "--db", "s.db", cwd=here).code == 0
+    with open_store(here / "s.db", readonly=True) as store:
+        assert (store.revision, len(store.runs())) == (HEAD, 1 if older else 20)
 
 
 class WhileItIsSaid:

@@ -73,6 +73,7 @@ class Database:
                 with connection.begin():
                     if self.file is not None:
                         self.file.still_there()
+                        self.file.logs_still_there(connection.connection.info)
                     yield connection
             finally:
                 if sqlite:

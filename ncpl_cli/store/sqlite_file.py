@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -106,6 +107,24 @@ class StoreFile:
             raise StoreError(
                 f"the store {self.path} was deleted or replaced while it was in use.",
                 "nothing was written to what lies there now; put the store back, then the same command goes on",
+            )
+
+    def logs_still_there(self, seen: dict[str, Any]) -> None:
+        """Raise StoreError where -wal or -shm is no longer the one that a connection has open (`seen`: its memory).
+
+        SQLite takes them away with the last connection only. A process that comes after somebody else did makes new
+        ones, and the two would write past each other's locks.
+        """
+        now = tuple(_identity(self.path.with_name(self.path.name + end)) for end in ("-wal", "-shm"))
+        before = seen.setdefault("ncpl_logs", now if None not in now else None)
+        if before is None:
+            seen.pop("ncpl_logs")
+        elif now != before:
+            gone = " and ".join(end for end, a, b in zip(("-wal", "-shm"), before, now, strict=True) if a != b)
+            raise StoreError(
+                f"{gone} of the store {self.path} was deleted or replaced while it was in use.",
+                "what was saved before is written to the store as this ends; then the same command goes on, "
+                "and ncpl db check looks at the store",
             )
 
     def take_back(self) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, overload
 
-from ncpl_cli.errors import InputError, NcplError, StoreError
+from ncpl_cli.errors import InputError, StoreError
 from ncpl_cli.store.connection import connect, shown, translated
 from ncpl_cli.store.frames import Frames
 from ncpl_cli.store.migrate import ensure_head, ensure_readable
@@ -63,7 +63,10 @@ def open_store(url: str | os.PathLike[str], *, create: bool = True, readonly: bo
             else:
                 ensure_head(engine, text, file)
                 revision = HEAD
-    except NcplError:
+    except BaseException:  # a signal too: no log, no lock and no empty store stays behind
         engine.dispose()
+        if file is not None:
+            file.close()
+            file.take_back()
         raise
     return Store(text, engine, file, revision)
