@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from resnet_epoch import BATCH, eager, images, network, ours
 
 from ncpl_cli import networks
 from ncpl_cli.data.dataset import Dataset, Split
+from ncpl_cli.engines import CapturedEngine
 from ncpl_cli.engines.stacked import StackedEngine
 from ncpl_cli.interventions import Treatment, parse
 from ncpl_cli.metrics.snapshot import Snapshot, measure
@@ -71,6 +73,48 @@ def waits(data: Dataset, width: int, device: str, interventions: tuple[str, ...]
     finally:
         torch.cuda.set_sync_debug_mode("default")
     return sum("synchroniz" in str(one.message) for one in seen)
+
+
+def captured(data: Dataset, width: int, device: str, precision: str) -> CapturedEngine:
+    """An engine that has made its graph, or has said why not."""
+    engine = CapturedEngine([network(data, width, device)], data, OptimizerSpec(batch_size=BATCH), device,
+                            precision=precision)  # fmt: skip
+    engine.train_epoch([task_of(data)], [np.arange(8 * BATCH) % len(data.train)], 0.001)
+    return engine
+
+
+def side_by_side(data: Dataset, width: int, device: str, precision: str, count: int) -> tuple[float, float, list[str]]:
+    """Images a second of captured engines in as many threads, gigabytes of the device, and what they have to say."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+    engines = [captured(data, width, device, precision) for _ in range(count)]
+    draw = np.random.default_rng(1)
+    orders = [draw.permutation(len(data.train)) for _ in range(3)]
+
+    def epochs(engine: CapturedEngine) -> None:
+        for order in orders:
+            engine.train_epoch([task_of(data)], [order], 0.001)
+
+    with ThreadPoolExecutor(count) as pool:
+        began = time.perf_counter()
+        list(pool.map(epochs, engines))
+        took = time.perf_counter() - began
+    held = torch.cuda.max_memory_allocated(device) / 2**30 if device.startswith("cuda") else 0.0
+    return count * 3 * len(data.train) / took, held, [note for engine in engines for note in engine.notes]
+
+
+def company(data: Dataset, width: int, device: str, precision: str) -> bool:
+    """Whether a captured run has the same bits alone and beside two others."""
+    order = np.random.default_rng(1).permutation(len(data.train))
+
+    def trained_by(count: int) -> dict[str, torch.Tensor]:
+        engines = [captured(data, width, device, precision) for _ in range(count)]
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(lambda engine: engine.train_epoch([task_of(data)], [order], 0.01), engines))
+        return {name: value.detach().cpu().clone() for name, value in engines[0].networks[0].state_dict().items()}
+
+    alone, beside = trained_by(1), trained_by(3)
+    return all(torch.equal(value, beside[name]) for name, value in alone.items())
 
 
 def rates(arms: dict[str, Callable[[], float]], count: int, turns: int = 4) -> dict[str, float]:
@@ -127,6 +171,16 @@ def main() -> None:
         best = max(best, found["ours"])
         beside = f"the loop people write {found['eager']:.0f}" if "eager" in found else ""
         say(f"images/s, {precision}", f"{found['ours']:.0f}", beside)
+    for precision in precisions:
+        for count in (1, 2, 4) if gpu else (1,):
+            found_rate, held, notes = side_by_side(data, width, device, precision, count)
+            best = max(best, found_rate)
+            say(f"images/s, captured, {precision}, {count} at once", f"{found_rate:.0f}", f"{held:.1f} GiB")
+            if gpu and count == 1:
+                say(f"its graph leaves the uncaptured steps' bits, {precision}", str(not notes), "; ".join(notes),
+                    not notes)  # fmt: skip
+        same = company(few, width, device, precision)
+        say(f"captured, the same bits alone and beside two others, {precision}", str(same), "True", same)
     say("images/s, the best", f"{best:.0f}", f">= {IMAGES_A_SECOND}", best >= IMAGES_A_SECOND if gpu else None)
     hours = PUBLISHED_IMAGES / best / 3600
     say("five seeds of the published warm start, hours at most", f"{hours:.1f}", f"<= {HOURS}",
