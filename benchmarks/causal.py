@@ -67,7 +67,7 @@ def _one_place(draw: np.random.Generator, seeds: int, b: float, change: float) -
     return Study(tuple(made))
 
 
-def dosed(draw: np.random.Generator, seeds: int, phi: float, slope: float, tasks: int = 20) -> Study:
+def dosed(draw: np.random.Generator, seeds: int, phi: float, slope: float, tasks: int = 6) -> Study:
     """Four doses in every seed, which share its luck."""
     luck, made = draw.standard_normal((seeds, 1)), []
     at = np.arange(float(tasks))

@@ -83,6 +83,9 @@ def asked(scenario: type[Scenario], given: Mapping[str, Any]) -> RunSpec:
     """
     dataset = dataset_spec(scenario, given)
     presets = scenario.presets(dataset.name)
+    if hasattr(scenario, "presets_under"):
+        protocol = _read(scenario, given, ("protocol",)).get("protocol", "auto")
+        presets = scenario.presets_under(protocol, dataset.name)
     if given.get("network") in (None, presets["network"]):
         shape = {key: presets[key] for key in ("width", "depth") if key in presets}
         given = {**given, **{key: value for key, value in shape.items() if given.get(key) is None}}

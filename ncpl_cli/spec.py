@@ -256,9 +256,12 @@ def otherwise(spec: RunSpec, settings: Mapping[str, Any], recorded: Mapping[str,
     is not among them (a longer one is trained), nor are metrics and layers (missing ones are replayed).
     """
     scenario = spec.scenario
-    asked = {f.name: getattr(scenario, f.name) for f in fields(scenario) if not f.metadata.get("identity", True)}
+    asked = {f.name: f for f in fields(scenario) if not f.metadata.get("identity", True)}
     asked.pop(scenario.horizon_field, None)
-    found = {name: (settings.get(name), value) for name, value in asked.items()}
+    found = {
+        name: (settings.get(name, f.default if f.metadata.get("newer") else None), getattr(scenario, name))
+        for name, f in asked.items()
+    }
     measure = {"measure_every": "every", "measure_samples": "samples", "task_accuracy": "task_accuracy"}
     found |= {name: (recorded.get(key), getattr(spec.measure, key)) for name, key in measure.items() if key in recorded}
     return {name: (stored, now) for name, (stored, now) in found.items() if stored != now}

@@ -337,7 +337,7 @@ def train(
                 for run in active:
                     run.measure_start()
             fresh.advance(task_epoch)
-            progress = engine.train_epoch(tasks, [task.order(task_epoch) for task in tasks], rate)
+            progress = engine.train_epoch(tasks, [task.order(task_epoch) for task in tasks], rate, task_epoch)
             samples = agreed("samples", (own.samples for own in progress))
             position = replace(position, epoch=position.epoch + 1, samples_seen=position.samples_seen + samples)
             records = [
@@ -441,7 +441,8 @@ class _Fresh:
         if task_epoch > self._epochs:
             return
         rate = learning_rate(self._optimizer, task_epoch, self._length)
-        progress = self._engine.train_epoch(self._tasks, [task.order(task_epoch) for task in self._tasks], rate)
+        orders = [task.order(task_epoch) for task in self._tasks]
+        progress = self._engine.train_epoch(self._tasks, orders, rate, task_epoch)
         for run, asked, own in zip(self._runs, self._asked, progress, strict=True):
             if asked and own.correct is not None:
                 run.fresh.append(own.accuracy)

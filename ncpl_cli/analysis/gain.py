@@ -53,18 +53,25 @@ class Gain:
         }  # fmt: skip
 
 
-def over_seeds(per_seed: Mapping[int, float], flips: int = resampling.FLIPS, seed: int = 0) -> Gain:
-    """A difference over seeds: mean, t interval, sign-flip p, and the smallest gap they could have shown."""
+def over_seeds(
+    per_seed: Mapping[int, float], flips: int = resampling.FLIPS, seed: int = 0, *, spent: int = 1
+) -> Gain:  # fmt: skip
+    """A difference over seeds: mean, t interval, sign-flip p, and the smallest gap they could have shown.
+
+    spent  degrees of freedom that the values have cost (see statistics.t_interval)
+    """
     values = np.array(list(per_seed.values()))
     n = len(values)
     detectable = None
-    if n > 1:
+    if n > spent:
         from scipy.special import stdtrit
 
-        quantiles = float(stdtrit(n - 1, 0.975)) + float(stdtrit(n - 1, POWER))
+        quantiles = float(stdtrit(n - spent, 0.975)) + float(stdtrit(n - spent, POWER))
         detectable = quantiles * float(values.std(ddof=1)) / math.sqrt(n)
     p = number(resampling.sign_flips(values[:, None], flips=flips, seed=seed).p[0]) if n else None
-    return Gain(float(values.mean()) if n else None, statistics.t_interval(values), p, detectable, dict(per_seed))
+    return Gain(
+        float(values.mean()) if n else None, statistics.t_interval(values, spent), p, detectable, dict(per_seed)
+    )
 
 
 MOST_SEEDS = 10_000

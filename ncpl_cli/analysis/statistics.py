@@ -277,14 +277,17 @@ def summary(r: Array, blocks: Sequence[object] | None = None) -> Summary:
     )
 
 
-def t_interval(values: Array) -> tuple[float, float] | None:
-    """95 % interval of a mean: mean +- t(.975, n - 1) s / sqrt(n); None below two values."""
+def t_interval(values: Array, spent: int = 1) -> tuple[float, float] | None:
+    """95 % interval of a mean: mean +- t(.975, n - spent) s / sqrt(n); None where no degree of freedom is left.
+
+    spent  what was estimated from the same values: their mean; of pseudo-values also what they are values of
+    """
     n = len(values)
-    if n < 2:
+    if n <= spent:
         return None
     from scipy.special import stdtrit
 
-    half = float(stdtrit(n - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(n)
+    half = float(stdtrit(n - spent, 0.975)) * float(values.std(ddof=1)) / math.sqrt(n)
     centre = float(values.mean())
     return centre - half, centre + half
 

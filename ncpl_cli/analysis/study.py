@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,9 +92,13 @@ class Series:
 
     def task_ends(self) -> NDArray[np.intp]:
         """Row of each task's last recorded epoch."""
+        return self._task_ends
+
+    @cached_property
+    def _task_ends(self) -> NDArray[np.intp]:  # asked for by every reading of every column
         if not len(self.task):
             return np.array([], dtype=np.intp)
-        return np.flatnonzero(np.r_[np.diff(self.task) != 0, True])
+        return np.append(np.flatnonzero(self.task[1:] != self.task[:-1]), len(self.task) - 1)
 
     def unfinished_task(self) -> bool:
         """Whether the last recorded task is still being trained (it has fewer epochs than the one before it)."""

@@ -10,6 +10,10 @@ build up over tasks are no evidence that one carries the other. Where a seed has
 seeds' means over seeds (Judd, Kenny & McClelland 2001), and each seed has its jackknife pseudo-value. Either way a
 seed has one indirect effect, so that its interval is t over seeds; the share indirect / total is a ratio of two paired
 means, with Fieller's (1954) interval, and there is none where the total effect is not told from 0.
+
+A line over seeds costs one more degree of freedom than a mean: n - 2. With n - 1 intervals of ten seeds hold the truth
+92.8 times of 100, since an indirect effect is a product, and skewed; where there is no slope at all, intervals of five
+seeds hold it 97.6 times.
 """
 
 from __future__ import annotations
@@ -93,11 +97,12 @@ def through(
     t = {s: float(of[1].mean()) for s, of in paired.items()}
     m = {s: float(of[2].mean()) for s, of in paired.items()}
 
-    def gain(values: Mapping[int, float]) -> Gain:
-        return over_seeds(values, flips, seed)
+    def gain(values: Mapping[int, float], spent: int = 1) -> Gain:
+        return over_seeds(values, flips, seed, spent=spent)
 
     total, change = gain(t), gain(m)
     slopes = {s: slope_within(*of) for s, of in paired.items()}
+    spent = 1
     places = min((len(of[0]) for of in paired.values()), default=0)
     if paired and all(math.isfinite(b) for b in slopes.values()):
         indirect = {s: slopes[s] * m[s] for s in paired}
@@ -107,7 +112,7 @@ def through(
     elif len(paired) >= FEWEST_SEEDS:
         values = pseudo_values(np.array(list(t.values())), np.array(list(m.values())))
         indirect = dict(zip(paired, values.tolist(), strict=True))
-        how = f"over {len(paired)} seeds"
+        how, spent = f"over {len(paired)} seeds", 2  # the line over seeds, and the mean
     else:
         why = "no seed has both at the same places" if not paired else (
             f"{count(len(paired), 'paired seed')} of {count(places, 'place')}: an indirect effect needs "
@@ -116,9 +121,9 @@ def through(
         return Through(mediator, y, total, change, None, None, None, None, "none", why)
     if not all(math.isfinite(v) for v in indirect.values()):
         return Through(mediator, y, total, change, None, None, None, None, how, f"{mediator} does not vary")
-    direct = gain({s: t[s] - indirect[s] for s in indirect})
-    share, interval, why = share_of(np.array(list(indirect.values())), np.array(list(t.values())))
-    return Through(mediator, y, total, change, gain(indirect), direct, share, interval, how, why)
+    direct = gain({s: t[s] - indirect[s] for s in indirect}, spent)
+    share, interval, why = share_of(np.array(list(indirect.values())), np.array(list(t.values())), spent)
+    return Through(mediator, y, total, change, gain(indirect, spent), direct, share, interval, how, why)
 
 
 def differences(arm: Series, plain: Series, y: str, mediator: str) -> tuple[Array, Array, Array]:
@@ -163,21 +168,27 @@ def _over_seeds(t: Array, m: Array) -> float:
     return float(d @ (t - t.mean())) / float(d @ d) * float(m.mean())
 
 
-def share_of(indirect: Array, total: Array) -> tuple[float | None, tuple[float, float] | None, str]:
+def share_of(
+    indirect: Array, total: Array, spent: int = 1
+) -> tuple[float | None, tuple[float, float] | None, str]:  # fmt: skip
     """mean(indirect) / mean(total) of paired values with Fieller's 95 % interval, and why there is none.
+
+    spent  degrees of freedom that the values have cost.
 
     All ratios r with |mean(I - r T)| <= t s(I - r T) / sqrt(n): the roots of a quadratic, which enclose an interval
     exactly where the interval of the total does not hold 0.
     """
-    interval = statistics.t_interval(total)
+    interval = statistics.t_interval(total, spent)
     if interval is None:
         return None, None, "one seed has no interval"
     if interval[0] <= 0 <= interval[1]:
-        return None, None, "the interval of the total effect holds 0: there is nothing to have a share of"
+        beyond = statistics.t_interval(total)
+        after = "" if beyond is None or beyond[0] <= 0 <= beyond[1] else ", once the slope has cost a degree of freedom"
+        return None, None, f"the interval of the total effect holds 0{after}: there is nothing to have a share of"
     from scipy.special import stdtrit
 
     n = len(total)
-    g = float(stdtrit(n - 1, 0.975)) ** 2 / n
+    g = float(stdtrit(n - spent, 0.975)) ** 2 / n
     i, t = float(indirect.mean()), float(total.mean())
     covariance = np.cov(indirect, total)
     a = t * t - g * float(covariance[1, 1])

@@ -83,10 +83,12 @@ class CapturedEngine(StackedEngine):
             return f"the captured engine does not carry what acts within an epoch: {', '.join(within)}"
         return StackedEngine.refuses(network, optimizer, device, precision, interventions, objective)
 
-    def train_epoch(self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], lr: float) -> list[Progress]:
+    def train_epoch(
+        self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], lr: float, task_epoch: int = 1
+    ) -> list[Progress]:
         """One pass over `orders[0]` of `tasks[0]`, as the stacked engine has it."""
-        if self._failed:
-            return super().train_epoch(tasks, orders, lr)
+        if self._failed or tasks[0].augmentation is not None:
+            return super().train_epoch(tasks, orders, lr, task_epoch)
         began, (task,), (order,) = time.perf_counter(), tasks, orders
         blocks = self._blocks(len(order))
         self._treated.begin(tasks, False)
@@ -113,7 +115,7 @@ class CapturedEngine(StackedEngine):
                 found = torch.stack([self._correct, self._loss, finite.to(self._loss.dtype)])
                 correct, loss, ok = found.tolist()  # the only wait
         if self._failed:
-            return super().train_epoch(tasks, orders, lr)
+            return super().train_epoch(tasks, orders, lr, task_epoch)
         seconds = time.perf_counter() - began
         right = None if task.regression else int(correct)
         return [Progress(right, loss / len(order), len(order), seconds, bool(ok) and math.isfinite(loss))]

@@ -47,8 +47,13 @@ class Engine(Protocol):
     networks: Sequence[nn.Module]
     notes: list[str]
 
-    def train_epoch(self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], lr: float) -> list[Progress]:
-        """One pass over `orders[r]` of task `tasks[r]` for every run r, at learning rate `lr`."""
+    def train_epoch(
+        self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], lr: float, task_epoch: int = 1
+    ) -> list[Progress]:
+        """One pass over `orders[r]` of task `tasks[r]` for every run r, at learning rate `lr`.
+
+        task_epoch  names the draws by which images are moved, where a task has them moved
+        """
         ...
 
     def change(self, purpose: str, which: Collection[int] | None = None) -> None:

@@ -20,6 +20,7 @@ from ncpl_cli.engines.engine import Progress
 from ncpl_cli.engines.online_kernel import CLASSES, LABELS, NUMBERS, SMOOTHED, kernel
 from ncpl_cli.engines.shown import Shown
 from ncpl_cli.engines.treated import refused
+from ncpl_cli.errors import InputError
 from ncpl_cli.interventions import Intervention, Treatment
 from ncpl_cli.networks import MLP
 from ncpl_cli.objectives import CROSS_ENTROPY, MSE, CrossEntropy, Objective
@@ -70,8 +71,12 @@ class OnlineEngine:
             return f"the online engine carries cross-entropy and squared error, not {objective.label}"
         return refused("online", interventions)
 
-    def train_epoch(self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], lr: float) -> list[Progress]:
+    def train_epoch(
+        self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], lr: float, task_epoch: int = 1
+    ) -> list[Progress]:
         """One pass over `orders[r]` of `tasks[r]` for each run, one after another."""
+        if any(task.augmentation is not None for task in tasks):
+            raise InputError("the online engine does not move images.", "--engine stacked")
         acting = self._treatment.acting(tasks[0].phase, tasks[0].index)
         pulls = [pull for one in acting if (pull := one.pull())]
         strength = self._optimizer.weight_decay + sum(weight for weight, _ in pulls)

@@ -31,6 +31,7 @@ from ncpl_cli.device import arithmetic
 from ncpl_cli.engines.by_hand import BY_HAND, Space, steps_by_hand
 from ncpl_cli.engines.engine import Progress
 from ncpl_cli.engines.forward import StackedForward
+from ncpl_cli.engines.moved import Moves, moves_of
 from ncpl_cli.engines.optimizers import optimizer_of
 from ncpl_cli.engines.stack import Stack, layout, resident
 from ncpl_cli.engines.treated import Treated, refused
@@ -97,9 +98,12 @@ class StackedEngine:
             return f"the stacked engine does not compute in {precision} on {device}"
         return refused("stacked", interventions)
 
-    def train_epoch(self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], lr: float) -> list[Progress]:
+    def train_epoch(
+        self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], lr: float, task_epoch: int = 1
+    ) -> list[Progress]:
         """One pass over `orders[r]` of `tasks[r]` for every run at once; `seconds` is the whole cohort's time.
 
+        What looks at the images trained on last (ReDo) sees them as they are stored, not as they were moved.
         A last batch that is smaller counts by its own mean. Under batch normalisation a last batch of a single
         sample, which has no statistics and which torch refuses, joins the batch before it.
         """
@@ -113,6 +117,7 @@ class StackedEngine:
         correct = torch.zeros(runs, dtype=exact, device=self._device)
         loss = torch.zeros(runs, dtype=exact, device=self._device)
         gather = None if isinstance(self._first, MLP) else self._pixel_orders(tasks)  # R x D
+        moves = moves_of(tasks, task_epoch, samples, self._data, self._images)
         self._treated.begin(tasks, self._can_by_hand)
         self._forward.watched = () if isinstance(self._first, MLP) else self._treated.unit_layers
         # a penalty that only pulls towards zero is weight decay, which the step by hand knows
@@ -130,7 +135,7 @@ class StackedEngine:
             for start, steps, batch in blocks:
                 rows = slice(start, start + steps * batch)
                 space = self._space(steps, batch)
-                x = self._shown(space, order[:, rows], gather)  # R x kB x ...
+                x = self._shown(space, order[:, rows], gather, moves and moves.of(rows))  # R x kB x ...
                 y = (
                     asked[:, rows].reshape(runs, steps, batch, *asked.shape[2:]).transpose(0, 1)
                 )  # k x R x B, numbers k x R x B x K
@@ -236,14 +241,15 @@ class StackedEngine:
             )
         return self._spaces[key]
 
-    def _shown(self, space: Space, index: Tensor, gather: Tensor | None) -> Tensor:
-        """The images at `index` (R x kB), scaled to [0, 1]: R x kB x (D + 1) for an MLP, else R x kB x C x H x W."""
+    def _shown(self, space: Space, index: Tensor, gather: Tensor | None, moves: Moves | None = None) -> Tensor:
+        """The images at `index` (R x kB), moved, in [0, 1]: R x kB x (D + 1) for an MLP, else R x kB x C x H x W."""
         runs, rows = index.shape
-        torch.index_select(self._images, 0, index.reshape(-1), out=space.pixels)
+        pixels = torch.index_select(self._images, 0, index.reshape(-1), out=space.pixels)
+        pixels = pixels if moves is None else moves(pixels)
         if isinstance(self._first, MLP):
-            space.x[..., :-1].copy_(space.pixels.view(runs, rows, -1)).div_(self._data.scale)
+            space.x[..., :-1].copy_(pixels.view(runs, rows, -1)).div_(self._data.scale)
             return space.x
-        x = space.x.copy_(space.pixels.view(runs, rows, -1)).div_(self._data.scale)
+        x = space.x.copy_(pixels.view(runs, rows, -1)).div_(self._data.scale)
         if gather is not None:
             x = x.gather(2, gather[:, None].expand_as(x))
         return x.view(runs, rows, *self._data.shape)

@@ -19,6 +19,7 @@ import numpy as np
 
 from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.errors import InputError
+from ncpl_cli.scenarios.augmentation import Augmentation, written
 from ncpl_cli.scenarios.choice import Index, check_per_class, class_order, of_class, relabelled, smallest_class
 from ncpl_cli.scenarios.task import Task, TaskSequence, option, sample_order
 
@@ -29,16 +30,30 @@ RESNET = {"network": "resnet18", "lr": 0.05, "momentum": 0.9, "batch_size": 32, 
           "lr_schedule": "step:35/45:0.1"}  # fmt: skip
 
 DOHARE = {"network": "resnet18", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 90, "epochs": 200,
-          "lr_schedule": "step:60/120/160:0.2", "classes_per_task": 5, "show": "seen"}  # fmt: skip
-"""D24's class-incremental CIFAR-100: five more classes every 200 epochs, trained on all that have come; its images are
-also cropped, flipped and turned at random, which ncpl does not do."""
+          "lr_schedule": "step:60/120/160:0.2", "classes_per_task": 5, "show": "seen",
+          "augment": "flip+crop:4+rotate:15"}  # fmt: skip
+"""D24's class-incremental CIFAR-100: five more classes every 200 epochs, trained on all that have come, the schedule
+anew each time. Otherwise than there: the network goes on from its last epoch, not from the one with the best validation
+accuracy; ResNet-18 pools after its first convolution; images that are measured are never moved."""
+
+DOHARE_SMALL = {**DOHARE, "network": "convnet", "lr": 0.05, "batch_size": 32, "epochs": 20,
+                "lr_schedule": "step:6/12/16:0.2", "classes_per_task": 2}  # fmt: skip
+"""The same in minutes of a CPU: a small convolutional network, a tenth of the epochs, the rate at the same shares."""
 
 PRESETS: dict[str, dict[str, object]] = {
     "digits": {**MLP, "width": 100, "batch_size": 32},
     "cifar10": RESNET,
-    "cifar100": DOHARE,
+    "cifar100": {**DOHARE, "per_class": 450},
     "cifar100-super": DOHARE,
 }
+
+DOHARE_ON: dict[str, dict[str, object]] = {
+    "cifar100": PRESETS["cifar100"],
+    "cifar100-super": DOHARE,
+    "digits": {**DOHARE_SMALL, "augment": "flip+crop:1+rotate:15"},
+}
+
+PROTOCOLS = ("auto", "vandeven2022", "dohare2024")
 
 
 @dataclass(frozen=True)
@@ -46,7 +61,7 @@ class ClassIncremental(TaskSequence):
     """A few new classes each task; the answer is looked for among all classes seen so far.
 
     Presets: 28x28 images and digits MLP (400-400; digits 100-100), Adam 1e-3; cifar10 and folders ResNet-18, batch 32,
-    50 epochs; cifar100 as D24: five classes more every 200 epochs, trained on all seen.
+    50 epochs; cifar100 as D24: five classes more every 200 epochs, trained on all seen, cropped, flipped and turned.
     """
 
     id: ClassVar[str] = "class-incremental"
@@ -63,6 +78,24 @@ class ClassIncremental(TaskSequence):
                            choices=("random", "order"))  # fmt: skip
     show: str = option("new", "train on the new classes, or on all seen so far (D24; the ceiling of joint training)",
                        choices=("new", "seen"))  # fmt: skip
+    augment: str = option("none", "images moved at random in training, as flip+crop:4+rotate:15 (cifar100: that)",
+                          form=written, newer=True)  # fmt: skip
+    protocol: str = option("auto", "whose presets: vandeven2022, dohare2024 (small but on cifar100); auto: the data's",
+                           choices=PROTOCOLS, identity=False, newer=True)  # fmt: skip
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Self:
+        """The scenario with the options that were given; a protocol is what it presets, and is not kept."""
+        return cls(**{name: value for name, value in given.items() if name != "protocol"})
+
+    @classmethod
+    def presets_under(cls, protocol: str, dataset: str) -> dict[str, object]:
+        """Defaults for a data set under a published protocol."""
+        if protocol == "dohare2024":
+            return {"dataset": cls.preset["dataset"], **DOHARE_ON.get(dataset, DOHARE_SMALL)}
+        if protocol == "vandeven2022" and dataset.startswith("cifar100"):
+            return {"dataset": cls.preset["dataset"], **RESNET, "classes_per_task": 10}
+        return cls.presets(dataset)
 
     @classmethod
     def presets(cls, dataset: str) -> dict[str, object]:
@@ -87,6 +120,8 @@ class ClassIncremental(TaskSequence):
                 f"{self.classes_per_task}."
             )
         check_per_class(self._per_class(data), data, f"--per-class {self.per_class}")
+        if (augmentation := Augmentation.of(self.augment)) is not None:
+            augmentation.check(data.shape, data.name)
 
     def fitted(self, data: Dataset) -> Self:
         """With as many tasks as the data have classes for, where no number was given."""
@@ -113,7 +148,7 @@ class ClassIncremental(TaskSequence):
         return Task(
             index=index, epochs=self.epochs, order=lambda task_epoch: chosen[order(task_epoch)], changes=index > 0,
             train_labels=number[data.train.labels], test_labels=number[data.test.labels], parts=parts,
-            among=(0 if self.grows else first, last),
+            among=(0 if self.grows else first, last), augmentation=Augmentation.of(self.augment, seed, index),
         )  # fmt: skip
 
 
@@ -127,7 +162,7 @@ class TaskIncremental(ClassIncremental):
     @classmethod
     def of(cls, given: dict[str, Any]) -> Self:
         """The scenario with the options that were given; raises InputError on an impossible combination."""
-        made = cls(**given)
+        made = super().of(given)
         if made.show == "seen":
             raise InputError(
                 "--show seen belongs to class-incremental: samples of several tasks have no one set of answers.",
@@ -140,3 +175,8 @@ class TaskIncremental(ClassIncremental):
         """Defaults for a data set; every task on its own classes."""
         found = super().presets(dataset)
         return {**found, "show": "new"}
+
+    @classmethod
+    def presets_under(cls, protocol: str, dataset: str) -> dict[str, object]:
+        """Under a published protocol; every task on its own classes."""
+        return {**super().presets_under(protocol, dataset), "show": "new"}

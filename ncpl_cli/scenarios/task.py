@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ncpl_cli import rng
 from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.objectives import CROSS_ENTROPY, Objective
+from ncpl_cli.scenarios.augmentation import Augmentation
 
 TRAINED = "trained"
 """The name of the targets of the whole training split, which `order` points into."""
@@ -61,6 +62,7 @@ class Task:
                   before the first step, (N, outputs)) -> the task with its targets
     in_order      of such numbers: the samples as they are shown (n,) -> what each is asked (n, outputs), another time
                   something else; in place of `targets`, which are then what is measured
+    augmentation  how the images are moved at random while they are trained on; what is measured is not
     """
 
     index: int
@@ -85,6 +87,7 @@ class Task:
     recentre: bool = False
     of_outputs: Callable[[Task, NDArray[np.float64]], Task] | None = None
     in_order: Callable[[NDArray[np.int64]], NDArray[np.floating[Any]]] | None = None
+    augmentation: Augmentation | None = None
 
     @property
     def regression(self) -> bool:
