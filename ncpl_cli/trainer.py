@@ -24,13 +24,14 @@ from ncpl_cli.data import Dataset
 from ncpl_cli.engines import ENGINES, Engine, Progress
 from ncpl_cli.interventions import Treatment, parse
 from ncpl_cli.interventions.intervention import INITIALISATION
+from ncpl_cli.matrix import OF_ROW
 from ncpl_cli.metrics import Measured, measure
 from ncpl_cli.metrics.catalogue import AT_START, METRICS, at_start, chosen, every_epoch
 from ncpl_cli.metrics.forgetting import evaluated_tasks, task_accuracy
 from ncpl_cli.metrics.forward import predictions
 from ncpl_cli.metrics.history import fresh_gap, plasticity, task_online
 from ncpl_cli.metrics.inputs import at_initialisation
-from ncpl_cli.metrics.retained import OF_FIRST, OF_MATRIX, Retained, look_ahead, of_first
+from ncpl_cli.metrics.retained import OF_FIRST, Retained, look_ahead, of_first
 from ncpl_cli.metrics.similarity import NAMES as SIMILARITY
 from ncpl_cli.metrics.similarity import task_similarity
 from ncpl_cli.metrics.snapshot import Snapshot
@@ -265,8 +266,8 @@ class Run:
 
     def _retained(self, found: Measured, row: Mapping[int, float], wanted: Collection[str], last: bool) -> None:
         """What is left of earlier tasks, from a row of the forgetting matrix and the first task's features."""
-        index, asked = self.task.index, {*OF_MATRIX, *OF_FIRST, "forward_transfer"} & {*wanted}
-        if asked & {*OF_MATRIX} and (row or last):
+        index, asked = self.task.index, {*OF_ROW, *OF_FIRST, "forward_transfer"} & {*wanted}
+        if asked & {*OF_ROW} and (row or last):
             values, undefined = self.retained.of_matrix(index, row)
             found.put({k: v for k, v in values.items() if k in asked},
                       {k: why for k, why in undefined.items() if k in asked and last})  # fmt: skip

@@ -16,6 +16,7 @@ from ncpl_cli.errors import InputError
 from ncpl_cli.main import call
 from ncpl_cli.metrics.retained import Retained
 from ncpl_cli.objectives import MSE, CrossEntropy, Within
+from ncpl_cli.records import Address
 from ncpl_cli.scenarios.incremental import ClassIncremental, TaskIncremental
 from ncpl_cli.settings import asked, specs
 from ncpl_cli.spec import OptimizerSpec
@@ -102,6 +103,10 @@ def test_plain_training_forgets_and_goes_on_to_the_same_numbers(
     assert classes["average_accuracy"] == pytest.approx(0.2, abs=0.02) and classes["forgetting"] > 0.9
     assert tasks["average_accuracy"] > 0.9 and tasks["backward_transfer"] > -0.1
     assert classes["readout_gap@first"] > 0.5 > tasks["readout_gap@first"]  # forgotten by the head, not the features
+    with open_store(path, readonly=True) as store:
+        for run in store.runs():  # what its stored rows say is what was recorded while it was trained
+            for metric, of in store.matrix_numbers(run.id).items():
+                assert of == {e: store.values(run.id, e)[Address(metric)] for e in of} and 30 in of
     assert 0 < tasks["drift_of_means@first"] < 2 and "nc1@first" in tasks and "forward_transfer" in tasks
     whole = str(tmp_path / "b.db")
     assert call(["train", "class-incremental", *few[:-3], "--db", whole]) == 0

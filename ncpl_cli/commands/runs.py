@@ -133,7 +133,9 @@ def show(
         row = store.run(run)
         last = store.last_epoch(row.id)
         values = {str(a): v for a, v in store.values(row.id, last).items()}
-        reasons = {str(a): why for a, why in store.reasons(row.id, last).items()}
+        of_matrix = {name: of[last] for name, of in store.matrix_numbers(row.id).items() if last in of}
+        values = {**of_matrix, **values}
+        reasons = {str(a): why for a, why in store.reasons(row.id, last).items() if str(a) not in values}
         position = {
             k: v for k, v in store.final(row.id).items() if k in ("epoch", "task", "task_epoch", "samples_seen")
         }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ncpl_cli.data.dataset import Dataset
+from ncpl_cli.matrix import numbers_of_row
 from ncpl_cli.metrics.forgetting import task_accuracy
 from ncpl_cli.metrics.forward import view
 from ncpl_cli.metrics.neural_collapse import collapse, means_of
@@ -19,7 +20,6 @@ from ncpl_cli.networks import Network
 from ncpl_cli.records import Address
 from ncpl_cli.scenarios.task import Task
 
-OF_MATRIX = ("average_accuracy", "backward_transfer", "forgetting")
 OF_FIRST = ("drift_of_means", "readout_gap")
 FIRST = "first"
 """The split of what is measured on the first task's images while later ones are trained."""
@@ -71,22 +71,8 @@ class Retained:
             self.best[k] = max(accuracy, self.best.get(k, accuracy))
 
     def of_matrix(self, task: int, row: Mapping[int, float]) -> tuple[dict[str, float], dict[str, str]]:
-        """Numbers of a row of the matrix (before `end` has taken it), and why one is undefined.
-
-        average_accuracy   mean over k <= t of a_tk
-        backward_transfer  mean over k < t of a_tk - a_kk (Lopez-Paz & Ranzato 2017)
-        forgetting         mean over k < t of the largest a_lk, k <= l < t, minus a_tk (Chaudhry et al. 2018)
-        """
-        if not all(k in row for k in range(task + 1)):
-            return {}, dict.fromkeys(OF_MATRIX, "not every seen task was evaluated at this epoch")
-        found = {"average_accuracy": sum(row[k] for k in range(task + 1)) / (task + 1)}
-        if task == 0:
-            return found, dict.fromkeys(OF_MATRIX[1:], "first task")
-        if not all(k in self.learned and k in self.best for k in range(task)):
-            return found, dict.fromkeys(OF_MATRIX[1:], "not every earlier task was evaluated at its end")
-        found["backward_transfer"] = sum(row[k] - self.learned[k] for k in range(task)) / task
-        found["forgetting"] = sum(self.best[k] - row[k] for k in range(task)) / task
-        return found, {}
+        """Numbers of a row of the matrix (before `end` has taken it), and why one is undefined."""
+        return numbers_of_row(task, row, self.learned, self.best)
 
     def forward_transfer(self, task: int) -> tuple[dict[str, float], dict[str, str]]:
         """Mean over tasks 1 <= k <= t of the accuracy on k before its first step minus the untrained network's."""

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from ncpl_cli.errors import StoreError
+from ncpl_cli.matrix import OF_MATRIX
 from ncpl_cli.records import Address
+from ncpl_cli.store import matrix
 from ncpl_cli.store.connection import plain_array
 from ncpl_cli.store.reading import Reading
 from ncpl_cli.store.run_row import RunRow
@@ -47,6 +49,10 @@ class Frames(Reading):
                     if a not in wide
                 }
                 found[run] = columns | self._long(connection, run, keys[run], long, columns["epoch"])
+            if of_matrix := [a for a in addresses if of_stored_rows(a)]:
+                for run, of_rows in matrix.numbers(connection, ids):
+                    for a in of_matrix:
+                        _fill(found[run][str(a)], found[run]["epoch"], of_rows.get(a.metric, {}))
         return found
 
     def _long(
@@ -143,6 +149,11 @@ class Frames(Reading):
             for row in chosen:  # a run at a time, as arrays: dictionaries of millions of values take gigabytes
                 part = _rows_of(connection, row, texts)
                 number = len(part["epoch"])
+                here = (part["split"] == "train") & (part["layer"] == "last")
+                for _, of_rows in matrix.numbers(connection, [row.id]):
+                    for metric, by_epoch in of_rows.items():
+                        values = part.setdefault(metric, np.full(number, np.nan))
+                        values[here] = _fill(values[here], part["epoch"][here], by_epoch)
                 about = {"run": row.id, "seed": row.seed, "scenario": row.scenario, "name": ",".join(row.names)}
                 about |= {
                     "parent": row.parent,
@@ -153,6 +164,19 @@ class Frames(Reading):
         table = pd.concat([p for p in parts if len(p)] or [pd.DataFrame(columns=head)], ignore_index=True)
         found = set(table.columns) - {*head, *titles.values(), "parent", "branch_epoch"}
         return table[[*head, *titles.values(), *(n for n in WIDE if n in found), *sorted(found - set(WIDE))]]
+
+
+def of_stored_rows(address: Address) -> bool:
+    """Whether what was not recorded follows from the rows of the forgetting matrix."""
+    return address.metric in OF_MATRIX and address.split == "train" and address.layer == "last"
+
+
+def _fill(values: NDArray[np.float64], axis: NDArray[Any], by_epoch: Mapping[int, float]) -> NDArray[np.float64]:
+    """A column with what was not recorded of the forgetting matrix, in place."""
+    for i, epoch in enumerate(axis):
+        if values[i] != values[i] and int(epoch) in by_epoch:
+            values[i] = by_epoch[int(epoch)]
+    return values
 
 
 FACTS = ("task", "task_epoch", "epoch", "samples_seen", "seconds")

@@ -9,7 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from ncpl_cli.errors import InputError, without_passwords
+from ncpl_cli.matrix import OF_MATRIX
 from ncpl_cli.records import Address
+from ncpl_cli.store import matrix
 from ncpl_cli.store.database import Database
 from ncpl_cli.store.keys import all_meant, check_filters, meant
 from ncpl_cli.store.recorded import recorded_addresses
@@ -164,9 +166,23 @@ class Reading(Database):
             return found | {Address(m, s, la): float(v) for m, s, la, v in connection.execute(query)}
 
     def recorded(self, ids: Sequence[str]) -> list[Address]:
-        """Every address that some of these runs have a value of, in any epoch."""
+        """Every address that some of these runs have a value of, in any epoch; numbers of the forgetting matrix also
+        where they follow from its stored rows."""
         with self.reading() as connection:
-            return recorded_addresses(connection, ids)
+            found = recorded_addresses(connection, ids)
+            if missing := {name for name in OF_MATRIX if Address(name) not in found}:
+                more = set[str]()
+                for _, numbers in matrix.numbers(connection, ids):
+                    more |= missing & numbers.keys()
+                    if more >= missing - {"forward_transfer"}:
+                        break
+                found += [Address(name) for name in OF_MATRIX if name in more]
+        return found
+
+    def matrix_numbers(self, run: str) -> dict[str, dict[int, float]]:
+        """{metric: {epoch: value}} of a run's forgetting matrix, from its stored rows."""
+        with self.reading() as connection:
+            return dict(matrix.numbers(connection, [run])).get(run, {})
 
     def curves(self, ids: Sequence[str], columns: Sequence[str]) -> dict[str, dict[str, list[float | None]]]:
         """{run id: {column of the wide table: its values in the order of epochs, from epoch 1}} of many runs."""
