@@ -13,7 +13,7 @@ from ncpl_cli.analysis import Group, Run, Series, Study
 from ncpl_cli.analysis.claims import MEASURES
 from ncpl_cli.analysis.claims_next import dose_slope, late_loss, onset, onset_r, over_placebo, r_gap, through
 from ncpl_cli.commands.reproduce import arms_of
-from ncpl_cli.report import curves
+from ncpl_cli.report import wording
 from ncpl_cli.report.material import Part
 from ncpl_cli.report.sections.architecture import cells, draw_cells
 from ncpl_cli.studies import SCALES, Plan, study_named
@@ -146,6 +146,6 @@ def test_one_figure_has_onset_and_loss_of_every_cell() -> None:
 
 def test_labels_that_begin_alike_are_told_apart_in_a_legend() -> None:
     labels = [f"width 50, {'x' * 90}, {end}" for end in ("relu", "tanh", "relu")] + ["short"]
-    found = curves.shortened(labels, 60)
+    found = wording.shortened(labels, 60)
     assert len(found) == 3 == len(set(found.values())) and found["short"] == "short"
     assert found[labels[1]] == found[labels[0]] + " (2)" and len(found[labels[0]]) == 60

@@ -92,7 +92,7 @@ def test_the_section_is_there_where_a_study_is_and_draws_what_it_says() -> None:
     )
     section = mechanisms.draw(material(remedies()))
     figures = [block for block in section.blocks if isinstance(block, Figure)]
-    assert [figure.id for figure in figures] == ["mechanisms-remedies"] and figures[0].draw() is not None
+    assert [figure.id for figure in figures] == ["gain-of-remedies-smoke"] and figures[0].draw() is not None
     assert "ln alone: +0.300" in figures[0].alt
     assert any(isinstance(block, Table) and block.id == "mechanisms-remedies-grid" for block in section.blocks)
     (text,) = [block for block in section.blocks if isinstance(block, Text)]

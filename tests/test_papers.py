@@ -32,7 +32,7 @@ def test_tables_are_latex_with_nothing_obeyed() -> None:
 def test_a_figure_has_the_width_of_a_column_and_truetype(tmp_path: Path) -> None:
     import pandas as pd
 
-    from ncpl_cli.report.curves import draw
+    from ncpl_cli.report.lines import draw
 
     numbers = pd.DataFrame({"panel": "y", "group": "g", "x": [1.0, 2.0], "mean": [1.0, 2.0], "low": 0.5, "high": 2.5,
                             "runs": 7})  # fmt: skip

@@ -29,6 +29,8 @@ from ncpl_cli.report.sections import SECTIONS
 from ncpl_cli.store import open_store
 from tests.studies import UNKIND, make_store
 
+QUESTION = "nc1-and-plasticity_loss-raw-and-detrended-first_task_epochs-1-permuted-digits"
+
 FORMULAS = {m.id: (m.formula, m.direction, m.source) for m in METRICS.values()}
 
 
@@ -127,7 +129,8 @@ def test_curves_are_means_over_runs_with_a_t_interval(report: Report, store: str
     with open_store(store) as opened:
         frame = opened.frame(scenario="permuted-digits")
     ours = frame[(frame["split"] == "train") & frame["run"].str.startswith("a1") & (frame["task"] == 5)]["nc1"]
-    (row,) = rows(named(report, "collapse-0-numbers"), panel="nc1 (lower = more collapse)", group="first_task_epochs=1",
+    numbers = named(report, "nc1-to-nc4-by-task-permuted-digits-numbers")
+    (row,) = rows(numbers, panel="nc1 (lower = more collapse)", group="first_task_epochs=1",
                   x=5.0)  # fmt: skip
     low, high = stats.t.interval(0.95, 2, ours.mean(), stats.sem(ours))
     assert row["runs"] == 3
@@ -135,7 +138,7 @@ def test_curves_are_means_over_runs_with_a_t_interval(report: Report, store: str
 
 
 def test_intervals_of_shares_end_at_1(report: Report) -> None:
-    numbers = rows(named(report, "learning-1-numbers"), panel="train_accuracy (higher = fits better)")
+    numbers = rows(named(report, "accuracy-by-epoch-warm-start-numbers"), panel="train_accuracy (higher = fits better)")
     assert numbers and max(row["high"] for row in numbers) <= 1
 
 
@@ -158,12 +161,12 @@ def test_correlations_are_those_of_correlate(report: Report, store: str) -> None
     result = correlate(study, [("nc1", "plasticity_loss")], Options(window=4))[0]
     (row,) = rows(named(report, "correlations-0-statistics"), group="first_task_epochs=1", statistic="mean of r")
     assert row["r"] == pytest.approx(result.overall.summary.mean_r, abs=1e-12)
-    drawn = rows(named(report, "correlations-0-windows-numbers"))
+    drawn = rows(named(report, "r-in-windows-permuted-digits-numbers"))
     assert [row["mean"] for row in drawn][: len(result.windows.mean)] == pytest.approx(result.windows.mean.tolist())
 
 
 def test_the_figure_of_the_question_is_raw_and_detrended(report: Report, store: str) -> None:
-    drawn = rows(named(report, "correlations-0-question-0-numbers"))
+    drawn = rows(named(report, f"{QUESTION}-numbers"))
     with open_store(store) as opened:
         frame = opened.frame(scenario="permuted-digits")
     ours = frame[(frame["split"] == "train") & (frame["run"] == "a10000000000") & (frame["task"] > 0)]
@@ -174,7 +177,7 @@ def test_the_figure_of_the_question_is_raw_and_detrended(report: Report, store: 
     for name, values in (("x", x), ("y", y)):
         rest = values - np.polyval(np.polyfit(t, values, 1), t)
         assert [row[name] for row in left] == pytest.approx(rest.tolist(), abs=1e-12)
-    figure = next(f for f in report.figures() if f.id == "correlations-0-question-0")
+    figure = next(f for f in report.figures() if f.id == QUESTION)
     with theme.drawn(figure.draw()) as picture:
         assert len(picture.axes) == 2
 
@@ -293,7 +296,7 @@ def test_a_label_is_text_whatever_it_says(page: Path, report: Report) -> None:
 
 
 def test_a_label_in_a_figure_is_text() -> None:
-    from ncpl_cli.report.curves import draw
+    from ncpl_cli.report.lines import draw
 
     numbers = pd.DataFrame({"panel": "y", "group": [UNKIND, UNKIND, "plain", "plain"], "x": [1.0, 2.0] * 2,
                             "mean": 1.0, "low": 0.5, "high": 1.5, "runs": 3})  # fmt: skip
@@ -422,9 +425,9 @@ def test_a_page_begins_with_definitions_the_answer_and_what_was_found(page: Path
     first = html[html.index('class="first"') : html.index("How sure this is")]
     order = [first.index(word) for word in ("Neural collapse: ", "Plasticity loss: ", "<svg", "What was found")]
     assert order == sorted(order) and "What was run" not in first
-    numbers = named(report, "overview-lead-numbers")
+    numbers = named(report, "r-of-nc1-and-plasticity_loss-numbers")
     (raw,) = rows(numbers, group="first_task_epochs=1", series="as recorded")
-    (row,) = rows(named(report, "correlations-0-controls-numbers"), group="first_task_epochs=1",
+    (row,) = rows(named(report, "r-under-controls-permuted-digits-numbers"), group="first_task_epochs=1",
                   statistic="r as published")  # fmt: skip
     assert (raw["value"], raw["low"], raw["high"]) == (row["r"], row["low"], row["high"])
 
@@ -453,7 +456,7 @@ def test_numbers_are_rounded_by_their_standard_error() -> None:
 
 
 def test_up_to_five_runs_are_lines_and_more_are_a_band(store: str) -> None:
-    from ncpl_cli.report.curves import draw
+    from ncpl_cli.report.lines import draw
 
     numbers = {"panel": "test_accuracy (higher = generalises)", "group": "g", "x": [1.0, 2.0], "mean": [0.3, 0.4],
                "low": 0.2, "high": 0.5}  # fmt: skip
@@ -468,8 +471,117 @@ def test_up_to_five_runs_are_lines_and_more_are_a_band(store: str) -> None:
             )
 
 
+def test_few_lines_are_named_where_they_end_and_names_lie_apart() -> None:
+    from matplotlib.text import Text as Text_
+
+    from ncpl_cli.report.lines import apart, draw
+
+    assert apart([3.0, 1.0, 1.1], 0.5) == [3.0, 0.8, 1.3]
+    assert apart([1.0, 1.0, 1.0], 1.0) == [0.0, 1.0, 2.0] and apart([0.0, 5.0], 1.0) == [0.0, 5.0]
+    table = pd.DataFrame({"panel": "nc1", "group": ["lr=0.1", "lr=1"], "mean": [0.3, 0.31]})
+    table = pd.concat([table.assign(x=x, low=np.nan, high=np.nan, runs=1) for x in (1.0, 2.0, 3.0)])
+    for names, written in (({}, 2), ({"lr=1": "a name that is too long to stand at its line"}, 0)):
+        with theme.drawn(draw(table.replace(names), x="epoch")) as figure:
+            (axes,) = figure.axes
+            assert len(axes.texts) == written
+            everywhere = [text.get_text() for text in figure.findobj(Text_)]
+            assert sum("lr=0.1" in text for text in everywhere) == 1, "at the line or in the legend, not both"
+
+
+def test_layers_share_an_axis_and_the_first_is_said(tmp_path: Path) -> None:
+    from ncpl_cli.records import Address, EpochRecord
+    from ncpl_cli.report.sections import collapse
+    from tests.studies import add_run
+
+    with open_store(str(tmp_path / "layers.db")) as opened:
+        for seed in range(2):
+            records = [
+                EpochRecord(e, 0, e, e, 1.0, 0.1, {
+                    Address.parse("nc1"): 2.0 / e, Address.parse("nc1@train/layer2"): 3.0 if e < 4 else 0.5,
+                    Address.parse("nc1@train/layer10"): 4.0 - e / 10, Address.parse("nc1@test"): 1.0 + seed,
+                }, {}, {}) for e in range(1, 6)
+            ]  # fmt: skip
+            add_run(opened, f"{seed:012x}", seed, "permuted-digits", {"interventions": []}, {"tasks": 1}, records)
+        blocks = collapse.draw(gather(opened, FORMULAS)).blocks
+    by_layer = next(b for b in blocks if isinstance(b, Figure) and "layer" in b.id)
+    columns = by_layer.numbers.columns
+    lines = dict.fromkeys((row[columns.index("panel")], row[columns.index("group")]) for row in by_layer.numbers.rows)
+    assert list(lines) == [("nc1", "layer2"), ("nc1", "layer10"), ("nc1", "last")]
+    splits = next(b for b in blocks if isinstance(b, Figure) and "splits" in b.id)
+    assert {str(row[0])[:8] for row in splits.numbers.rows} == {"nc1@test"}, "what the first figure has is not repeated"
+    said = " ".join(s for b in blocks if isinstance(b, Text) for s in b.sentences)
+    assert "last collapses first: half of its fall in nc1 by epoch 2" in said
+
+
+def test_two_definitions_that_are_one_are_drawn_once(report: Report, tmp_path: Path) -> None:
+    from ncpl_cli.report.sections import plasticity as losses
+    from tests.studies import PERMUTED, add_run, permuted
+
+    both = {row["metric"] for row in rows(named(report, "plasticity-0-losses"))}
+    assert both == {"plasticity_loss", "plasticity_loss_b24"}  # some of these have four epochs on the first task
+    with open_store(str(tmp_path / "one.db")) as opened:
+        for seed in range(2):
+            add_run(opened, f"{seed:012x}", seed, "permuted-digits", PERMUTED, {"tasks": 4}, permuted(seed, 1, 4))
+        section = losses.draw(gather(opened, FORMULAS))
+    (table,) = (b for b in section.blocks if isinstance(b, Table))
+    assert {row["metric"] for row in rows(table)} == {"plasticity_loss"}
+    (figure,) = (b for b in section.blocks if isinstance(b, Figure))
+    assert len({row[0] for row in figure.numbers.rows}) == 1
+    assert "here equal to it" in str(section.blocks[0])
+
+
+def test_files_of_figures_have_names_that_speak(report: Report) -> None:
+    for figure in report.figures():
+        assert re.fullmatch(r"[a-z][\w.-]*", figure.id) and not re.search(r"^[a-z-]+-\d+(-[a-z]+)?(-\d+)?$", figure.id)
+
+
+# claims ------------------------------------------------------------------------------------------------------------
+
+
+def claim(id_: str, accept: tuple[float | None, float | None], published: float | None, value: float,
+          ci95: tuple[float, float] | None, verdict: str) -> Any:  # fmt: skip
+    from ncpl_cli.analysis.claims import Judged
+    from ncpl_cli.analysis.finding import Finding
+    from ncpl_cli.studies import Claim
+
+    made = Claim(id_, f"says {id_}", "gain", {}, published, "source", accept, "reason")
+    return Judged(made, Finding(value, ci95, 5), verdict, "why")
+
+
+def test_claims_stand_where_they_lie_in_what_is_accepted() -> None:
+    from ncpl_cli.analysis.claims import AGREES, DIFFERS, UNDECIDED, Judged
+    from ncpl_cli.report.claims_figure import claim_frame, claims_figure
+    from ncpl_cli.report.material import Claims
+
+    judged = (
+        claim("two ends", (0.4, 0.6), 0.5, 0.55, (0.45, 0.65), AGREES),
+        claim("far", (0.4, 0.6), 0.5, 1.5, (1.4, 1.6), DIFFERS),
+        claim("at least", (0.0, None), None, 0.02, (-0.01, 0.05), UNDECIDED),
+        claim("at most", (None, -0.85), -0.945, -0.75, None, DIFFERS),
+    )
+    without = Judged(judged[0].claim, None, UNDECIDED, "no value")
+    of = Claims("study", "source", "part", "smoke", (*judged, without))
+    found = claim_frame(of).set_index("claim")
+    places = found[["at", "from", "to", "theirs", "zone0", "zone1"]]
+    np.testing.assert_allclose(places.loc["says two ends"], [0.5, -0.5, 1.5, 0, -1, 1], atol=1e-12)
+    np.testing.assert_allclose(places.loc["says far"], [10, 9, 11, 0, -1, 1], atol=1e-12)
+    np.testing.assert_allclose(places.loc["says at least"], [1, -0.5, 2.5, np.nan, 0, 3], atol=1e-12)
+    np.testing.assert_allclose(places.loc["says at most"], [2.5, np.nan, np.nan, -2.375, -3, 0], atol=1e-12)
+    assert found.loc["says two ends", "said"] == "agrees: 0.550 (0.450 to 0.650)\npublished 0.5, 5 runs"
+    figure = claims_figure(of)
+    assert figure is not None and figure.id == "claims-study-part-smoke" and "1 further claim without" in figure.caption
+    with theme.drawn(figure.draw()) as drawn:
+        (axes,) = drawn.axes
+        verdicts = sorted((-text.get_position()[1], text.get_text().split(":")[0]) for text in axes.texts)
+        assert [verdict for _, verdict in verdicts] == ["agrees", "differs", "not decided", "differs"]
+        low, high = axes.get_xlim()
+        marks = np.concatenate([np.ma.getdata(c.get_offsets()).reshape(-1, 2)[:, 0] for c in axes.collections])
+        assert ((low <= marks) & (marks <= high)).all(), "nothing is drawn beyond the edge"
+    assert claims_figure(Claims("study", "source", "part", "smoke", (without,))) is None
+
+
 def test_panels_of_a_figure_can_be_stacked(page: Path, report: Report) -> None:
-    with theme.drawn(next(f for f in report.figures() if f.id == "learning-0").draw()) as figure:
+    with theme.drawn(next(f for f in report.figures() if f.id == "accuracy-by-task-permuted-digits").draw()) as figure:
         svg, panels = theme.panels_of(theme.page_svg(figure, "f", "title"))
         count = len(figure.axes)
     _, _, width, height = (float(n) for n in re.search(r'viewBox="([^"]*)"', svg)[1].split())  # type: ignore[index]
@@ -483,7 +595,7 @@ def test_panels_of_a_figure_can_be_stacked(page: Path, report: Report) -> None:
 def test_a_dot_takes_a_quarter_of_its_circle() -> None:
     numbers = pd.DataFrame({"panel": "y", "group": "g", "x": [1.0, 2.0, 3.0], "mean": [1.0, 2.0, 1.5], "low": 0.5,
                             "high": 2.5, "runs": 7})  # fmt: skip
-    from ncpl_cli.report.curves import draw
+    from ncpl_cli.report.lines import draw
 
     with theme.drawn(draw(numbers, x="epoch")) as figure:
         svg = theme.page_svg(figure, "f", "title")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 
@@ -40,6 +41,11 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             parts.append([number])
     return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
+
+
+def slug(text: str, most: int = 40) -> str:
+    """Text as part of a file's name: letters, digits, dots and dashes of ASCII."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text)[:most].strip("-.") or "x"
 
 
 def said(value: object) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from ncpl_cli.errors import InputError, unknown
 from ncpl_cli.output import format_of, special
 from ncpl_cli.report import theme
+from ncpl_cli.report.lines import FEW_RUNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,17 +96,21 @@ def draw_windows(results: Sequence[GroupCorrelation]) -> Any:
             p9.aes("end", "r", group="run"), data=single.dropna(), colour=theme.FAINT, alpha=alpha, size=0.4
         )
     shown = over.dropna()
-    figure += p9.geom_ribbon(p9.aes(ymin="low", ymax="high"), data=shown, fill=theme.COLOURS[0], alpha=0.2)
+    many = [group for group, result in zip(order, results, strict=True) if result.n_runs > FEW_RUNS]
+    banded = shown[shown["group"].isin(many)]
+    if len(banded):
+        figure += p9.geom_ribbon(p9.aes(ymin="low", ymax="high"), data=banded, fill=theme.COLOURS[0], alpha=0.2)
     figure += p9.geom_line(p9.aes(y="mean"), data=shown, colour=theme.COLOURS[0], size=1.0)
     if over.groupby("group", observed=True).size().min() <= FEW_WINDOWS:
         figure += p9.geom_point(p9.aes(y="mean"), data=shown, colour=theme.COLOURS[0], size=1.5)
     columns = min(len(results), 2)
+    over_what = "over runs" if first.across == "runs" else f"mean{' and sd' if len(banded) else ''} over runs"
     return (
         figure
         + p9.facet_wrap("group", ncol=columns)
         + p9.scale_x_continuous(breaks=breaks_extended(Q=[1, 5, 2, 4, 3]))  # no half epochs
         + p9.coord_cartesian(ylim=(-1, 1))
-        + p9.labs(x=label, y=f"{name}, {'over runs' if first.across == 'runs' else 'mean and sd over runs'}")
+        + p9.labs(x=label, y=f"{name}, {over_what}")
         + theme.theme(7.2, (2.5 if columns > 1 else 3.0) * -(-len(results) // 2) + 0.7, legend=False)
     )
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ncpl_cli.analysis import Series
-from ncpl_cli.report import theme, wording
+from ncpl_cli.report import lines
 from ncpl_cli.report.blocks import Figure, Table
 from ncpl_cli.report.material import Material, Part
 
@@ -26,22 +24,11 @@ MOST_PANELS = 8
 MOST_POINTS = 200
 """Points of one line that are drawn and tabled; what is longer is thinned evenly, its first and last point kept."""
 
-FEW_RUNS = 5
-"""Up to so many runs are drawn one by one; of more the interval says more."""
-
 MOST_THIN = 60
 """Points of a thin line: its shape is what it shows."""
 
 MOST_THIN_GROUPS = 5
 """Groups whose runs are drawn one by one; the lines of more cover each other."""
-
-UNCERTAINTY = (
-    "Thick lines are means over runs (seeds); thin lines are single runs where at most five groups have at most five, "
-    "else the band is the 95 % t interval, cut where the metric ends (shares at 0 and 1)."
-)
-
-CHANCE = ("accuracy",)
-"""Metrics for which guessing has a value: one class in so many."""
 
 
 def axis_of(part: Part) -> str:
@@ -93,30 +80,48 @@ class Panel:
 
 def frame(part: Part, panels: Mapping[str, Panel]) -> pd.DataFrame:
     """One row a panel, group and point: panel, group, x, mean, low, high, runs. Panels without a value are left out."""
+    cells = [
+        Cell(title, label, [(s.run.id, *panel.read(s)) for s in group.series], panel.low, panel.high)
+        for title, panel in panels.items()
+        for label, group in part.shown
+    ]
+    return frame_of(part, cells, [label for label, _ in part.shown])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One line of one panel: its runs (id, axis, values), and between which limits its metric lies."""
+
+    panel: str
+    group: str
+    runs: Sequence[tuple[str, Array, Array]]
+    low: float = -np.inf
+    high: float = np.inf
+
+
+def frame_of(part: Part, cells: Sequence[Cell], groups: Sequence[str]) -> pd.DataFrame:
+    """The frame of any lines; attrs: thin (panel, group, run, x, y of single runs), chance, groups (all of them)."""
     import pandas as pd
 
     made = []
     thin: list[tuple[str, str, str, Array, Array]] = []
-    most = min(MOST_POINTS, part.most_rows // max(1, len(panels) * len(part.shown)))
-    for title, panel in panels.items():
-        for label, group in part.shown:
-            lines = [panel.read(series) for series in group.series]
-            summary = over_runs([x for x, _ in lines], [y for _, y in lines])
-            if len(summary["x"]):
-                kept = thinned(len(summary["x"]), most)
-                columns = {name: values[kept] for name, values in summary.items()}
-                columns["low"] = np.maximum(columns["low"], panel.low)
-                columns["high"] = np.minimum(columns["high"], panel.high)
-                if 1 < len(lines) <= FEW_RUNS and len(part.shown) <= MOST_THIN_GROUPS:
-                    for series, (x, y) in zip(group.series, lines, strict=True):
-                        few = thinned(len(x), min(most, MOST_THIN))
-                        thin.append((title, label, series.run.id, x[few], y[few]))
-                made.append(pd.DataFrame({"panel": title, "group": label, **columns}))
+    most = min(MOST_POINTS, part.most_rows // max(1, len({cell.panel for cell in cells}) * len(groups)))
+    for cell in cells:
+        summary = over_runs([x for _, x, _ in cell.runs], [y for _, _, y in cell.runs])
+        if len(summary["x"]):
+            kept = thinned(len(summary["x"]), most)
+            columns = {name: values[kept] for name, values in summary.items()}
+            columns["low"] = np.maximum(columns["low"], cell.low)
+            columns["high"] = np.minimum(columns["high"], cell.high)
+            if 1 < len(cell.runs) <= lines.FEW_RUNS and len(groups) <= MOST_THIN_GROUPS:
+                for run, x, y in cell.runs:
+                    few = thinned(len(x), min(most, MOST_THIN))
+                    thin.append((cell.panel, cell.group, run, x[few], y[few]))
+            made.append(pd.DataFrame({"panel": cell.panel, "group": cell.group, **columns}))
     if not made:
         return pd.DataFrame(columns=["panel", "group", "x", "mean", "low", "high", "runs"])
     found = pd.concat(made, ignore_index=True)
-    found.attrs["thin"] = thin
-    found.attrs["chance"] = 1 / part.classes if part.classes else None
+    found.attrs |= {"thin": thin, "chance": 1 / part.classes if part.classes else None, "groups": list(groups)}
     return found.assign(runs=found["runs"].astype(int))
 
 
@@ -138,95 +143,25 @@ def panels(part: Part, material: Material, addresses: Sequence[str]) -> dict[str
     return {material.named(a): panel(a) for a in addresses if part.has(a)}
 
 
-def draw(numbers: pd.DataFrame, *, x: str, y: str = "", columns: int = 2, zero: bool = False) -> Any:
-    """Lines with bands, a colour and dash a group, a panel a metric with its own scale."""
-    import pandas as pd
-    import plotnine
-
-    p9: Any = plotnine
-    titles, groups = (list(dict.fromkeys(numbers[key])) for key in ("panel", "group"))
-    width = 50 if len(titles) > 1 else 90
-    wrapped = {title: textwrap.fill(wording.titled(title), width) for title in titles}
-    legend = {label: textwrap.fill(short, 88) for label, short in shortened(groups).items()}
-    data = numbers.assign(
-        panel=pd.Categorical(numbers["panel"].map(wrapped), categories=list(wrapped.values())),
-        group=pd.Categorical(numbers["group"].map(legend), categories=list(legend.values())),
-    )
-    columns = min(columns, len(titles))
-    rows = -(-len(titles) // columns)
-    plot = p9.ggplot(data, p9.aes("x", "mean", colour="group", fill="group", linetype="group"))
-    if zero:
-        plot += p9.geom_hline(yintercept=0, colour=theme.FAINT, linetype="dotted", size=0.5)
-    thin = numbers.attrs.get("thin")
-    banded = (data[data["runs"] > FEW_RUNS] if thin else data).dropna()
-    if len(banded):
-        plot += p9.geom_ribbon(p9.aes(ymin="low", ymax="high"), data=banded, alpha=0.18, colour="none", size=0)
-    if thin:
-        each = pd.concat([
-            pd.DataFrame({"panel": wrapped[panel], "group": legend[group], "run": run, "x": xs, "mean": ys})
-            for panel, group, run, xs, ys in thin
-        ])  # fmt: skip
-        each = each.assign(
-            panel=pd.Categorical(each["panel"], categories=list(wrapped.values())),
-            group=pd.Categorical(each["group"], categories=list(legend.values())),
-            run=each["run"] + each["group"],
-        )
-        plot += p9.geom_line(p9.aes(group="run"), data=each.dropna(), size=0.3, alpha=0.35, linetype="solid")
-    if guess := numbers.attrs.get("chance"):
-        where = [title for title in titles if title.partition(" ")[0].partition("@")[0].endswith(CHANCE)
-                 and _near(guess, numbers.loc[numbers["panel"] == title, "mean"])]  # fmt: skip
-        lines = pd.DataFrame({"panel": [wrapped[title] for title in where], "chance": guess})
-        lines = lines.assign(panel=pd.Categorical(lines["panel"], categories=list(wrapped.values())))
-        if len(lines):
-            plot += p9.geom_hline(p9.aes(yintercept="chance"), data=lines, colour=theme.FAINT, linetype="dotted",
-                                  size=0.5)  # fmt: skip
-    plot += p9.geom_line(size=0.8)
-    if data.groupby(["panel", "group"], observed=True).size().max() <= 30:
-        plot += p9.geom_point(size=1.1)
-    if len(titles) > 1:
-        plot += p9.facet_wrap("panel", ncol=columns, scales="free_y")
-    title = y or (titles[0] if len(titles) == 1 else "")
-    height = (2.1 if len(titles) > 1 else 3.0) * rows + 0.55 + 0.2 * (len(groups) if len(groups) > 1 else 0)
-    plot += p9.labs(x=x, y=textwrap.fill(wording.titled(title), 48))
-    plot += theme.theme(7.2, height, legend=len(groups) > 1)
-    for scale in theme.scales(len(groups)):
-        plot += scale
-    return plot
-
-
-def _near(guess: float, values: pd.Series[float]) -> bool:
-    """Whether a line at chance leaves the curves more than half of their panel."""
-    return bool(values.min() - guess <= values.max() - values.min())
-
-
-def shortened(labels: Iterable[str], most: int = 170) -> dict[str, str]:
-    """Labels that fit a legend, by the whole ones, which tables have; those that begin alike get a number."""
-    cut = {label: label if len(label) <= most else f"{label[: most - 1]}…" for label in labels}
-    alike: Counter[str] = Counter()
-    for label, short in cut.items():
-        alike[short] += 1
-        cut[label] = short if alike[short] == 1 else f"{short} ({alike[short]})"
-    return cut
-
-
 def figure(
     id_: str, caption: str, numbers: pd.DataFrame, part: Part, *, alt: str, y: str = "", zero: bool = False,
     columns: int = 2, x: str | None = None,
 ) -> Figure:  # fmt: skip
-    """Numbers and their drawing as a block; says how many groups are drawn and whether lines are thinned."""
-    more = []
+    """Numbers and their drawing as a block; says what lines and bands are, which groups are drawn, what is thinned."""
+    most = {str(group): int(runs) for group, runs in numbers.groupby("group", sort=False)["runs"].max().items()}
+    more = [lines.drawn_how(most, bool(numbers.attrs.get("thin")))]
     if len(part.groups) > len(part.shown):
         more.append(f"The first {len(part.shown)} of {len(part.groups)} groups are drawn.")
     recorded = max(len(s.task_ends()) if part.several else len(s.epoch) for g in part.groups for s in g.series)
     longest = int(numbers.groupby(["panel", "group"]).size().max())
     if longest < recorded and (longest == MOST_POINTS or len(numbers) > part.most_rows // 2):
         more.append(f"Of each line {longest} evenly spaced points are drawn; ncpl export gives all.")
-    if part.classes and any(panel.partition(" ")[0].endswith(CHANCE) for panel in numbers["panel"].unique()):
+    if part.classes and any(panel.partition(" ")[0].endswith(lines.CHANCE) for panel in numbers["panel"].unique()):
         more.append(f"Guessing is right {100 / part.classes:.3g} % of the time (dotted where it is near).")
     axis = x or axis_of(part)
     return Figure(
         id_, " ".join([caption, *more]), alt, Table.of(f"{id_}-numbers", f"Numbers drawn: {caption}", numbers),
-        lambda: draw(numbers, x=axis, y=y, zero=zero, columns=columns),
+        lambda: lines.draw(numbers, x=axis, y=y, zero=zero, columns=columns),
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from ncpl_cli.analysis import (
     correlate,
     groups,
     load,
+    words,
 )
 from ncpl_cli.analysis.claims import Judged, arms_of, judge
 from ncpl_cli.analysis.correlation import default_y
@@ -56,6 +57,7 @@ class Part:
     lost       groups of which no run is left: all failed or diverged
     classes    of the training split, None where runs differ or nothing was counted: guessing is right once in so many
     most_rows  rows of numbers that one figure may have
+    tag        ends the ids of its figures where there are several scenarios: `-warm-start`
     """
 
     scenario: str
@@ -66,11 +68,21 @@ class Part:
     most_rows: int = MOST_ROWS
     lost: tuple[Group, ...] = ()
     classes: int | None = None
+    tag: str = ""
 
     @property
     def several(self) -> bool:
         """Whether tasks follow each other in these runs."""
         return any(s.tasks > 1 for g in self.groups for s in g.series)
+
+    def figure_id(self, what: str, label: str = "") -> str:
+        """The id of a figure, and its file's name: `nc1-by-task-warm-start`; `label`: of the group that it shows."""
+        slugs = [words.slug(one) for one in self.labels]
+        if not label or len(slugs) < 2:
+            return f"{what}{self.tag}"
+        at = self.labels.index(label)
+        again = slugs[:at].count(slugs[at])
+        return f"{what}-{slugs[at]}{f'-{again + 1}' if again else ''}{self.tag}"
 
     @property
     def unit(self) -> str:
@@ -276,7 +288,7 @@ def _claims(study: Study) -> list[Claims]:
 
 
 def _parts(study: Study, directions: Mapping[str, str], counted: Mapping[str, Any]) -> list[Part]:
-    found = []
+    found: list[Part] = []
     scenarios = list(dict.fromkeys(s.run.scenario for s in study.series))
     for scenario in scenarios:
         mine = Study(tuple(s for s in study.series if s.run.scenario == scenario))
@@ -291,8 +303,11 @@ def _parts(study: Study, directions: Mapping[str, str], counted: Mapping[str, An
         most = MOST_ROWS // len(scenarios)
         classes = {counted.get(s.run.id) for g in recorded for s in g.series}
         only = int(next(iter(classes)) or 0) if len(classes) == 1 else 0
+        slug = words.slug(scenario)
+        again = sum(words.slug(other) == slug for other in scenarios[: len(found)])
+        tag = f"-{slug}{again + 1 if again else ''}" if len(scenarios) > 1 else ""
         found.append(
-            Part(scenario, mine, tuple(recorded), _labels(recorded), directions, most, tuple(lost), only or None)
+            Part(scenario, mine, tuple(recorded), _labels(recorded), directions, most, tuple(lost), only or None, tag)
         )
     return found
 

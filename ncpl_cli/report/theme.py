@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
@@ -69,30 +69,31 @@ def theme(width: float, height: float, *, legend: bool = True) -> Any:
     )
 
 
-def scales(groups: int) -> list[Any]:
-    """Colour, fill and dashes for so many groups."""
+def scales(groups: Mapping[str, int]) -> list[Any]:
+    """Colour, fill and dashes of some groups, each by its place among all: one has the same in every figure."""
     import plotnine
 
     p9: Any = plotnine
     return [
-        p9.scale_colour_manual(values=COLOURS[:groups]),
-        p9.scale_fill_manual(values=COLOURS[:groups]),
-        p9.scale_linetype_manual(values=DASHES[:groups]),
+        p9.scale_colour_manual(values={name: COLOURS[i] for name, i in groups.items()}),
+        p9.scale_fill_manual(values={name: COLOURS[i] for name, i in groups.items()}),
+        p9.scale_linetype_manual(values={name: DASHES[i] for name, i in groups.items()}),
     ]
 
 
-def forest(data: Any, aside: float = 0.5) -> list[Any]:
-    """The layers of a forest plot before its axes are turned: a line at 0, the interval from `low` to `high` of every
-    row that has one, and its point; rows of one place stand so far aside."""
+def forest(data: Any, aside: float = 0.5, *, marked: bool = True) -> list[Any]:
+    """The layers of a forest plot before its axes are turned: a line at 0 where that is marked, the interval from `low`
+    to `high` of every row that has one, and its point; rows of one place stand so far aside."""
     import plotnine
 
     p9: Any = plotnine
     position = p9.position_dodge(width=aside)
     return [
-        p9.geom_hline(yintercept=0, colour=FAINT, linetype="dotted", size=0.5),
-        p9.geom_linerange(p9.aes(ymin="low", ymax="high"), data=data.dropna(), position=position, size=0.8),
+        *([p9.geom_hline(yintercept=0, colour=FAINT, linetype="dotted", size=0.5)] if marked else []),
+        p9.geom_linerange(p9.aes(ymin="low", ymax="high"), data=data.dropna(subset=["low", "high"]), position=position,
+                          size=0.8),
         p9.geom_point(position=position, size=2.2),
-    ]
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -56,6 +57,16 @@ def titled(panel: str) -> str:
     metric = panel.partition(" ")[0].partition("@")[0]
     words = WORDS.get(metric)
     return panel if words is None or words == metric.replace("_", " ") else f"{words}: {panel}"
+
+
+def shortened(labels: Iterable[str], most: int = 170) -> dict[str, str]:
+    """Labels that fit a legend, by the whole ones, which tables have; those that begin alike get a number."""
+    cut = {label: label if len(label) <= most else f"{label[: most - 1]}…" for label in labels}
+    alike: Counter[str] = Counter()
+    for label, short in cut.items():
+        alike[short] += 1
+        cut[label] = short if alike[short] == 1 else f"{short} ({alike[short]})"
+    return cut
 
 
 def in_full(section: Section) -> Section:

@@ -36,13 +36,18 @@ ENDS = (("low", "high"), ("last: low", "last: high"))
 
 
 def _decimals(one: Table, row: Sequence[Cell]) -> int | None:
-    """Decimals at which a quarter of the 95 % interval, about the standard error, has two digits."""
+    """Decimals of a row that has an interval."""
     named = dict(zip(one.columns, row, strict=True))
     for low, high in ENDS:
         a, b = named.get(low), named.get(high)
-        if isinstance(a, float) and isinstance(b, float) and b > a:
-            return min(max(0, 1 - math.floor(math.log10((b - a) / 4))), 6)
+        if isinstance(a, float) and isinstance(b, float):
+            return decimals_of(a, b)
     return None
+
+
+def decimals_of(low: float, high: float) -> int | None:
+    """Decimals at which a quarter of a 95 % interval, about the standard error, has two digits; None without width."""
+    return min(max(0, 1 - math.floor(math.log10((high - low) / 4))), 6) if high > low else None
 
 
 def shown(one: Table) -> Table:

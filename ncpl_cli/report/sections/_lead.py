@@ -5,14 +5,13 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from ncpl_cli.report import curves, theme
+from ncpl_cli.analysis import words
+from ncpl_cli.report import theme, wording
 from ncpl_cli.report.blocks import Figure, Table
 from ncpl_cli.report.material import Material, Part
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ID = "overview-lead"
 
 MOST_GROUPS = 6
 
@@ -30,13 +29,15 @@ def lead(material: Material) -> Figure | None:
                 "runs: a bar that crosses 0 decides nothing, and what the second colour loses is the trend both share. "
                 "Points are centres over runs, bars 95 % intervals over runs."
             )
-            return _figure(numbers, title, caption, (-1.0, 1.0))
+            return _figure(
+                f"r-of-{words.slug(first.x)}-and-{words.slug(first.y)}", numbers, title, caption, (-1.0, 1.0)
+            )
     for part in material.parts:
         if len(numbers := _gains(part)):
             first_gain = part.comparisons[0]
             title = f"gain in {first_gain.y} over {first_gain.plain}"
             caption = f"{part.scenario}: {title}, paired by seed. Points are means over seeds, bars 95 % intervals."
-            return _figure(numbers, title, caption, None)
+            return _figure(f"gain-in-{words.slug(first_gain.y)}-by-arm", numbers, title, caption, None)
     return None
 
 
@@ -70,12 +71,12 @@ def _gains(part: Part) -> pd.DataFrame:
     return pd.DataFrame(rows[: 2 * MOST_GROUPS], columns=["group", "series", "value", "low", "high"])
 
 
-def _figure(numbers: pd.DataFrame, title: str, caption: str, span: tuple[float, float] | None) -> Figure:
+def _figure(id_: str, numbers: pd.DataFrame, title: str, caption: str, span: tuple[float, float] | None) -> Figure:
     said = "; ".join(
         f"{row.group}, {row.series}: {row.value:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
         for row in numbers.itertuples()
     )
-    return Figure(ID, caption, said, Table.of(f"{ID}-numbers", f"Numbers drawn: {title}", numbers),
+    return Figure(id_, caption, said, Table.of(f"{id_}-numbers", f"Numbers drawn: {title}", numbers),
                   lambda: _draw(numbers, title, span))  # fmt: skip
 
 
@@ -84,7 +85,7 @@ def _draw(numbers: pd.DataFrame, title: str, span: tuple[float, float] | None) -
     import plotnine
 
     p9: Any = plotnine
-    groups = {g: textwrap.fill(short, 26) for g, short in curves.shortened(numbers["group"], 90).items()}
+    groups = {g: textwrap.fill(short, 26) for g, short in wording.shortened(numbers["group"], 90).items()}
     series = list(dict.fromkeys(numbers["series"]))
     data = numbers.assign(
         group=pd.Categorical(numbers["group"].map(groups), categories=list(groups.values())[::-1]),

@@ -27,10 +27,10 @@ MOST_COLOURS = 4
 def draw(material: Material) -> Section:
     """One figure a scenario: the onset of nc1 against late plasticity loss, a point a cell."""
     blocks: list[Block] = []
-    for i, part in enumerate(material.parts):
+    for part in material.parts:
         frame = cells(part)
         if len(frame) >= FEWEST_CELLS:
-            blocks += [Text(tuple(_said(part, frame))), _figure(part, frame, f"{ID}-{i}")]
+            blocks += [Text(tuple(_said(part, frame))), _figure(part, frame, part.figure_id("onset-against-loss"))]
     if not blocks:
         return Section.empty(
             ID, TITLE, "No chosen runs of several tasks differ in three or more architectures or schedules.",

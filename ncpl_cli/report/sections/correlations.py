@@ -6,11 +6,12 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ncpl_cli.analysis import GroupCorrelation, headline
-from ncpl_cli.report import curves, theme
+from ncpl_cli.analysis import GroupCorrelation, headline, words
+from ncpl_cli.report import curves, theme, wording
 from ncpl_cli.report.blocks import Block, Figure, Section, Table, Text, table
 from ncpl_cli.report.correlation_figure import draw_windows, kind_of, window_frames, with_windows
 from ncpl_cli.report.curve_figure import curve_figure
+from ncpl_cli.report.lines import FEW_RUNS
 from ncpl_cli.report.material import WINDOW, Material, Part
 from ncpl_cli.report.question_figure import question_figure
 
@@ -40,12 +41,12 @@ def draw(material: Material) -> Section:
             ID, TITLE, "No chosen group has rows where nc1 and a plasticity metric are both defined and vary.",
             "ncpl train permuted-digits --tasks 20 --seeds 0-4", "ncpl correlate --x nc1 --y test_accuracy",
         )  # fmt: skip
-    words = (
+    unit = (
         "Pearson's r is taken within each run separately and then averaged over runs: two series that both drift with "
         "training correlate for that reason alone, so the independent unit is the run, and the controls stand beside "
         "the published statistic. Associated, never caused.",
     )
-    return Section(ID, TITLE, (Text(words), *blocks))
+    return Section(ID, TITLE, (Text(unit), *blocks))
 
 
 def _of(part: Part, id_: str) -> list[Block]:
@@ -55,19 +56,27 @@ def _of(part: Part, id_: str) -> list[Block]:
     blocks += _in_words(said, id_)
     windowed = with_windows([result for _, result in said[:MOST_GROUPS]])
     if windowed:
-        blocks += [_windows(windowed, part, f"{id_}-windows"), _run_by_run(windowed, part, f"{id_}-runs")]
+        blocks += [_windows(windowed, part, part.figure_id("r-in-windows"))]
+        if any(result.n_runs > FEW_RUNS for result in windowed):  # of fewer the figure before has every run
+            blocks.append(_run_by_run(windowed, part, part.figure_id("r-in-windows-by-run")))
     by_label = dict(zip(part.labels, part.groups, strict=True))
-    for i, (label, result) in enumerate(said[:MOST_CURVES]):
+    for label, result in said[:MOST_CURVES]:
         what = f"{part.scenario}, {label}"
-        blocks.append(question_figure(by_label[label], result, what, f"{id_}-question-{i}"))
-    for i, (label, result) in enumerate(said[:MOST_CURVES]):
+        blocks.append(
+            question_figure(by_label[label], result, what, part.figure_id(f"{_pair(result)}-raw-and-detrended", label))
+        )
+    for label, result in said[:MOST_CURVES]:
         if result.multiverse is not None:
             what = f"{part.scenario}, {label}, {result.x} and {result.y}"
-            blocks.append(curve_figure(result.multiverse, what, f"{id_}-curve-{i}"))
+            blocks.append(
+                curve_figure(result.multiverse, what, part.figure_id(f"{_pair(result)}-specifications", label))
+            )
     numbers = _controls(found)
     first = found[0][1]
     if len(numbers):
-        blocks.append(_forest(numbers, f"{part.scenario}: r of {first.x} and {first.y}", f"{id_}-controls"))
+        blocks.append(
+            _forest(numbers, f"{part.scenario}: r of {first.x} and {first.y}", part.figure_id("r-under-controls"))
+        )
     rows = [
         (label, f"{r.x}, {r.y}", r.n_runs, r.overall.points, name, *values, what)
         for label, r in found
@@ -118,14 +127,19 @@ def _forest(numbers: pd.DataFrame, what: str, id_: str) -> Figure:
     )  # fmt: skip
 
 
+def _pair(result: GroupCorrelation) -> str:
+    return f"{words.slug(result.x)}-and-{words.slug(result.y)}"
+
+
 def _windows(results: Sequence[GroupCorrelation], part: Part, id_: str) -> Block:
     over, _ = window_frames(results)
+    banded = any(result.n_runs > FEW_RUNS for result in results)
     ends = [(float(r.windows.mean[0]), float(r.windows.mean[-1])) for r in results]
     alt = " ".join(f"{r.title}: mean r {a:+.2f} in the first window, {b:+.2f} in the last."
                    for r, (a, b) in zip(results, ends, strict=True))  # fmt: skip
     caption = (
         f"{part.scenario}: {results[0].estimand} in sliding windows. Thin lines are single runs, the "
-        "thick line their mean, the band one standard deviation over runs, as published."
+        f"thick line their mean{', the band one standard deviation over runs, as published' if banded else ''}."
     )
     thin = over.iloc[:: max(1, len(over) // (curves.MOST_POINTS * len(results)))]
     numbers = Table.of(f"{id_}-numbers", "Numbers drawn: mean r over runs, mean - sd, mean + sd", thin)
@@ -187,7 +201,7 @@ def _controls(found: Sequence[tuple[str, GroupCorrelation]]) -> pd.DataFrame:
         s = result.overall.summary
         controls = {"spearman": "ranks (Spearman)", "first_difference": "first differences", "detrended": "detrended"}
         listed = [("r as published", s)]
-        listed += [(words, result.overall.controls[k].summary) for k, words in controls.items()]
+        listed += [(name, result.overall.controls[k].summary) for k, name in controls.items()]
         listed += [
             (f"given {name.replace('+', ' and ')}", control.summary)
             for name, control in result.held_fixed.items()
@@ -212,7 +226,7 @@ def draw_controls(numbers: pd.DataFrame) -> Any:
 
     p9: Any = plotnine
     statistics = list(dict.fromkeys(numbers["statistic"]))
-    groups = {label: textwrap.fill(short, 88) for label, short in curves.shortened(numbers["group"]).items()}
+    groups = {label: textwrap.fill(short, 88) for label, short in wording.shortened(numbers["group"]).items()}
     data = numbers.assign(
         statistic=pd.Categorical(numbers["statistic"], categories=statistics[::-1]),
         group=pd.Categorical(numbers["group"].map(groups), categories=list(groups.values())),

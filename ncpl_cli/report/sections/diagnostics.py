@@ -19,14 +19,14 @@ DRAWN = (
 def draw(material: Material) -> Section:
     """Shares of dead and dormant units, ranks and norms over time."""
     blocks: list[Block] = []
-    for i, part in enumerate(material.parts):
+    for part in material.parts:
         numbers = curves.frame(part, curves.panels(part, material, _chosen(part)))
         if not len(numbers):
             continue
         when = "at each task's last epoch" if part.several else "after each epoch"
-        caption = f"{part.scenario}: diagnostics of the last hidden layer, {when}. {curves.UNCERTAINTY}"
+        caption = f"{part.scenario}: diagnostics of the last hidden layer, {when}."
         alt = curves.ends(numbers, str(numbers["panel"].iloc[0]))
-        blocks.append(curves.figure(f"{ID}-{i}", caption, numbers, part, alt=alt))
+        blocks.append(curves.figure(part.figure_id(f"diagnostics-by-{part.unit}"), caption, numbers, part, alt=alt))
     if not blocks:
         return Section.empty(
             ID, TITLE, "No chosen run has a diagnostic.", "ncpl train permuted-digits --seeds 0-4 --metrics all"

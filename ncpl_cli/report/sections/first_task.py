@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ncpl_cli.analysis import Series, headline, plasticity
-from ncpl_cli.report import curves, theme
+from ncpl_cli.report import theme, wording
 from ncpl_cli.report.blocks import Block, Figure, Section, Table, Text, table
 from ncpl_cli.report.correlation_figure import kind_of
 from ncpl_cli.report.material import Material, Part
@@ -46,14 +46,14 @@ def _of(part: Part, id_: str) -> list[Block]:
         words = f"{result.x} after the first task and {result.y} later: {headline.headline(result)}"
         blocks += [Text((words,), kind_of(result)), Text(result.notes, "caveat")]
     if len(losses):
-        blocks.append(_losses(losses, part, first, f"{id_}-losses"))
+        blocks.append(_losses(losses, part, first, part.figure_id("loss-by-first-task-epochs")))
     blocks.append(
         Figure(
-            f"{id_}-after",
+            after_id := part.figure_id("nc1-of-first-task-against-next"),
             f"{part.scenario}: collapse at the end of the first task against the online accuracy of the task right "
             "after it. Each point is a run.",
             "Scatter of runs: nc1 after the first task against accuracy on task 1.",
-            Table.of(f"{id_}-after-numbers", "Numbers drawn: each run", after), lambda: draw_after(after),
+            Table.of(f"{after_id}-numbers", "Numbers drawn: each run", after), lambda: draw_after(after),
         )
     )  # fmt: skip
     if shares:
@@ -145,7 +145,7 @@ def draw_after(after: pd.DataFrame) -> Any:
     import plotnine
 
     p9: Any = plotnine
-    groups = curves.shortened(after["group"], 80)
+    groups = wording.shortened(after["group"], 80)
     data = after.assign(group=pd.Categorical(after["group"].map(groups), categories=list(groups.values()))).dropna()
     return (
         p9.ggplot(data, p9.aes("nc1 after task 0", "accuracy on task 1", colour="group", shape="group"))

@@ -6,9 +6,9 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ncpl_cli.analysis import Comparison
+from ncpl_cli.analysis import Comparison, words
 from ncpl_cli.analysis.matching import MATCHED_WITHIN
-from ncpl_cli.report import curves, theme
+from ncpl_cli.report import theme, wording
 from ncpl_cli.report.blocks import Block, Figure, Section, Table, Text, table
 from ncpl_cli.report.material import Material
 
@@ -25,22 +25,26 @@ def draw(material: Material) -> Section:
     blocks: list[Block] = []
     for i, part in enumerate(material.parts):
         for j, comparison in enumerate(part.comparisons):
-            blocks += _of(comparison, f"{ID}-{i}-{j}")
+            blocks += _of(
+                comparison,
+                f"{ID}-{i}-{j}",
+                part.figure_id(f"gain-in-{words.slug(comparison.y)}{f'-{j + 1}' if j else ''}"),
+            )
     if not blocks:
         return Section.empty(
             ID, TITLE, "No chosen arm with an intervention has its plain arm beside it.",
             "ncpl train warm-start --dataset digits --seeds 0-4",
             "ncpl train warm-start --dataset digits --seeds 0-4 --intervention nc1:strength=0.05,clip=200",
         )  # fmt: skip
-    words = (
+    meant = (
         "A penalty that ruins the first phase leaves a network nearer its initialisation, which then learns the second "
         "phase well: a gain can be lost training. So phase-1 accuracy stands beside every gain, and the matched "
         f"comparison takes only plain networks that had learned equally much (train accuracy within {MATCHED_WITHIN})."
     )
-    return Section(ID, TITLE, (Text((words,)), *blocks))
+    return Section(ID, TITLE, (Text((meant,)), *blocks))
 
 
-def _of(comparison: Comparison, id_: str) -> list[Block]:
+def _of(comparison: Comparison, id_: str, figure_id: str) -> list[Block]:
     numbers = gain_frame([comparison])
     where = f"{comparison.scenario}, plain arm: {comparison.plain}"
     notes = [*comparison.notes, *(f"{arm.arm}: {note}" for arm in comparison.arms for note in arm.notes)]
@@ -48,11 +52,12 @@ def _of(comparison: Comparison, id_: str) -> list[Block]:
     if len(numbers):
         blocks.append(
             Figure(
-                id_,
+                figure_id,
                 f"{where}: gain in {comparison.y} over the plain arm, mean over seeds with the 95 % t interval; right "
                 "of 0 the arm is better.",
                 "; ".join(f"{row.arm}, {row.kind}: {row.gain:+.4f}" for row in numbers.itertuples()),
-                Table.of(f"{id_}-numbers", "Numbers drawn: gains", numbers), lambda: draw_gains(numbers, comparison.y),
+                Table.of(f"{figure_id}-numbers", "Numbers drawn: gains", numbers),
+                lambda: draw_gains(numbers, comparison.y),
             )
         )  # fmt: skip
     rows: list[tuple[object, ...]] = []
@@ -92,7 +97,7 @@ def draw_gains(numbers: pd.DataFrame, y: str) -> Any:
     import plotnine
 
     p9: Any = plotnine
-    arms = {arm: textwrap.fill(short, 34) for arm, short in curves.shortened(numbers["arm"], 90).items()}
+    arms = {arm: textwrap.fill(short, 34) for arm, short in wording.shortened(numbers["arm"], 90).items()}
     data = numbers.assign(
         arm=pd.Categorical(numbers["arm"].map(arms), categories=list(arms.values())[::-1]),
         kind=pd.Categorical(numbers["kind"], categories=[RAW, MATCHED]),

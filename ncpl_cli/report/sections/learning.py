@@ -37,17 +37,21 @@ def _of(part: Part, material: Material, id_: str) -> list[Block]:
     if not len(numbers):
         return []
     online = "Online accuracy is that of a task's first epoch, all else is at the task's last epoch. "
-    caption = f"{part.scenario}: learning. {online if part.several else ''}{curves.UNCERTAINTY}"
+    caption = f"{part.scenario}: learning. {online if part.several else ''}".rstrip()
     panel = str(numbers["panel"].iloc[0])
-    blocks: list[Block] = [curves.figure(id_, caption, numbers, part, alt=curves.ends(numbers, panel))]
+    blocks: list[Block] = [
+        curves.figure(
+            part.figure_id(f"accuracy-by-{part.unit}"), caption, numbers, part, alt=curves.ends(numbers, panel)
+        )
+    ]
     blocks.append(_first_and_last(part, f"{id_}-ends"))
     kept = _retention(part, material)
     if len(kept):
         blocks.append(
             curves.figure(
-                f"{id_}-retention",
+                part.figure_id("accuracy-on-earlier-tasks"),
                 f"{part.scenario}: what is still known of a task, so many tasks later: test accuracy on earlier tasks, "
-                f"read at the end of every task. {curves.UNCERTAINTY}",
+                f"read at the end of every task.",
                 kept, part, alt=curves.ends(kept, RETENTION), x="tasks since", y="test accuracy on that task",
             )
         )  # fmt: skip

@@ -81,8 +81,8 @@ def _doses(studies: list[Claims]) -> Iterator[Block]:
     for panel, what, mean in zip(numbers["panel"], numbers["what"], numbers["mean"], strict=True):
         ends.setdefault(f"{panel}, {what}", []).append(f"{mean:.3g}")
     alt = "; ".join(f"{curve}: {of[0]} to {of[-1]}" for curve, of in ends.items())
-    drawn = Table.of(f"{ID}-doses-numbers", "Numbers drawn: doses", numbers)
-    yield Figure(f"{ID}-doses", caption, alt, drawn, lambda: draw_doses(numbers))
+    drawn = Table.of("loss-by-dose-numbers", "Numbers drawn: doses", numbers)
+    yield Figure("loss-by-dose", caption, alt, drawn, lambda: draw_doses(numbers))
 
 
 def draw_doses(numbers: pd.DataFrame) -> Any:
@@ -151,8 +151,9 @@ def _remedies(studies: list[Claims]) -> Iterator[Block]:
                 "it gains less, the remedies mend the same thing, or have reached the ceiling."
             )
             alt = "; ".join(f"{row.remedy} {row.way}: {row.gain:+.3f}" for row in numbers.itertuples())
-            drawn = Table.of(f"{ID}-{of.part}-numbers", "Numbers drawn: gains of remedies", numbers)
-            yield Figure(f"{ID}-{of.part}", caption, alt, drawn, lambda numbers=numbers: draw_remedies(numbers))  # type: ignore[misc]
+            drawn = Table.of(f"gain-of-{of.part}-{of.scale}-numbers", "Numbers drawn: gains of remedies", numbers)
+            id_ = f"gain-of-{of.part}-{of.scale}"
+            yield Figure(id_, caption, alt, drawn, lambda numbers=numbers: draw_remedies(numbers))  # type: ignore[misc]
             yield grid(of)
 
 

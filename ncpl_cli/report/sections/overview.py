@@ -13,6 +13,7 @@ from ncpl_cli.analysis.claims import AGREES, DIFFERS, UNDECIDED
 from ncpl_cli.analysis.preregistered import changes
 from ncpl_cli.analysis.survival import survival
 from ncpl_cli.report.blocks import Block, Commands, Section, Text, table
+from ncpl_cli.report.claims_figure import claims_figure
 from ncpl_cli.report.material import Claims, Material, Part
 from ncpl_cli.report.sections import provenance
 from ncpl_cli.report.sections._lead import lead
@@ -104,7 +105,8 @@ def _claims(material: Material) -> list[Block]:
     columns = ("claim", "verdict", "published", "ours", "low", "high", "runs", "part and scale", "why", "source")
     sources = "; ".join(dict.fromkeys(of.source for of in material.claims))
     caption = f"Published claims against our runs, with 95 % intervals over runs ({sources})"
-    return [table(f"{ID}-claims", caption, columns, rows), Text(tuple(dict.fromkeys(caveats)), "caveat")]
+    figures = [figure for of in material.claims if (figure := claims_figure(of)) is not None]
+    return [*figures, table(f"{ID}-claims", caption, columns, rows), Text(tuple(dict.fromkeys(caveats)), "caveat")]
 
 
 def _run(material: Material) -> list[str]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from ncpl_cli.analysis import plasticity
 from ncpl_cli.report import curves
 from ncpl_cli.report.blocks import Block, Section, Text, table
@@ -9,7 +13,8 @@ from ncpl_cli.report.material import Material, Part
 
 ID, TITLE = "plasticity", "Plasticity loss"
 
-DEFINITIONS = ("plasticity_loss", "plasticity_loss_b24", "fresh_gap")
+PUBLISHED = "plasticity_loss_b24"
+DEFINITIONS = ("plasticity_loss", PUBLISHED, "fresh_gap")
 PROBES = ("probe_test_accuracy", "warm_start_gap", "probe_epochs_to_fit")
 
 
@@ -27,18 +32,21 @@ def draw(material: Material) -> Section:
 
 
 def _over_tasks(part: Part, material: Material, id_: str) -> list[Block]:
-    numbers = curves.frame(part, curves.panels(part, material, DEFINITIONS))
+    drawn = [name for name in DEFINITIONS if name != PUBLISHED or not _are_one(part)]
+    numbers = curves.frame(part, curves.panels(part, material, drawn))
     if not len(numbers):
         return []
+    one = PUBLISHED not in drawn
     words = [
         "plasticity_loss is the online accuracy of the first task's first epoch minus that of this task's first epoch "
         "(positive = loss). plasticity_loss_b24 is the published definition: the same with means over all epochs of "
-        "either task.",
+        f"either task{', and here equal to it: every task has one epoch' if one else ''}.",
     ]
-    caveats = [
+    trap = (
         "Trap: the published definition grows with the number of first-task epochs by itself, since later epochs of "
-        "the first task raise its mean; plasticity_loss does not.",
-    ]
+        "the first task raise its mean; plasticity_loss does not."
+    )
+    caveats = [] if one else [trap]
     early = [plasticity.loss(s, "plasticity_loss") for g in part.groups for s in g.series]
     start = plasticity.estimate(early)
     if start is not None and start.mean < 0:
@@ -56,20 +64,27 @@ def _over_tasks(part: Part, material: Material, id_: str) -> list[Block]:
         for one in shares
         if one.share is not None
     ]
-    caption = f"{part.scenario}: plasticity loss (higher = more loss), one point a task. {curves.UNCERTAINTY}"
+    caption = f"{part.scenario}: plasticity loss (higher = more loss), one point a task."
     first = str(numbers["panel"].iloc[0])
     return [
         Text(tuple(words)),
         Text(tuple(caveats), "caveat"),
-        curves.figure(id_, caption, numbers, part, alt=curves.ends(numbers, first), zero=True),
-        _losses(part, f"{id_}-losses"),
-    ]
+        curves.figure(part.figure_id(f"plasticity-loss-by-{part.unit}"), caption, numbers, part,
+                      alt=curves.ends(numbers, first), zero=True),
+        _losses(part, drawn, f"{id_}-losses"),
+    ]  # fmt: skip
 
 
-def _losses(part: Part, id_: str) -> Block:
+def _are_one(part: Part) -> bool:
+    """Whether both definitions are the same numbers in all runs."""
+    pairs = [(s.column("plasticity_loss"), s.column(PUBLISHED)) for g in part.groups for s in g.series]
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+
+
+def _losses(part: Part, definitions: Sequence[str], id_: str) -> Block:
     rows = []
     for label, group in zip(part.labels, part.groups, strict=True):
-        for metric in DEFINITIONS:
+        for metric in definitions:
             for where, last in ((f"first {plasticity.TASKS_AFTER}", False), (f"last {plasticity.TASKS_AFTER}", True)):
                 found = plasticity.estimate([plasticity.loss(s, metric, last=last) for s in group.series])
                 if found is not None:
@@ -87,15 +102,14 @@ def _probes(part: Part, material: Material, id_: str) -> list[Block]:
         return []
     caption = (
         f"{part.scenario}: what a copy of the network, trained on all data from that epoch on, reaches. "
-        f"warm_start_gap is measured against the cold start. {curves.UNCERTAINTY}"
+        "warm_start_gap is measured against the cold start."
     )
     first = str(numbers["panel"].iloc[0])
     alt = curves.ends(numbers, first)
     known = [(label, material.gaps.get((part.scenario, label))) for label in part.labels]
     cost = tuple(f"{label}: {sentence}" for label, gap in known if gap is not None for sentence in gap.sentences())
-    blocks: list[Block] = [
-        Text(cost, "finding"), curves.figure(id_, caption, numbers, part, alt=alt, x="epoch of the warm-up"),
-    ]  # fmt: skip
+    figure_id, x = part.figure_id("probes-by-epoch"), "epoch of the warm-up"
+    blocks: list[Block] = [Text(cost, "finding"), curves.figure(figure_id, caption, numbers, part, alt=alt, x=x)]
     rows = []
     for label, group in zip(part.labels, part.groups, strict=True):
         for metric in PROBES:
@@ -111,6 +125,4 @@ def _probes(part: Part, material: Material, id_: str) -> list[Block]:
 
 
 def _finite(values: curves.Array) -> curves.Array:
-    import numpy as np
-
     return np.isfinite(values)

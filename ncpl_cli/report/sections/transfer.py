@@ -15,7 +15,7 @@ import numpy as np
 
 from ncpl_cli.analysis import Group, Series, plasticity
 from ncpl_cli.analysis.measures import at
-from ncpl_cli.report import curves, theme
+from ncpl_cli.report import curves, theme, wording
 from ncpl_cli.report.blocks import Block, Figure, Section, Table, Text, table
 from ncpl_cli.report.material import Material, Part
 
@@ -51,7 +51,7 @@ def draw(material: Material) -> Section:
     if len(numbers):
         blocks.append(_joined(numbers))
     for i, part in enumerate(parts):
-        blocks += _over_training(part, material, f"{ID}-{i}")
+        blocks += _over_training(part, material)
         blocks += _pixels(part, f"{ID}-{i}-beside")
         blocks += _test_collapse(part, f"{ID}-{i}-collapse")
         blocks += _cascade(part, f"{ID}-{i}-cascade")
@@ -161,8 +161,8 @@ def _joined(numbers: pd.DataFrame) -> Figure:
         "training hurt."
     )
     alt = " ".join(sentences(numbers))
-    return Figure(f"{ID}-joined", caption, alt, Table.of(f"{ID}-joined-numbers", "Numbers drawn: the gain of each run",
-                  numbers), lambda: draw_joined(numbers))  # fmt: skip
+    table_ = Table.of("gain-on-new-classes-numbers", "Numbers drawn: the gain of each run", numbers)
+    return Figure("gain-on-new-classes", caption, alt, table_, lambda: draw_joined(numbers))
 
 
 def draw_joined(numbers: pd.DataFrame) -> Any:
@@ -174,7 +174,7 @@ def draw_joined(numbers: pd.DataFrame) -> Any:
     arms = list(dict.fromkeys(numbers["arm"]))[: theme.MOST_LINES]
     panels = list(dict.fromkeys(numbers["panel"]))
     places = [str(c) for c in sorted({int(x) for x in numbers["x"] if x.isdigit()})] + list(RULES.values())
-    names = curves.shortened(arms, 80)
+    names = wording.shortened(arms, 80)
     titles = {one: one.replace(": ", ":\n") for one in panels}
 
     def shaped(frame: pd.DataFrame) -> pd.DataFrame:
@@ -202,13 +202,21 @@ def draw_joined(numbers: pd.DataFrame) -> Any:
     return plot + theme.theme(7.6, 3.4 + 0.2 * len(arms))
 
 
-def _over_training(part: Part, material: Material, id_: str) -> list[Block]:
+def _over_training(part: Part, material: Material) -> list[Block]:
     addresses = [FEW_SHOT, CDNV, *(f"{rule}@{FINE}" for rule in RULES), *(f"{rule}_fresh@{FINE}" for rule in RULES)]
     numbers = curves.frame(part, curves.panels(part, material, addresses))
     if not len(numbers):
         return []
-    caption = f"{part.scenario}: transfer over training, at the epochs where it was measured. {curves.UNCERTAINTY}"
-    return [curves.figure(id_, caption, numbers, part, alt=curves.ends(numbers, str(numbers["panel"].iloc[0])))]
+    caption = f"{part.scenario}: transfer over training, at the epochs where it was measured."
+    return [
+        curves.figure(
+            part.figure_id("transfer-by-epoch"),
+            caption,
+            numbers,
+            part,
+            alt=curves.ends(numbers, str(numbers["panel"].iloc[0])),
+        )
+    ]
 
 
 def _pixels(part: Part, id_: str) -> list[Block]:
