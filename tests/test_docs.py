@@ -52,6 +52,87 @@ def test_the_site_builds_and_has_every_page(tmp_path: Path) -> None:
     assert sorted(listed) == sorted(page.name for page in PAGES[1:]), "every page is in the navigation"
 
 
+QUESTIONS = (HOME / "docs" / "open_questions.md").read_text(encoding="utf-8")
+
+
+def test_open_questions_are_those_that_can_be_reproduced() -> None:
+    from ncpl_cli.studies import study_named
+
+    study = study_named("bonifazi2024-next")
+    rows = re.findall(r"^\| `(\w+)` \|", QUESTIONS, flags=re.M)
+    assert rows == [part.id for part in study.parts]
+    grid = study.part("architecture").plans["smoke"].arms
+    assert list(next(iter(grid.values()))) == ["width", "depth", "norm", "activation", "lr_schedule"]
+    assert "width x depth x norm x activation x schedule" in QUESTIONS
+    (about,) = {claim.source for claim in study.part("epochs").claims if claim.id == "epochs-add-up"}
+    assert "open question" in about
+    arms = [name for name in study.part("regularisers").plans["smoke"].arms if name.startswith("nc3-")]
+    assert len(arms) == 6 and sum(name.startswith("nc3-promote") for name in arms) == 3, "both ways, three strengths"
+
+
+def test_what_open_questions_says_of_options_and_metrics_holds() -> None:
+    import typer
+
+    from ncpl_cli.main import COMMANDS, app
+    from ncpl_cli.metrics.catalogue import METRICS
+
+    group, known = typer.main.get_command(app), set[str]()
+    with group.make_context("ncpl", ["catalog"]) as context:
+        train = group.get_command(context, "train")
+        with train.make_context("train", ["--help"], parent=context, resilient_parsing=True) as within:
+            found = [train.get_command(within, name) for name in train.list_commands(within)]
+        found += [group.get_command(context, name) for name in COMMANDS]
+    known = {option for command in found for parameter in command.params for option in parameter.opts}
+    prose = re.sub(r"^ {4}.*$", "", QUESTIONS, flags=re.M)
+    assert set(re.findall(r"`[^`]*?(--[a-z-]+)", prose)) <= known
+    ids = {re.sub(r"@\w+$", "", name) for name in re.findall(r"`([a-z_0-9]+(?:@first)?)`", prose)}
+    words = {"incremental", "similarity", "architecture", "epochs", "regularisers", "causal", "full_reset"}
+    assert {name for name in ids - words if "_" in name or name.startswith("nc")} <= set(METRICS)
+    assert all((HOME / path).is_file() for path in re.findall(r"`(benchmarks/\S+)`", prose))
+
+
+def test_what_open_questions_says_of_protocols_and_similarity_holds() -> None:
+    import numpy as np
+
+    from ncpl_cli.data import load
+    from ncpl_cli.metrics.retained import OF_FIRST
+    from ncpl_cli.scenarios.incremental import ClassIncremental
+    from ncpl_cli.settings import asked
+    from ncpl_cli.spec import DatasetSpec
+
+    text = " ".join(QUESTIONS.split())
+    full = asked(ClassIncremental, {"dataset": "cifar100"})
+    small = asked(ClassIncremental, {"dataset": "digits", "protocol": "dohare2024"})
+    of = full.scenario
+    assert f"`--augment {of.augment}`" in text and (of.classes_per_task, of.epochs, of.per_class) == (5, 200, 450)
+    assert "five classes more every 200 epochs, 450 images of each" in text
+    assert full.optimizer.lr_schedule == "step:60/120/160:0.2"
+    assert "to a fifth at epochs 60, 120 and 160 and anew with each task" in text
+    assert (small.network.name, small.scenario.classes_per_task, small.scenario.epochs) == ("convnet", 2, 20)
+    assert "a small convolutional network, 2 classes, 20 epochs" in text
+    assert OF_FIRST == ("drift_of_means", "readout_gap") and all(f"`{name}@first`" in text for name in OF_FIRST)
+    # linear CKA of the inputs knows nothing of the order of pixels; what ncpl measures does
+    x = load(DatasetSpec("digits")).train.images[:200].reshape(200, -1).astype(float)
+    x, y = (z - z.mean(0) for z in (x, x[:, np.random.default_rng(0).permutation(64)]))
+    cka = np.linalg.norm(x.T @ y) ** 2 / np.linalg.norm(x.T @ x) / np.linalg.norm(y.T @ y)
+    assert cka == pytest.approx(1) and "Linear CKA of the inputs would be 1" in text
+
+
+def test_what_open_questions_says_of_doses_and_shares_holds() -> None:
+    import numpy as np
+
+    from ncpl_cli.analysis.doses import dose_of
+    from ncpl_cli.analysis.through import ASSUMPTIONS, share_of
+
+    draw = np.random.default_rng(0)
+    doses = (-0.3, -0.1, 0.0, 0.1, 0.3)
+    both = dose_of("nc1", {s: {d: 0.8 - d * d + 1e-3 * draw.standard_normal() for d in doses} for s in range(8)})
+    assert both.slope.ci95 and both.slope.ci95[0] < 0 < both.slope.ci95[1], "hurts in both directions: no slope"
+    assert both.bend.ci95 and both.bend.ci95[1] < 0, "and a bend"
+    assert share_of(np.arange(5.0), np.array([-1.0, 1.0, -2.0, 2.0, 0.1]))[:2] == (None, None)
+    assert ASSUMPTIONS[0].startswith("Associated, not caused") and "only the arm was set" in ASSUMPTIONS[0]
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("docs") / "ncpl.db"

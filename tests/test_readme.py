@@ -30,7 +30,8 @@ from tests.forked import go
 
 HOME = Path(__file__).parents[1]
 
-PAGES = ("install", "training", "sweeps", "measuring", "analysis", "reports", "reproducing", "store", "house")
+PAGES = ("install", "training", "sweeps", "measuring", "analysis", "reports", "reproducing", "open_questions", "store",
+         "house")  # fmt: skip
 """Pages of docs/ that go with the README; the others have tests of their own."""
 
 TEXT = "\n\n".join(path.read_text(encoding="utf-8") for path in
