@@ -99,7 +99,10 @@ def intervals(
 
 
 def cell(seeds: int, places: int, phi: float, b: float, repetitions: int) -> dict[str, tuple[float, float, int]]:
-    """{what: (share of intervals without 0, share of intervals that hold the truth, how many)}."""
+    """{what: (share of intervals without 0, share of intervals that hold the truth, how many)}.
+
+    Two thousand studies take 5 (one place) to 100 (twenty seeds) seconds; all cells 13 minutes of one core.
+    """
     draw = np.random.default_rng([seeds, places, round(100 * phi), round(100 * b)])
     found, held, seen = Counter[str](), Counter[str](), Counter[str]()
     for _ in range(repetitions):
@@ -120,5 +123,6 @@ if __name__ == "__main__":
         for places, phi in ((1, 0.0), (10, 0.0), (20, 0.9)):
             for b in (0.0, 1.0):
                 for what, (found, held, n) in cell(seeds, places, phi, b, repetitions).items():
-                    outside = "  OUTSIDE" if not 0.93 <= held <= 0.97 else ""
+                    nothing = what == "dose, bend" or (b == 0 and what in ("indirect", "share", "dose, slope"))
+                    outside = "  OUTSIDE" if not 0.93 <= held <= 0.97 or (nothing and found > 0.065) else ""
                     print(seeds, places, phi, b, what, f"{found:.3f} {held:.3f} {n}{outside}", flush=True)

@@ -57,15 +57,22 @@ def dataset_spec(scenario: type[Scenario], given: Mapping[str, Any]) -> DatasetS
     """Which data the options ask for; the scenario's preset names the default. Raises InputError on unknown names."""
     from ncpl_cli.data import DATASETS
 
-    given = _read(scenario, given, ("dataset", *(f.name for f in fields(DatasetSpec)[1:])))
+    asked_for, given = given, _read(scenario, given, ("dataset", *(f.name for f in fields(DatasetSpec)[1:])))
     name = str(given.get("dataset", scenario.presets("")["dataset"]))
-    if "train_samples" in (presets := scenario.presets(name)):
-        given.setdefault("train_samples", presets["train_samples"])
+    presets = _presets(scenario, asked_for, name)
+    given = {key: presets[key] for key in ("train_samples", "validation_fraction") if key in presets} | given
     if (":" not in name and name not in DATASETS) or (not all(name.partition(":")[::2]) and ":" in name):
         raise unknown("data set", name, [*DATASETS, "folder:PATH", "module:callable"])
     if "image_size" in given and not name.startswith("folder:"):
         raise InputError(f"--image-size belongs to --dataset folder:PATH; {name} has images of one size.")
     return DatasetSpec(name, **{k: given[k] for k in given if k != "dataset"})
+
+
+def _presets(scenario: type[Scenario], given: Mapping[str, Any], dataset: str) -> dict[str, Any]:
+    """The scenario's defaults for a data set, under the protocol that is asked for where it has several."""
+    if not hasattr(scenario, "presets_under"):
+        return scenario.presets(dataset)
+    return scenario.presets_under(_read(scenario, given, ("protocol",)).get("protocol", "auto"), dataset)
 
 
 def _read(scenario: type[Scenario] | None, given: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
@@ -82,10 +89,7 @@ def asked(scenario: type[Scenario], given: Mapping[str, Any]) -> RunSpec:
     Raises InputError, with what is allowed, on an unknown name, an impossible value or an impossible combination.
     """
     dataset = dataset_spec(scenario, given)
-    presets = scenario.presets(dataset.name)
-    if hasattr(scenario, "presets_under"):
-        protocol = _read(scenario, given, ("protocol",)).get("protocol", "auto")
-        presets = scenario.presets_under(protocol, dataset.name)
+    presets = _presets(scenario, given, dataset.name)
     if given.get("network") in (None, presets["network"]):
         shape = {key: presets[key] for key in ("width", "depth") if key in presets}
         given = {**given, **{key: value for key, value in shape.items() if given.get(key) is None}}

@@ -143,12 +143,13 @@ def test_an_mlp_is_shown_them_too_and_each_run_its_own(digits: Dataset) -> None:
 
 def test_the_published_protocol_and_the_same_in_small() -> None:
     full = asked(ClassIncremental, {"dataset": "cifar100"})
-    assert full.scenario.augment == "flip+crop:4+rotate:15" and full.scenario.per_class == 450
+    assert full.scenario.augment == "flip+crop:4+rotate:15" and full.dataset.validation_fraction == 0.1
     assert full == asked(ClassIncremental, {"dataset": "cifar100", "protocol": "dohare2024"})
     small = asked(ClassIncremental, {"dataset": "folder:somewhere", "protocol": "dohare2024"})
     assert (small.network.name, small.scenario.show, small.scenario.epochs) == ("convnet", "seen", 20)
     assert small.optimizer.lr_schedule == "step:6/12/16:0.2" and small.scenario.augment == full.scenario.augment
     theirs = asked(ClassIncremental, {"dataset": "cifar100", "protocol": "vandeven2022"})
+    assert theirs.dataset.validation_fraction == 0
     assert (theirs.scenario.classes_per_task, theirs.scenario.show, theirs.scenario.augment) == (10, "new", "none")
     assert asked(TaskIncremental, {"dataset": "digits", "protocol": "dohare2024"}).scenario.show == "new"
     assert asked(ClassIncremental, {"dataset": "digits"}) == asked(ClassIncremental, {"dataset": "digits",

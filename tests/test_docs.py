@@ -104,8 +104,9 @@ def test_what_open_questions_says_of_protocols_and_similarity_holds() -> None:
     full = asked(ClassIncremental, {"dataset": "cifar100"})
     small = asked(ClassIncremental, {"dataset": "digits", "protocol": "dohare2024"})
     of = full.scenario
-    assert f"`--augment {of.augment}`" in text and (of.classes_per_task, of.epochs, of.per_class) == (5, 200, 450)
-    assert "five classes more every 200 epochs, 450 images of each" in text
+    assert f"`--augment {of.augment}`" in text and (of.classes_per_task, of.epochs) == (5, 200)
+    assert "five classes more every 200 epochs, 450 images of each (a tenth is set aside)" in text
+    assert full.dataset.validation_fraction == 0.1  # of cifar100's 500
     assert full.optimizer.lr_schedule == "step:60/120/160:0.2"
     assert "to a fifth at epochs 60, 120 and 160 and anew with each task" in text
     assert (small.network.name, small.scenario.classes_per_task, small.scenario.epochs) == ("convnet", 2, 20)

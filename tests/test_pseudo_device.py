@@ -18,6 +18,7 @@ from ncpl_cli.metrics import forward, snapshot
 from ncpl_cli.metrics.catalogue import METRICS
 from ncpl_cli.metrics.forgetting import task_accuracy
 from ncpl_cli.metrics.snapshot import Snapshot, measure
+from ncpl_cli.scenarios.augmentation import Augmentation
 from ncpl_cli.spec import OptimizerSpec
 from tests.pseudo_device import DEVICE, Seen, pseudo_device
 from tests.test_online_engine import a_task
@@ -34,7 +35,7 @@ def network(data: Dataset, name: str, seed: int, **shape: Any) -> Any:
 
 def epochs(
     data: Dataset, name: str, shape: dict[str, Any], optimizer: OptimizerSpec, interventions: Sequence[str] = (),
-    runs: int = 1,
+    runs: int = 1, augment: str = "none",
 ) -> tuple[Seen, list[int], list[list[str]]]:  # fmt: skip
     """Two epochs of 4 steps and two of 8: what was seen, kernels of the last of each, their waits."""
     with pseudo_device() as seen:
@@ -43,7 +44,7 @@ def epochs(
             tuple(map(parse, interventions)), lambda r, purpose: network(data, name, r, **shape).to(DEVICE)
         )  # fmt: skip
         engine = StackedEngine(nets, data, optimizer, DEVICE, treatment=treatment)
-        tasks = [a_task(data, seed) for seed in range(runs)]
+        tasks = [replace(a_task(data, s), augmentation=Augmentation.of(augment, s)) for s in range(runs)]
         kernels, waits = [], []
         for steps in (4, 4, 8, 8):
             seen.kernels, seen.waits = 0, []
@@ -74,6 +75,14 @@ def test_an_epoch_mixes_nothing_and_does_not_wait(digits: Dataset, case: str) ->
     assert len(waits[1]) <= WAITS_AN_EPOCH, waits[1]
     a_step = (kernels[1] - kernels[0]) / 4
     assert 5 < a_step <= most
+
+
+@pytest.mark.parametrize(("name", "runs"), [("mlp", 2), ("convnet", 1)])
+def test_images_are_moved_where_they_lie_and_nobody_waits(digits: Dataset, name: str, runs: int) -> None:
+    given = (digits, name, {}, OptimizerSpec(batch_size=16), (), runs)
+    (seen, kernels, waits), (_, plain, _) = epochs(*given, augment="flip+crop:2+rotate:15"), epochs(*given)
+    assert seen.mixed == [] and seen.arrays == [] and len(waits[1]) <= WAITS_AN_EPOCH
+    assert 0 < kernels[1] - kernels[0] - (plain[1] - plain[0]) <= 4 * 60, "of four steps"
 
 
 LOOKS = {"redo": "redo:steps=4", "continual_backprop": "continual_backprop:rate=0.05,maturity=2"}

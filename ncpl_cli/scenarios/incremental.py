@@ -43,7 +43,7 @@ DOHARE_SMALL = {**DOHARE, "network": "convnet", "lr": 0.05, "batch_size": 32, "e
 PRESETS: dict[str, dict[str, object]] = {
     "digits": {**MLP, "width": 100, "batch_size": 32},
     "cifar10": RESNET,
-    "cifar100": {**DOHARE, "per_class": 450},
+    "cifar100": {**DOHARE, "validation_fraction": 0.1},  # 450 images of each class to train on, 50 set aside
     "cifar100-super": DOHARE,
 }
 
