@@ -17,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -50,8 +52,15 @@ def holding(db: Path) -> list[psutil.Process]:
     return found
 
 
-def storm(folder: Path, line: list[str], kills: int, stalls: int, seed: int = 0) -> dict[str, int]:
-    """Run the sweep through the storm to its end; what hit it.
+def begun(line: list[str], folder: Path) -> Any:
+    """The sweep as a process."""
+    return subprocess.Popen(line, cwd=folder, stdout=subprocess.DEVNULL)
+
+
+def storm(
+    folder: Path, line: list[str], kills: int, stalls: int, seed: int = 0, start: Callable[..., Any] = begun
+) -> dict[str, int]:
+    """Run the sweep, as `start` starts it, through the storm to its end; what hit it.
 
     Each blow falls a random while after the last on a worker that is training, every sixth kill on the parent.
     """
@@ -61,13 +70,14 @@ def storm(folder: Path, line: list[str], kills: int, stalls: int, seed: int = 0)
     draw.shuffle(blows)
     stalled: list[tuple[float, psutil.Process]] = []
     hit = {"workers killed": 0, "parents killed": 0, "stalls": 0, "starts": 0}
-    parent: subprocess.Popen[bytes] | None = None
+    parent: Any = None
     next_blow = 0.0
     while True:
-        if parent is None or parent.poll() is not None:
-            if parent is not None and parent.returncode >= 0:
-                break
-            parent = subprocess.Popen(line, cwd=folder, stdout=subprocess.DEVNULL)
+        code = None if parent is None else parent.poll()
+        if code is not None and code >= 0:
+            break
+        if parent is None or code is not None:
+            parent = start(line, folder)
             hit["starts"] += 1
         for due in [one for one in stalled if time.monotonic() > one[0]]:
             with contextlib.suppress(psutil.Error):

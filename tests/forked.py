@@ -1,7 +1,9 @@
 """Command lines through the real entry point, each in a process of its own, forked where everything is imported.
 
 A fork server imports torch and the rest once and runs nothing itself, so that a fork holds no thread and no lock; a
-command line then takes a few hundredths of a second instead of three seconds.
+command line then takes a few hundredths of a second instead of three seconds. The workers that a command starts are
+forks as well: of a process that it leaves behind before it does anything (`Nursery`). Tests of how processes are
+started use the real thing.
 """
 
 from __future__ import annotations
@@ -9,14 +11,19 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+import json
 import multiprocessing
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any
 
 PRELOAD = [
     "tests.forked", "torch", "pandas", "sqlalchemy", "alembic.command", "numba", "scipy.stats", "ncpl_cli.main",
@@ -25,8 +32,10 @@ PRELOAD = [
     "ncpl_cli.commands.train", "ncpl_cli.commands.sweep",
 ]  # fmt: skip
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(PRELOAD)
+context = multiprocessing.get_context("forkserver")
+"""For functions of a module that a test has run in processes of their own."""
+
+context.set_forkserver_preload(PRELOAD)
 
 
 @dataclass(frozen=True)
@@ -45,50 +54,167 @@ class Done:
         return lines[at:]
 
 
-def go(
+class Running:
+    """A command line that runs; with the names of subprocess.Popen."""
+
+    def __init__(
+        self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], before: Callable[[], None] | None,
+        closed: tuple[int, ...], into: Mapping[int, str],
+    ) -> None:  # fmt: skip
+        self.arguments = arguments
+        self._said = {1: cwd.parent / f"{cwd.name}.out", 2: cwd.parent / f"{cwd.name}.err"}
+        for path in self._said.values():
+            path.write_bytes(b"")
+        leads = {1: str(self._said[1]), 2: str(self._said[2])} | dict(into)
+        wanted = (tuple(arguments), str(cwd), {**os.environ, **env}, before, closed, leads)
+        self._process = context.Process(target=_child, args=wanted)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit code, minus the signal that ended it, or None while it runs."""
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
+    def wait(self, seconds: float = 60) -> Done:
+        """What it came to; a command line that is still running after so many seconds is a fault."""
+        self._process.join(seconds)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+            raise AssertionError(f"still running after {seconds} s: {self.arguments}")
+        code = self._process.exitcode
+        assert code is not None
+        out, err = (path.read_bytes().decode(errors="replace") for path in self._said.values())
+        return Done(code, out, err)
+
+
+def start(
     *arguments: str,
     cwd: Path,
     env: Mapping[str, str] | None = None,
     before: Callable[[], None] | None = None,
     closed: tuple[int, ...] = (),
     into: Mapping[int, str] | None = None,
-    seconds: float = 60,
-) -> Done:
-    """Run `ncpl ARGUMENTS` in a directory.
+) -> Running:
+    """Start `ncpl ARGUMENTS` in a directory.
 
     before  is called in the process first (a function of a module)
     closed  file descriptors that are closed before it begins; `into`: a path that one leads to
     """
-    said = {1: cwd.parent / f"{cwd.name}.out", 2: cwd.parent / f"{cwd.name}.err"}
-    for path in said.values():
-        path.write_bytes(b"")
-    leads = {1: str(said[1]), 2: str(said[2])} | dict(into or {})
-    process = _context.Process(target=_child, args=(arguments, str(cwd), dict(env or {}), before, closed, leads))
-    process.start()
-    process.join(seconds)
-    if process.is_alive():
-        process.kill()
-        process.join()
-        raise AssertionError(f"still running after {seconds} s: {arguments}")
-    code = process.exitcode
-    assert code is not None
-    out, err = (path.read_bytes().decode(errors="replace") for path in said.values())
-    return Done(code, out, err)
+    return Running(arguments, cwd, env or {}, before, closed, into or {})
+
+
+def go(*arguments: str, seconds: float = 60, **given: Any) -> Done:
+    """Run `ncpl ARGUMENTS` (as `start` does) to its end."""
+    return start(*arguments, **given).wait(seconds)
+
+
+class Nursery:
+    """Forks workers for a command that has threads, locks and an open store by then; stands for subprocess.Popen.
+
+    It is itself a fork from the time when the command had done nothing, asked through a socket (one line of JSON each
+    way), and ends, its workers with it, when the command has ended.
+    """
+
+    STARTS = ("sweep", "reproduce", "demo", "probe")
+    """Commands that start workers."""
+
+    def __init__(self, cwd: str, before: Callable[[], None] | None) -> None:
+        self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork() == 0:
+            self._socket.close()
+            os.setsid()
+            self._serve(other, cwd, before)
+        other.close()
+
+    def __call__(self, command: Sequence[str], *, env: Mapping[str, str], stderr: IO[bytes], **_: Any) -> _Worker:
+        assert list(command[:3]) == [sys.executable, "-m", "ncpl_cli"]
+        asked = json.dumps([list(command[3:]), dict(env)]).encode()
+        socket.send_fds(self._socket, [asked], [stderr.fileno()])
+        return _Worker(self, int(self._socket.recv(64)))
+
+    def ended(self, pid: int) -> int | None:
+        """The exit code of a worker, None while it lives."""
+        self._socket.send(json.dumps(pid).encode())
+        found: int | None = json.loads(self._socket.recv(64))
+        return found
+
+    @staticmethod
+    def _serve(asked: socket.socket, cwd: str, before: Callable[[], None] | None) -> None:
+        while True:
+            line, files, *_ = socket.recv_fds(asked, 1 << 20, 1)
+            if not line:
+                os._exit(0)
+            wanted = json.loads(line)
+            if isinstance(wanted, int):
+                pid, status = os.waitpid(wanted, os.WNOHANG)
+                asked.send(json.dumps(os.waitstatus_to_exitcode(status) if pid else None).encode())
+                continue
+            arguments, env = wanted
+            arguments[arguments.index("--parent") + 1] = str(os.getpid())
+            pid = os.fork()
+            if pid == 0:
+                asked.close()
+                os.setsid()
+                _child(arguments, cwd, env, before, (), {1: os.devnull, 2: files[0]})
+            os.close(files[0])
+            asked.send(str(pid).encode())
+
+
+class _Worker:
+    """What the nursery gives for a subprocess.Popen."""
+
+    def __init__(self, nursery: Nursery, pid: int) -> None:
+        self._nursery, self.pid = nursery, pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = self._nursery.ended(self.pid)
+        return self.returncode
+
+    def wait(self, timeout: float = 60) -> int:
+        end = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout)
+            time.sleep(0.01)
+        return code
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
 
 
 def _child(
-    arguments: tuple[str, ...], cwd: str, env: dict[str, str], before: Callable[[], None] | None,
-    closed: tuple[int, ...], leads: dict[int, str],
+    arguments: Sequence[str], cwd: str, env: Mapping[str, str], before: Callable[[], None] | None,
+    closed: tuple[int, ...], leads: Mapping[int, str | int],
 ) -> None:  # fmt: skip
+    if any(word in Nursery.STARTS for word in arguments) and "worker" not in arguments:
+        from ncpl_cli.executors import local
+
+        local.subprocess = SimpleNamespace(  # type: ignore[attr-defined]
+            Popen=Nursery(cwd, before), DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
+        )
     gc.freeze()  # what was imported before: a collection that walks through it would copy every page of it
     os.chdir(cwd)
-    for name in ("NCPL_DB", "NCPL_DATA_DIR", "NCPL_DEVICE", "NCPL_QUIET", "NCPL_DEBUG"):
-        os.environ.pop(name, None)
-    os.environ.update({"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "120", **env})
+    os.environ.clear()
+    os.environ.update(env)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     for number, path in leads.items():
-        os.dup2(os.open(path, os.O_WRONLY), number)
+        os.dup2(path if isinstance(path, int) else os.open(path, os.O_WRONLY), number)
     if before is not None:
         before()
     for number in closed:

@@ -17,6 +17,7 @@ from ncpl_cli.commands.reproduce import arms_of
 from ncpl_cli.errors import InputError
 from ncpl_cli.main import call
 from ncpl_cli.studies import STUDIES, Claim, Part, PublishedStudy, arm_label, label, study_named
+from tests.test_train import ncpl
 
 ALL = [(study, part) for study in map(study_named, STUDIES) for part in study.parts]
 IDS = [f"{study.id}-{part.id}" for study, part in ALL]
@@ -228,17 +229,15 @@ def test_a_measure_of_nothing_is_nothing() -> None:
 # for real ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_part_runs_judges_and_is_not_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_part_runs_judges_and_is_not_run_again(tmp_path: Path) -> None:
     given = ["reproduce", "bonifazi2024", "--part", "permuted", "--seeds", "0", "--jobs", "1",
              "--db", str(tmp_path / "a.db"), "--json"]  # fmt: skip
-    assert call(given) == 0
-    (first,) = json.loads(capsys.readouterr().out)["parts"]
+    (first,) = json.loads(ncpl(*given, cwd=tmp_path).stdout)["parts"]
     assert first["sweep"]["finished"] == 1
     by_id = {one["claim"]: one for one in first["claims"]}
     assert by_id["r-over-tasks"]["verdict"] == UNDECIDED and -1 < by_id["r-over-tasks"]["value"] < 1
     assert 0.5 < by_id["accuracy-task-0"]["value"] < 1
-    assert call(given) == 0
-    (again,) = json.loads(capsys.readouterr().out)["parts"]
+    (again,) = json.loads(ncpl(*given, cwd=tmp_path).stdout)["parts"]
     assert (again["sweep"]["skipped"], again["sweep"]["finished"]) == (1, 0)
     assert again["claims"] == first["claims"]
     target = tmp_path / "r.json"

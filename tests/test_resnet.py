@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import sqlite3
-import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +28,8 @@ from ncpl_cli.settings import dataset_of, dataset_spec, from_row, network_spec, 
 from ncpl_cli.spec import DatasetSpec, OptimizerSpec, RunSpec, flat
 from ncpl_cli.studies import study_named
 from ncpl_cli.trainer import build
-from tests.test_train import NCPL, contents, ncpl
+from tests.forked import start
+from tests.test_train import contents, ncpl, unhurried
 
 CIFAR_PARAMETERS = 11_173_962
 """ResNet-18 with a 3x3 stem and ten classes, as counted by others."""
@@ -327,7 +327,7 @@ def test_a_killed_resnet_ends_with_the_same_bits(tmp_path: Path) -> None:
         return 0
 
     for of_probes in (False, True):
-        process = subprocess.Popen([*NCPL, *command], cwd=broken, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = start(*command, cwd=broken, before=unhurried)
         while process.poll() is None and epochs(of_probes) < 3:
             time.sleep(0.01)
         assert process.poll() is None, "it ended before it could be killed"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import sqlite3
@@ -24,6 +23,7 @@ from ncpl_cli.store import Owner, Store, open_store, schema
 from ncpl_cli.store.connection import translate
 from ncpl_cli.store.merge import Merged, merge
 from ncpl_cli.store.sqlite_file import NETWORK_FILE_SYSTEMS
+from tests import forked
 
 
 def info(name: str = "a", seed: int = 0, tasks: int = 3) -> RunInfo:
@@ -300,9 +300,8 @@ def _write_many(path: str, number: int, count: int) -> None:
 def test_many_processes_fill_one_new_store_together(
     request: pytest.FixtureRequest, tmp_path: Path, database: str, count: int
 ) -> None:
-    context = multiprocessing.get_context("spawn")
     url = str(tmp_path / "shared.db") if database == "sqlite" else request.getfixturevalue("postgres")()
-    processes = [context.Process(target=_write_many, args=(url, number, 25)) for number in range(count)]
+    processes = [forked.context.Process(target=_write_many, args=(url, number, 25)) for number in range(count)]
     for process in processes:
         process.start()
     for process in processes:
@@ -341,11 +340,9 @@ def test_commands_over_the_store(tmp_path: Path) -> None:
         store.finish(run, attempt, "finished")
 
     def ncpl(*arguments: str, code: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "ncpl_cli", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60
-        )
-        assert done.returncode == code, done.stderr
-        return done.stdout if code == 0 else done.stderr
+        done = forked.go(*arguments, cwd=tmp_path)
+        assert done.code == code, done.err
+        return done.out if code == 0 else done.err
 
     listed = ncpl("runs", "list").splitlines()
     assert listed[0].split("\t")[:4] == ["id", "scenario", "seed", "status"] and listed[1].split("\t")[3] == "finished"

@@ -30,6 +30,7 @@ from ncpl_cli.spec import DatasetSpec
 from ncpl_cli.store import Owner, Queue, Store, open_store
 from ncpl_cli.sweep import Arm, Options, enlist, outcome, places_for
 from ncpl_cli.worker import work
+from tests.forked import start
 from tests.test_train import NCPL, SMALL, contents, ncpl
 
 TINY = {"train_samples": 300, "width": 16, "depth": 2}
@@ -342,7 +343,8 @@ def test_a_small_storm(tmp_path: Path, local: Store) -> None:
     shape = {"tasks": 60, "task_accuracy": "current"}
     enlist([arm([0, 1], **shape), arm([0, 1], batch_size=32, **shape)], local, "storm", Options(threads=1))
     work("storm", local, observer=Silent())
-    hit = storm(tmp_path, sweep_line(2, 60, "storm.db", 2), kills=2, stalls=1)
+    line = sweep_line(2, 60, "storm.db", 2)[len(NCPL) :]
+    hit = storm(tmp_path, line, kills=2, stalls=1, start=lambda given, folder: start(*given, cwd=folder))
     assert hit["workers killed"] == 2 and hit["stalls"] == 1
     assert compare(tmp_path / "a.db", tmp_path / "storm.db") == []
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import random
 import signal
 import sqlite3
@@ -22,19 +22,21 @@ from ncpl_cli import networks
 from ncpl_cli.data import load
 from ncpl_cli.interventions import INTERVENTIONS
 from ncpl_cli.records import Address
+from ncpl_cli.runs import batch
 from ncpl_cli.scenarios import PermutedDigits
 from ncpl_cli.spec import DatasetSpec
-from ncpl_cli.store import open_store
+from ncpl_cli.store import Store, open_store
+from tests.forked import go, start, wait_for
 
 NCPL = [sys.executable, "-m", "ncpl_cli"]
 SMALL = ["permuted-digits", "--train-samples", "300", "--width", "16", "--depth", "2"]
 
 
 def ncpl(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*NCPL, *arguments], cwd=cwd, capture_output=True, text=True, timeout=240)
-    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr
-    return done
+    done = go(*arguments, cwd=cwd, seconds=240)
+    assert done.code == code, done
+    assert "Traceback" not in done.err
+    return subprocess.CompletedProcess(arguments, done.code, done.out, done.err)
 
 
 def contents(db: Path) -> dict[str, list[tuple[Any, ...]]]:
@@ -131,20 +133,40 @@ def test_a_longer_horizon_equals_one_long_run(tmp_path: Path, extra: list[str]) 
     assert contents(tmp_path / "two.db") == contents(tmp_path / "one.db")
 
 
+def unhurried() -> None:
+    """Store each epoch by itself, thirty milliseconds apart: whoever watches can act before the end."""
+    save = Store.save
+
+    def slowly(*given: Any, **named: Any) -> None:
+        time.sleep(0.03)
+        save(*given, **named)
+
+    batch.SHORT_SECONDS = 0.0
+    Store.save = slowly  # type: ignore[method-assign]
+
+
+def stored(db: Path) -> int:
+    """Epochs in a store, of all runs; none while it is being made."""
+    with contextlib.suppress(sqlite3.OperationalError), sqlite3.connect(f"file:{db}?mode=ro", uri=True) as connection:
+        return int(connection.execute("select count(*) from epochs").fetchone()[0])
+    return 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("extra", [[], ["--batch-size", "32", "--momentum", "0.9"]], ids=["online", "stacked"])
 def test_kills_at_random_instants_lose_nothing(tmp_path: Path, extra: list[str]) -> None:
-    """A small sibling of benchmarks/kill.py, which does it fifty times."""
-    arguments = ["train", *SMALL, *extra, "--tasks", "60", "--seeds", "0-1"]
+    """A small sibling of benchmarks/kill.py, which does it fifty times: each time some epochs further."""
+    arguments = ["train", *SMALL, *extra, "--tasks", "40", "--seeds", "0-1"]
     ncpl(*arguments, "--db", "calm.db", cwd=tmp_path)
     draw = random.Random(0)
-    for _ in range(4):
-        child = subprocess.Popen(
-            [*NCPL, *arguments, "--db", "storm.db"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(3.5 + 1.5 * draw.random())
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+    for number in range(4):
+        child = start(*arguments, "--db", "storm.db", cwd=tmp_path, before=unhurried)
+        enough = 2 * (3 + 8 * number + draw.randrange(6))
+        wait_for(lambda: child.poll() is not None or stored(tmp_path / "storm.db") > enough)  # noqa: B023
+        time.sleep(0.02 * draw.random())
+        assert child.poll() is None, "it ended before it could be killed"
+        child.kill()
+        assert child.wait().code == -signal.SIGKILL
     ncpl(*arguments, "--db", "storm.db", cwd=tmp_path)
     assert contents(tmp_path / "storm.db") == contents(tmp_path / "calm.db")
 
@@ -152,15 +174,12 @@ def test_kills_at_random_instants_lose_nothing(tmp_path: Path, extra: list[str])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
 def test_signals_stop_after_a_checkpoint(tmp_path: Path, number: int, code: int) -> None:
     arguments = ["train", "permuted-digits", "--tasks", "2000", "--width", "16", "--depth", "1"]
-    child = subprocess.Popen(
-        [*NCPL, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("ncpl.checkpoints/*/*.safetensors")) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    child = start(*arguments, cwd=tmp_path)
+    wait_for(lambda: bool(list(tmp_path.glob("ncpl.checkpoints/*/*.safetensors"))), 60)
     child.send_signal(number)
-    _, said = child.communicate(timeout=60)
-    assert child.returncode == code, said
+    done = child.wait()
+    said = done.err
+    assert done.code == code, said
     assert "error: stopped by" in said and "hint: the same command goes on" in said and "Traceback" not in said
     with sqlite3.connect(tmp_path / "ncpl.db") as connection:
         status, rows = connection.execute("select status, (select max(epoch) from epochs) from runs").fetchone()
@@ -223,8 +242,7 @@ def test_options_are_taken_before_and_after_the_command(tmp_path: Path) -> None:
     ncpl("--db", "a.db", "--quiet", "train", *SMALL, "--tasks", "1", cwd=tmp_path)
     ncpl("train", *SMALL, "--tasks", "1", "--db", "b.db", "--quiet", cwd=tmp_path)
     assert {"a.db", "b.db"} <= {path.name for path in tmp_path.iterdir()}
-    environment = {**os.environ, "NCPL_DB": "c.db"}
-    subprocess.run([*NCPL, "train", *SMALL, "--tasks", "1", "-q"], cwd=tmp_path, env=environment, check=True)
+    assert go("train", *SMALL, "--tasks", "1", "-q", cwd=tmp_path, env={"NCPL_DB": "c.db"}).code == 0
     assert (tmp_path / "c.db").is_file()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from ncpl_cli.data import Dataset
 from ncpl_cli.metrics.catalogue import AT_END
 from ncpl_cli.runs import checkpoints
 from ncpl_cli.scenarios.warm_start import WarmStart
-from tests.test_train import NCPL, contents, ncpl
+from tests import forked
+from tests.test_train import contents, ncpl, unhurried
 
 SMALL = ["warm-start", "--dataset", "digits", "--width", "16", "--depth", "2", "--warm-up-epochs", "6"]
 SHORT = [*SMALL, "--probe-every", "3", "--probe-max-epochs", "8", "--probe-accuracy", "0.7"]
@@ -175,11 +175,11 @@ def test_a_longer_warm_up_goes_on_from_the_last_checkpoint(study: Path, tmp_path
 
 @pytest.mark.parametrize("part", ["warm-up", "probe"])
 def test_killed_in_either_phase_it_ends_with_the_same_bits(study: Path, tmp_path: Path, part: str) -> None:
-    command = [*NCPL, "train", *SHORT, "--seeds", "0-1"]
+    command = ["train", *SHORT, "--seeds", "0-1"]
     query = "select count(*) from epochs join runs on runs.pk = epochs.run where scenario = ? and epoch > 1"
     scenario = "warm-start" if part == "warm-up" else "warm-start-probe"
     for _ in range(2):
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = forked.start(*command, cwd=tmp_path, before=unhurried)
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
             try:
