@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ncpl_cli import networks
 from ncpl_cli.data import Dataset, load
 from ncpl_cli.errors import InputError
 from ncpl_cli.main import call
@@ -224,3 +225,28 @@ def test_expensive_families_are_due_at_a_tasks_last_epoch_and_on_request_at_ever
             assert "gradient_norm" in there and ("spectral_norm" in there) == (epoch in ends)
     assert call([*line, "--metrics", "default,gradient_norm"]) == 0
     assert "nothing to train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_a_split_seen_in_one_block_is_the_split_seen_in_many(
+    digits: Dataset, activation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = networks.build("mlp", digits.shape, 10, 3, width=20, depth=3, activation=activation)
+    order = np.random.default_rng(0).permutation(digits.pixels)
+    assert isinstance(net, networks.MLP)
+
+    def seen() -> forward.View:
+        return forward.view(
+            net, digits, digits.train, digits.train.labels, order, device="cpu", layers=net.layer_names, inside=True
+        )  # fmt: skip
+
+    whole = seen()
+    monkeypatch.setattr(forward, "WHOLE", 0)
+    monkeypatch.setattr(forward, "BLOCK", 100)
+    parts = seen()
+    assert torch.allclose(whole.logits, parts.logits, atol=1e-5) and (whole.drawn == parts.drawn).all()
+    for name in net.layer_names:
+        assert torch.allclose(whole.layers[name], parts.layers[name], atol=1e-5)
+        assert torch.equal(whole.layers[name], whole.inside[name][1])
+        for one, other in zip(whole.inside[name], parts.inside[name], strict=True):
+            assert torch.allclose(one, other, atol=1e-5)

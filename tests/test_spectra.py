@@ -51,6 +51,20 @@ def test_effective_rank_of_exactly_few_directions(kind: str, dtype: str, scale: 
     assert found["srank"] <= 40 and found["stable_rank"] >= 1
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-200, 1e120])
+def test_dead_units_are_values_of_zero_and_need_no_decomposition(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(1)
+    x = np.maximum(draw.normal(size=(5000, 40)), 0) * scale
+    x[:, draw.permutation(40)[:13]] = 0
+    right = np.linalg.svd(x / scale, compute_uv=False)
+    monkeypatch.setattr(torch.linalg, "svdvals", None)
+    found = units.spectrum(torch.from_numpy(x)) / scale
+    assert found.shape == (40,) and not found[27:].any()
+    assert found[:27] == pytest.approx(right[:27], rel=1e-12)
+    of_few = units.spectrum(torch.from_numpy(x[:15])) / scale  # more units than samples
+    assert of_few == pytest.approx(np.linalg.svd(x[:15] / scale, compute_uv=False), rel=1e-9)
+
+
 def test_ranks_do_not_depend_on_the_size_of_the_features() -> None:
     x = np.maximum(np.random.default_rng(0).normal(size=(300, 20)), 0)
     plain = units.ranks(units.spectrum(torch.from_numpy(x)))

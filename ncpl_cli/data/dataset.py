@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -104,7 +105,7 @@ class Dataset:
     @property
     def pixels(self) -> int:
         """Values an image has when flattened."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
     @cached_property
     def channel_statistics(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from ncpl_cli.metrics.forward import classified, evaluating, first_weights, view
 from ncpl_cli.networks import MLP, Network
 from ncpl_cli.scenarios.task import Task
 
-TOGETHER = 4096
-"""Images that go through the later layers together: some ten small tasks, in the third-level cache."""
+TOGETHER = 1024
+"""Images that go through the layers together: what a layer takes and gives stays in the second-level cache."""
 
 RECENT, GRID = 10, 20
 """`end` looks at the task at hand and the nine before it, and at some 20 (at most 21) over all that were seen."""
@@ -64,13 +64,10 @@ def task_accuracy(
     shown: dict[int | None, int] = {}  # pixel orders, by what they are, and the place of their predictions
     places = [shown.setdefault(None if t.pixel_order is None else id(t.pixel_order), len(shown)) for t in tasks]
     orders = [tasks[places.index(place)].pixel_order for place in range(len(shown))]
-    together = max(1, TOGETHER // len(split))
-    found = []
     with evaluating(network):
-        for start in range(0, len(orders), together):
-            logits = _logits(network, data, split, orders[start : start + together], device)
-            found.append(logits.argmax(1).reshape(-1, len(split)))
-    predicted = torch.cat(found).cpu().numpy() if found else np.empty((0, len(split)), np.int64)
+        predicted = np.concatenate(
+            [np.empty((0, len(split)), np.int64), *_predicted(network, data, split, orders, device)]
+        )
     return {
         task.index: float((predicted[place] == task.test_labels[rows]).mean())
         for task, place in zip(tasks, places, strict=True)
@@ -84,34 +81,56 @@ def _of_own_images(network: Network, data: Dataset, task: Task, samples: int, de
     return seen.accuracy
 
 
-def _logits(
+def _predicted(
     network: Network, data: Dataset, split: Split, orders: Sequence[NDArray[np.int64] | None], device: str
-) -> Tensor:
-    """Logits (orders x n, C) of a split's images in several pixel orders."""
+) -> Iterator[NDArray[np.int64]]:
+    """The classes (some orders, n) of a split's images in several pixel orders, some orders together."""
     if not isinstance(network, MLP) or device != "cpu":
-        blocks = [b for order in orders for _, b in classified(network, data, split, len(split), order, device)]
-        return torch.cat([logits for logits, _, _ in blocks])
+        for order in orders:
+            blocks = classified(network, data, split, len(split), order, device)
+            yield torch.cat([logits for _, (logits, _, _) in blocks]).argmax(1).cpu().numpy()[None]
+        return
     weight, bias, width = first_weights(network)
     # x[:, order] @ W: pixel p of an image meets the row of W that is the place of p in the order
     rows = np.empty((len(orders), data.pixels), np.uint32)
     for row, order in zip(rows, orders, strict=True):
         row[slice(None) if order is None else order] = np.arange(data.pixels, dtype=np.uint32)
     images = sparse(split, data.scale, weight.numpy().dtype)
-    out = torch.empty(len(orders), len(split), len(bias), dtype=weight.dtype)
-    permuted_rows_times_matrix(len(bias))(
-        images.starts, images.pixels, images.values, rows, weight.numpy(), bias.numpy(), out.numpy()
-    )
-    if network.norm == "none" and network.activation == "relu":
-        return _later_layers(network, out.flatten(0, 1))
-    return network.classify_from(out.flatten(0, 1)[:, :width])[0]
+    product = permuted_rows_times_matrix(len(bias))
+    together = max(1, TOGETHER // len(split))
+    plain = network.norm == "none" and network.activation == "relu"
+    layers = _Layers(network, together * len(split)) if plain else None
+    memory = torch.empty(min(together, len(orders)), len(split), len(bias), dtype=weight.dtype)
+    for start in range(0, len(orders), together):
+        out = memory[: len(rows[start : start + together])]
+        product(
+            images.starts, images.pixels, images.values, rows[start : start + together], weight.numpy(), bias.numpy(),
+            out.numpy(),
+        )  # fmt: skip
+        z = out.flatten(0, 1)
+        logits = network.classify_from(z[:, :width])[0] if layers is None else layers(z)
+        yield logits.argmax(1).reshape(-1, len(split)).numpy()
 
 
-def _later_layers(network: MLP, z: Tensor) -> Tensor:
-    """Logits from the first layer's padded output (n, ...), in place: rows of full vectors are a third faster."""
-    later: list[Any] = [*network.hidden[1:], network.classifier]
-    for linear in later:
-        outputs, inputs = linear.weight.shape
-        weight = z.new_zeros(z.shape[1], padded(outputs))
-        weight[:inputs, :outputs] = linear.weight.detach().t()
-        z = torch.addmm(F.pad(linear.bias.detach(), (0, padded(outputs) - outputs)), z.relu_(), weight)
-    return z[:, : network.classifier.out_features]
+class _Layers:
+    """The later layers of an MLP with ReLU, in the same memory for every block of samples.
+
+    Rows are full vectors, which is a third faster; and what a block needs stays in the second-level cache.
+    """
+
+    def __init__(self, network: MLP, most: int) -> None:
+        linears: list[Any] = [*network.hidden[1:], network.classifier]
+        self._outputs = network.classifier.out_features
+        self._layers = []
+        for linear in linears:
+            outputs, inputs = linear.weight.shape
+            weight = linear.weight.new_zeros(padded(inputs), padded(outputs))
+            weight[:inputs, :outputs] = linear.weight.detach().t()
+            bias = F.pad(linear.bias.detach(), (0, padded(outputs) - outputs))
+            self._layers.append((weight, bias, weight.new_empty(most, padded(outputs))))
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Logits from the first layer's padded output (n, ...), which is overwritten."""
+        for weight, bias, memory in self._layers:
+            z = torch.addmm(bias, z.relu_(), weight, out=memory[: len(z)])
+        return z[:, : self._outputs]

@@ -24,6 +24,9 @@ from ncpl_cli.scenarios.task import Task
 BLOCK = 1024
 """Samples of a block: what the layers need for one stays in the second-level cache."""
 
+WHOLE = 2048
+"""A split of so many samples is one block: what its layers give is kept as it is, and nothing is copied."""
+
 MOST_KEPT = 1 << 30
 """Bytes of a layer's activations that are kept at most; a larger one is streamed."""
 
@@ -130,9 +133,15 @@ def view(
     with evaluating(network):
         for start, (block, activations, z) in classified(network, data, split, n, pixel_order, device):
             if logits is None:  # whole tensors at once: pieces to be joined would be copied a second time
-                logits = block.new_empty(n, block.shape[1])
                 widths = {name: a.shape[1] for name, a in zip(names, activations, strict=True) if name in layers}
                 streamed = {name for name, width in widths.items() if n * width * block.element_size() > MOST_KEPT}
+                if len(block) == len(drawn) == n and not streamed:
+                    logits = block
+                    kept = {name: a for name, a in zip(names, activations, strict=True) if name in layers}
+                    if inside:
+                        within = {name: (p, a) for name, a, p in zip(names, activations, z, strict=False)}
+                    break
+                logits = block.new_empty(n, block.shape[1])
                 kept = {
                     name: block.new_empty(len(drawn) if name in streamed else n, width)
                     for name, width in widths.items()
@@ -236,8 +245,9 @@ def _first_layer(
         rows = torch.from_numpy(pixel_order).to(device)
         weight = torch.empty_like(weight).index_copy_(0, rows, weight)
     images = sparse(split, data.scale, str(weight.dtype).removeprefix("torch.")) if device == "cpu" else None
-    for start in range(0, n, BLOCK):
-        size = min(BLOCK, n - start)
+    step = n if n <= WHOLE else BLOCK
+    for start in range(0, n, step):
+        size = min(step, n - start)
         if images is not None:
             out = torch.empty(size, len(bias), dtype=weight.dtype)
             rows_times_matrix(len(bias))(

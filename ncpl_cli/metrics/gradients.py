@@ -58,18 +58,15 @@ def gradient_norm_inside(network: MLP, data: Dataset, objective: Objective, seen
     The first layer's gradient is summed over pixels that are not zero; in which order they were shown is all the same.
     """
     linears: list[Any] = [*network.hidden, network.classifier]
-    logits = seen.logits[torch.from_numpy(seen.drawn)]
-    asked = torch.from_numpy((seen.labels if seen.targets is None else seen.targets)[seen.drawn])
+    rows = slice(None) if len(seen.drawn) == len(seen.logits) else seen.drawn
+    logits = seen.logits[rows]
+    asked = torch.from_numpy((seen.labels if seen.targets is None else seen.targets)[rows])
     asked = asked.to(logits.dtype) if asked.is_floating_point() else asked
     d = objective.residual(logits, asked) / len(logits)  # loss by what a layer gives, (m, width)
     total = 0.0
     for layer, (z, h) in zip(linears[:0:-1], reversed(seen.inside.values()), strict=True):
         total += _square(d.T @ h) + _square(d.sum(0))
-        before = z.detach().requires_grad_()
-        # of a sum, not with `grad_outputs`, for which torch imports SymPy: half a second of every process
-        with torch.enable_grad():
-            asked_of = (ACTIVATIONS[network.activation](before) * (d @ layer.weight.detach())).sum()
-        (d,) = torch.autograd.grad(asked_of, before)
+        d = _before(network.activation, z, h, d @ layer.weight.detach())
     first = d.new_zeros(data.pixels, padded(d.shape[1]))
     images = sparse(seen.split, data.scale, first.numpy().dtype)
     transposed_rows_times_matrix(first.shape[1])(
@@ -77,6 +74,17 @@ def gradient_norm_inside(network: MLP, data: Dataset, objective: Objective, seen
         F.pad(d, (0, first.shape[1] - d.shape[1])).numpy(), first.numpy(),
     )  # fmt: skip
     return math.sqrt(total + _square(first) + _square(d.sum(0)))
+
+
+def _before(activation: str, z: Tensor, h: Tensor, d: Tensor) -> Tensor:
+    """The slope of a loss by preactivations z, where d is that by the activations h."""
+    if activation == "relu":
+        return torch.ops.aten.threshold_backward(d, h, 0)  # type: ignore[no-any-return]
+    before = z.detach().requires_grad_()
+    # of a sum, not with `grad_outputs`, for which torch imports SymPy: half a second of every process
+    with torch.enable_grad():
+        asked_of = (ACTIVATIONS[activation](before) * d).sum()
+    return torch.autograd.grad(asked_of, before)[0]
 
 
 def _square(x: Tensor) -> float:

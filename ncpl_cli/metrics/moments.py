@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -115,7 +115,9 @@ def _class_sums(
 
 def origin_of(x: NDArray[Any]) -> Array:
     """A point amid the samples (n, d): the coordinate-wise median of a few, which an outlier does not move."""
-    return np.asarray(np.median(_few(x), axis=0)) if len(x) else np.zeros(x.shape[1])
+    if not len(x):
+        return np.zeros(x.shape[1])
+    return np.ascontiguousarray(np.partition(_few(x), ORIGIN_SAMPLES // 2, axis=0)[ORIGIN_SAMPLES // 2])
 
 
 def magnitude_of(x: NDArray[Any], origin: Array, offsets: Array) -> float:
@@ -125,7 +127,13 @@ def magnitude_of(x: NDArray[Any], origin: Array, offsets: Array) -> float:
 
 
 def _few(x: NDArray[Any]) -> Array:
-    return x[np.linspace(0, len(x) - 1, ORIGIN_SAMPLES).astype(np.int64)].astype(np.float64)
+    return x[_places(len(x))].astype(np.float64)
+
+
+@lru_cache(maxsize=64)
+def _places(n: int) -> NDArray[np.int64]:
+    """Which samples of n are looked at."""
+    return np.linspace(0, n - 1, ORIGIN_SAMPLES).astype(np.int64)
 
 
 def at_origin(means: Means, weight: Array, bias: Array | None) -> Array:
@@ -163,14 +171,16 @@ def span_moment(x: NDArray[Any], labels: NDArray[np.int64], means: Means) -> tup
     return inside[: len(x)].T @ inside[: len(x)], inside[len(x) :]
 
 
-PANEL = 128
-"""Columns of a panel of a symmetric product: what lies below the diagonal is not computed."""
+PANEL, NARROW_PANEL = 128, 32
+"""Columns of a panel of a symmetric product, of a matrix wider than PANEL or not: what lies below the diagonal is not
+computed."""
 
 
 def add_square(total: torch.Tensor, z: torch.Tensor) -> None:
     """Add z^T z of z (n, d) to the upper panels of total (d, d)."""
-    for first in range(0, z.shape[1], PANEL):
-        columns = slice(first, first + PANEL)
+    panel = PANEL if z.shape[1] > PANEL else NARROW_PANEL
+    for first in range(0, z.shape[1], panel):
+        columns = slice(first, first + panel)
         total[columns, first:].addmm_(z[:, columns].T, z[:, first:])
 
 

@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ncpl_cli.metrics.moments import add_square
 from ncpl_cli.networks import ACTIVATIONS
 
 DORMANT = 0.025
 """S23's tau."""
 
+SQUARES = 1e-70
+"""Features between this and its inverse are squared as they are: no square leaves float64, or loses digits there."""
 
 BLOCK = 4096
 """Samples that are made float64 together."""
@@ -24,7 +27,7 @@ def _blocks(features: Tensor) -> list[Tensor]:
 
 def dead_units(features: Tensor) -> float:
     """Share of units that are never active on the samples (n, width): 0 = all alive. Only where zero is exact."""
-    return float((features == 0).all(0).double().mean())
+    return float((activity(features) == 0).double().mean())
 
 
 def has_zeros(features: Tensor) -> bool:
@@ -72,9 +75,9 @@ def linearised_units(preactivations: Tensor, activation: str) -> float:
         negative, positive = PIECES[activation]
         affine = torch.zeros(preactivations.shape[1], dtype=torch.bool, device=preactivations.device)
         if positive:
-            affine |= (preactivations > 0).all(0)
+            affine |= preactivations.amin(0) > 0
         if negative:
-            affine |= (preactivations < 0).all(0)
+            affine |= preactivations.amax(0) < 0
         return float(affine.double().mean())
     z = preactivations.double()
     h = ACTIVATIONS[activation](z)
@@ -109,7 +112,8 @@ def saturated_units(features: Tensor, activation: str) -> float | None:
 def preactivation_moments(preactivations: Tensor) -> tuple[float, float]:
     """Mean and standard deviation of a layer's preactivations over samples and units (n, width) (L24)."""
     wide = preactivations.double()
-    return float(wide.mean()), float(wide.std(correction=0))
+    mean = wide.mean()
+    return float(mean), float((wide - mean).square_().mean().sqrt())
 
 
 def spectrum(features: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -118,18 +122,29 @@ def spectrum(features: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     By the smaller Gram matrix where that leaves nine digits of their sum: it squares the features, so that values below
     1e-8 of the largest are its rounding. Features of exactly few directions want the decomposition itself.
     """
-    shape, size = features.shape, float(features.abs().max()) if features.numel() else 0.0
+    found = np.zeros(min(features.shape))
+    size = float(features.abs().max()) if features.numel() else 0.0
     if size == 0:
-        return np.zeros(min(shape))
-    wide, tall = min(shape), shape[0] >= shape[1]
-    blocks = _blocks(features) if tall else [features.T]
-    gram = sum((h.T @ h for h in (block.double() / size for block in blocks)), torch.zeros(()))
-    values = torch.linalg.eigvalsh(gram).flip(0).clamp_min(0)
-    noise = wide * torch.finfo(torch.float64).eps * values[0]
+        return found
+    if SQUARES < size < 1 / SQUARES:
+        size = 1.0
+    tall = features.shape[0] >= features.shape[1]
+    parts = _blocks(features) if tall else [features.T]
+
+    def wide(part: Tensor) -> Tensor:
+        return part.double() if size == 1 else part.double() / size
+
+    gram = torch.zeros(len(found), len(found), dtype=torch.float64, device=features.device)
+    for part in parts:
+        add_square(gram, wide(part))
+    alive = torch.diagonal(gram) > 0  # a dead unit is a value of exactly 0, which would come out as rounding
+    values = torch.linalg.eigvalsh(gram[alive][:, alive], UPLO="U").flip(0).clamp_min(0)
+    noise = len(values) * torch.finfo(torch.float64).eps * values[0]
     singular = values.sqrt()
     if float(torch.minimum(noise / singular, noise.sqrt()).sum()) > 1e-9 * float(singular.sum()):
-        singular = torch.linalg.svdvals(_triangle([block.double() / size for block in blocks]))
-    return (singular * size).cpu().numpy()  # type: ignore[no-any-return]
+        singular = torch.linalg.svdvals(_triangle([wide(part) for part in parts]))  # of all units
+    found[: len(singular)] = (singular * size).cpu().numpy()
+    return found
 
 
 def _triangle(blocks: list[Tensor]) -> Tensor:
@@ -188,7 +203,11 @@ def unit_metrics(
     exact_zeros: whether the activation has them; without, no unit counts as dead.
     """
     wanted = {*UNIT_METRICS} & {*wanted}
-    if not all(bool(torch.isfinite(block).all()) for block in _blocks(features)):
+    features = features.double() if len(features) <= BLOCK else features  # once for all
+    # a finite sum tells; where it overflows, every number is looked at
+    if not bool(activity(features).sum().isfinite()) and not all(
+        bool(torch.isfinite(block).all()) for block in _blocks(features)
+    ):
         return {}, dict.fromkeys(wanted, "features are not finite")
     values: dict[str, float] = {}
     for name, of in (("dormant_units", dormant_units), ("feature_norm", feature_norm), ("dead_units", dead_units)):

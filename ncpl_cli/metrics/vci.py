@@ -27,16 +27,17 @@ def vci(within: Array, centred: Array, rank: int) -> float:
     alive = scale > 0
     if alive.sum() < rank:  # squares too small for float64
         return math.nan
-    m, sigma = (
-        centred[:, alive] / scale[alive],
-        within[np.ix_(alive, alive)] / np.outer(scale[alive], scale[alive]),
-    )
+    if not alive.all():
+        scale, centred, within = scale[alive], centred[:, alive], within[np.ix_(alive, alive)]
+    m, sigma = centred / scale, within / scale[:, None] / scale
     s, v = row_space(m)
     s, v = s[:rank], v[:rank]
     mixed = v @ sigma  # r x d
     along = mixed @ v.T  # r x r
     cross = mixed - along @ v  # r x d, in the rest of the space
-    rest = sigma - v.T @ mixed - mixed.T @ v + v.T @ along @ v
+    # sigma - v.T mixed - mixed.T v + v.T along v, the two products in one
+    half = v.T @ (mixed - 0.5 * (along @ v))
+    rest = sigma - half - half.T
     q = along - _explained(rest, v, cross, len(sigma) * np.finfo(np.float64).eps * float(np.linalg.norm(sigma)))
     share = np.linalg.solve(q + np.diag(s**2 / k), q)
     return float(np.clip(np.trace(share) / rank, 0.0, 1.0))

@@ -27,18 +27,20 @@ def weight_metrics(
     distance_from_init  L2 distance of all parameters from the run's own initialisation
     """
     found = matrices(network)
-    squares = torch.stack([w.double().square().sum() for w in found.values()]).sum()
-    absolute = torch.stack([w.double().abs().sum() for w in found.values()]).sum()
+    flat = torch.cat([w.flatten() for w in found.values()]).double()
+    squares, absolute = flat.square().sum(), flat.abs().sum()
     moved = torch.zeros_like(squares)
     if initial is not None:
-        steps = [(p.detach().double() - initial[n].detach().double()) for n, p in network.named_parameters()]
-        moved = torch.stack([step.square().sum() for step in steps]).sum()
+        parameters = dict(network.named_parameters())
+        now = [p.detach().flatten() for p in parameters.values()]
+        before = [initial[name].detach().flatten() for name in parameters]
+        moved = (torch.cat(now).double() - torch.cat(before).double()).square().sum()
     norms = spectral_norms([classifier.detach(), *(w for w in found.values() if w.data_ptr() != classifier.data_ptr())])
     sums = torch.stack([squares, absolute, moved, norms[0], norms.max()])
     total, size, distance, own, largest = sums.tolist()
     values = {
         "weight_norm": math.sqrt(total),
-        "weight_mean_abs": size / sum(w.numel() for w in found.values()),
+        "weight_mean_abs": size / len(flat),
         "spectral_norm": own,
         "spectral_norm_max": largest,
     }

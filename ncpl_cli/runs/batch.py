@@ -1,6 +1,6 @@
 """Epochs that wait to be stored together: a transaction costs as much as a short epoch takes.
 
-Epochs of 20 ms or more are stored at once. Shorter ones wait for each other, at most half a second from the first on,
+Epochs of 50 ms or more are stored at once. Shorter ones wait for each other, at most half a second from the first on,
 so that a kill loses less than a second of them; whatever ends, pauses or is checkpointed is stored before.
 """
 
@@ -13,7 +13,7 @@ from ncpl_cli.records import EpochRecord
 from ncpl_cli.runs.observer import Observer
 from ncpl_cli.store import Store
 
-SHORT_SECONDS, WAIT_SECONDS = 0.02, 0.5
+SHORT_SECONDS, WAIT_SECONDS = 0.05, 0.5
 
 
 class Batch:
