@@ -37,6 +37,10 @@ class InputError(NcplError):
     exit_code = 2
 
 
+class NothingFound(InputError):
+    """These runs have nothing of what was asked for: what became of the others belongs to the sentence."""
+
+
 class DataError(NcplError):
     """A data set is missing, truncated or malformed."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,3 +108,29 @@ def test_scenarios_are_told_apart_and_errors_of_the_queue_come_first() -> None:
     assert varying(rows) == {"r0": {"a": 1}, "r1": {"a": 2}, "r2": {}}
     found = casualties(rows, [("r0", 3, "lost")])
     assert [(c.run, c.attempts, c.error) for c in found] == [("r0", 3, "lost"), ("r2", 2, "why.")]
+
+
+def test_a_command_that_finds_nothing_says_what_became_of_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The kind: compare, correlate and layers refuse where runs are missing, and name the settings that lost them."""
+    from tests.studies import PERMUTED, add_run, permuted
+
+    url = str(tmp_path / "lost.db")
+    settings = PERMUTED | {"first_task_epochs": 1}
+    with open_store(url) as store:
+        for seed in range(2):
+            add_run(store, f"a{seed:011x}", seed, "permuted-digits", settings, {"tasks": 3}, permuted(seed, 1, 3))
+            add_run(store, f"b{seed:011x}", seed, "permuted-digits", settings | {"lr": 10.0}, {"tasks": 3}, [],
+                    status="diverged")  # fmt: skip
+    refusals = (["compare", "--by", "lr"], ["compare"], ["compare", "--dose"], ["layers"],
+                ["correlate", "--predict", "online_accuracy"])  # fmt: skip
+    for command in refusals:
+        assert call([*command, "--db", url]) == 2
+        said = capsys.readouterr().err
+        assert "Left out: lr=10.0: 2 runs diverged (seeds 0-1): the loss became infinite." in said, (command, said)
+        assert said.count("error:") == 1 and "hint:" in said
+    assert call(["correlate", "--runs", f"b{0:011x},b{1:011x}", "--db", url]) == 2
+    assert "Left out: 2 runs diverged (seeds 0-1)" in capsys.readouterr().err
+    assert call(["compare", "--by", "lr", "--name", "nobody", "--db", url]) == 2
+    assert "Left out" not in capsys.readouterr().err

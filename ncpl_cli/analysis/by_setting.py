@@ -24,7 +24,7 @@ from ncpl_cli.analysis.statistics import difference
 from ncpl_cli.analysis.study import NOT_IDENTITY, Group, Study, groups
 from ncpl_cli.analysis.through import through
 from ncpl_cli.analysis.words import count, said
-from ncpl_cli.errors import InputError, unknown
+from ncpl_cli.errors import InputError, NothingFound, unknown
 
 
 def compare_by(
@@ -54,7 +54,7 @@ def compare_by(
     if not found:
         values = list(dict.fromkeys(said(g.run.settings.get(by)) for g in every))
         varying = [name for name in plain_arms.varying_settings(every) if name != by]
-        raise InputError(
+        raise NothingFound(
             f"there is nothing to compare by {by}: all runs{' that are alike otherwise' * (len(values) > 1)} have one "
             f"value ({', '.join(values)}).",
             f"settings that differ: {', '.join(varying) or 'none'}",

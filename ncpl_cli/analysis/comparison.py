@@ -25,7 +25,7 @@ from ncpl_cli.analysis.statistics import difference
 from ncpl_cli.analysis.study import NOT_IDENTITY, Group, Series, Study, groups
 from ncpl_cli.analysis.through import Through, through
 from ncpl_cli.analysis.words import p_text
-from ncpl_cli.errors import InputError
+from ncpl_cli.errors import InputError, NothingFound
 
 FAILED_BELOW = 0.05
 """A first phase failed when its last train accuracy is more than this below the plain arm's."""
@@ -177,7 +177,7 @@ def check_answered(study: Study, found: Sequence[Comparison]) -> None:
             f"{' and '.join(absent)} was not recorded in these runs, so nothing can be compared.",
             f"name what is, with --y: {', '.join(recorded) or 'nothing'}",
         )
-    raise InputError(
+    raise NothingFound(
         f"no seed has {' or '.join(outcomes)} at the same places in an arm and in its plain arm.",
         "train both with the same seeds (--seeds 0-4) and as many tasks or probes; ncpl runs list shows them",
     )

@@ -14,7 +14,7 @@ from ncpl_cli.analysis.preregistered import standing
 from ncpl_cli.analysis.results import GroupCorrelation, Options, flips_for, number
 from ncpl_cli.analysis.study import FIRST_TASK_SETTINGS, Group, Study, groups
 from ncpl_cli.analysis.within_runs import correlate_within_runs
-from ncpl_cli.errors import InputError
+from ncpl_cli.errors import InputError, NothingFound
 from ncpl_cli.records import Address
 
 
@@ -114,7 +114,7 @@ def nothing_to_correlate(study: Study, pairs: Sequence[tuple[str, str]]) -> Inpu
     if not study.series:
         return InputError("no run fits this selection.", "ncpl runs list shows all runs and their names")
     wanted = " or ".join(f"{x} and {y}" for x, y in pairs) or "nc1 and a plasticity metric (the default pair)"
-    return InputError(
+    return NothingFound(
         f"no chosen run has a row where {wanted} are both defined.",
         f"values were found of: {', '.join(study.addresses()) or 'nothing'}; choose with --x and --y, ncpl export "
         "shows all that is recorded",

@@ -18,7 +18,7 @@ from ncpl_cli.analysis import resampling, statistics
 from ncpl_cli.analysis.gain import Gain, over_seeds
 from ncpl_cli.analysis.study import Group, Run, Study
 from ncpl_cli.analysis.words import count, said
-from ncpl_cli.errors import InputError
+from ncpl_cli.errors import InputError, NothingFound
 
 Array = NDArray[np.float64]
 
@@ -110,7 +110,7 @@ def dosed(study: Study) -> list[tuple[str, Study]]:
             ))))  # fmt: skip
     if not made:
         known = sorted({of for of, _ in found})
-        raise InputError(
+        raise NothingFound(
             "there is no dose to compare: no intervention comes in three strengths (the plain arm counts as 0)"
             f"{'; here: ' + ', '.join(known) if known else ''}.",
             "train more strengths (--intervention nc1:strength=0.02, direction=promote), or name a setting of numbers: "

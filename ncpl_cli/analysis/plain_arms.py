@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ncpl_cli.analysis.study import NOT_IDENTITY, Group
 from ncpl_cli.analysis.words import said
-from ncpl_cli.errors import InputError
+from ncpl_cli.errors import InputError, NothingFound
 
 TREATMENTS = frozenset({"interventions", "weight_decay", "intervention_plugins"})
 """Settings in which an arm may differ from its plain arm."""
@@ -104,19 +104,19 @@ def without_plain(arm: Group, everything: Sequence[Group]) -> str:
     return f"{name} has no plain arm of its own settings: the nearest differs in {against(nearest)}"
 
 
-def nothing_to_compare(everything: Sequence[Group], plain: str | None) -> InputError:
+def nothing_to_compare(everything: Sequence[Group], plain: str | None) -> NothingFound:
     """The error for a selection in which no arm has a plain arm: says why, and what to run instead."""
     if plain is not None:
         labels = sorted({name for g in everything for s in g.series for name in s.run.names})
         named = [g for g in everything if any(plain in s.run.names for s in g.series)]
         why = "no run here carries that label" if not named else "there is no other arm beside it"
-        return InputError(
+        return NothingFound(
             f"there is nothing to compare with --plain {plain}: {why}.", f"labels: {', '.join(labels) or 'none'}"
         )
     imported = [g for g in everything if g.run.imported]
     if len(everything) == len(imported):
         names = ", ".join(label(g, None) for g in imported)
-        return InputError(
+        return NothingFound(
             f"there is nothing to compare: no imported arm is called plain (here: {names}).",
             "name the plain arm by its label: ncpl compare --plain LABEL",
         )
@@ -124,20 +124,20 @@ def nothing_to_compare(everything: Sequence[Group], plain: str | None) -> InputE
     if treated:
         reasons = [without_plain(g, everything) for g in treated]
         more = f" (and {len(reasons) - 1} more arms)" if len(reasons) > 1 else ""
-        return InputError(
+        return NothingFound(
             f"there is nothing to compare: {reasons[0]}{more}.",
             "train the plain arm with these settings and no --intervention, or name it: ncpl compare --plain LABEL",
         )
     varying = varying_settings(everything)
     if not varying:
         first = everything[0]
-        return InputError(
+        return NothingFound(
             f"there is nothing to compare: all runs are of one arm ({first.title}), without an intervention.",
             f"train another arm with the same seeds: ncpl train {first.scenario} ... --intervention SPEC "
             "(ncpl catalog lists them)",
         )
     listed = "; ".join(f"{name}: {', '.join(values)}" for name, values in varying.items())
-    return InputError(
+    return NothingFound(
         f"there is nothing to compare: no run has an intervention. The runs differ in {listed}.",
         f"compare them by that: ncpl compare --by {next(iter(varying))}",
     )

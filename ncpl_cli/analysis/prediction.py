@@ -18,7 +18,7 @@ from ncpl_cli.analysis import resampling, statistics
 from ncpl_cli.analysis.results import number
 from ncpl_cli.analysis.study import WHOLE_TASK, Group, Series, Study, groups
 from ncpl_cli.analysis.words import count, p_text, signed
-from ncpl_cli.errors import InputError, unknown
+from ncpl_cli.errors import InputError, NothingFound, unknown
 from ncpl_cli.records import Address
 
 Array = NDArray[np.float64]
@@ -94,7 +94,7 @@ def predict(study: Study, y: str, *, flips: int = resampling.FLIPS, seed: int = 
         raise unknown("metric of these runs", y, study.addresses())
     found = [one for group in groups(study) if (one := _group(group, y, flips, seed)) is not None]
     if not found:
-        raise InputError(
+        raise NothingFound(
             f"no run has {y} at {FEWEST_TASKS} tasks (or probes) with a diagnostic before them.",
             "train more tasks: --tasks 20",
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ncpl_cli.commands import _by_setting, _common
+from ncpl_cli.commands import _became, _by_setting, _common
 from ncpl_cli.commands._common import Db, Json
 from ncpl_cli.errors import InputError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ncpl_cli.analysis.gain import Gain
 
 
+@_became.told
 def compare(
     name: Annotated[list[str] | None, typer.Option(help="Only runs with this label; repeatable.")] = None,
     y: Annotated[

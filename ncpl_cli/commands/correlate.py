@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ncpl_cli.commands import _common, _correlation, _prediction
+from ncpl_cli.commands import _became, _common, _correlation, _prediction
 from ncpl_cli.commands._common import Db, Json
-from ncpl_cli.errors import InputError, unknown
+from ncpl_cli.errors import InputError, NothingFound, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ncpl_cli.store import Store
 
 
+@_became.told
 def correlate(
     x: Annotated[str, typer.Option("--x", help="metric, metric@split, metric@split/layer; with commas.")] = "nc1",
     y: Annotated[
@@ -104,7 +105,7 @@ def correlate(
         )  # fmt: skip
     chosen = all_pairs(study) if pairs else [(a, b) for a in xs for b in ys if a != b]
     if pairs and not chosen:
-        raise InputError("no two metrics that vary are recorded.", "ncpl export shows what is recorded")
+        raise NothingFound("no two metrics that vary are recorded.", "ncpl export shows what is recorded")
     if plot is not None:
         check_figure(plot, len(chosen))
     if questions:

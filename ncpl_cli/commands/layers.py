@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from ncpl_cli.commands import _common
+from ncpl_cli.commands import _became, _common
 from ncpl_cli.commands._common import Db, Json
 
 
+@_became.told
 def layers(
     metric: Annotated[str, typer.Option(help="A collapse metric that falls.")] = "nc1",
     split: Annotated[str, typer.Option(help="The split it was measured on.")] = "train",
@@ -29,7 +30,7 @@ def layers(
     from ncpl_cli.analysis import load
     from ncpl_cli.analysis.casualties import in_words
     from ncpl_cli.analysis.layers import layer_orders
-    from ncpl_cli.errors import InputError
+    from ncpl_cli.errors import NothingFound
     from ncpl_cli.store import open_store
 
     ids = [part.strip() for part in runs.split(",")] if runs else None
@@ -38,7 +39,7 @@ def layers(
         asked = [str(a) for a in store.recorded(chosen) if a.metric == metric and a.split == split]
         found = layer_orders(load(store, asked, ids=chosen), metric, split) if asked else []
     if not found:
-        raise InputError(
+        raise NothingFound(
             f"{metric}@{split} is recorded at {'one layer' if asked else 'no layer'} of these runs.",
             "ncpl train ... --layers all records every layer; ncpl measure --run ID --layers all a stored epoch",
         )
