@@ -176,6 +176,10 @@ def finish(work: Callable[[], Any], *, debug: bool = False) -> int:
         return _say(*_sentence(error))
 
 
+NOT_FOR_READING = ("torch", "torchvision", "numba", "llvmlite", "sklearn", "safetensors")
+"""Modules that only training and measuring load: an installation that reads stores does without them."""
+
+
 def _sentence(error: BaseException) -> tuple[str, str | None, int]:
     """What to say of an error: the sentence, what to do, the exit code."""
     if isinstance(error, NcplError):
@@ -192,6 +196,12 @@ def _sentence(error: BaseException) -> tuple[str, str | None, int]:
         return f"there is not enough memory for this ({error or 'asked in vain'}).", "ask for less of it at a time", 1
     from ncpl_cli.callables import said, where
 
+    if isinstance(error, ModuleNotFoundError) and error.name in NOT_FOR_READING and not where(error):
+        return (
+            f"this needs {error.name}, which is not installed here: an installation without it only reads stores.",
+            "pip install ncpl brings all of it; ncpl doctor lists what is missing",
+            1,
+        )
     if isinstance(error, SystemExit):
         return f"code that ncpl was told to use has ended the program ({error.code}).", None, 2
     if isinstance(error, Exception) and where(error):

@@ -18,10 +18,17 @@ from ncpl_cli.commands._common import DataDir, Db, Json
 EXTRAS = {
     "postgres": ("psycopg", "stores that many machines share"),
     "ray": ("ray", "sweeps on a Ray cluster"),
+    "serve": ("starlette", "ncpl serve, a page of the store while it trains"),
+    "timm": ("timm", "features of timm's networks"),
+    "hf": ("transformers", "features of transformers' networks, their Trainer"),
+    "lightning": ("lightning", "measuring while Lightning trains"),
 }
 """Extras of this package: the module that shows whether one is there, and what it is for."""
 
-LIBRARIES = ("torch", "torchvision", "numpy", "numba", "pandas", "sqlalchemy", "plotnine", "typer")
+LIBRARIES = ("numpy", "pandas", "scipy", "sqlalchemy", "plotnine", "typer")
+
+TRAINING = ("torch", "torchvision", "numba", "scikit-learn", "safetensors")
+"""What only training and measuring need: without it an installation reads stores."""
 
 
 def doctor(
@@ -47,18 +54,21 @@ def _installed() -> list[tuple[str, str, str | None]]:
     rows: list[tuple[str, str, str | None]] = [
         ("ncpl", f"{__version__}, Python {platform.python_version()} on {platform.system()}", None)
     ]
-    for name in LIBRARIES:
+    for name in (*TRAINING, *LIBRARIES):
         try:
             rows.append((name, importlib.metadata.version(name), None))
         except importlib.metadata.PackageNotFoundError:
-            rows.append((name, "missing", f"pip install {name}"))
+            state = "missing: stores are read without it" if name in TRAINING else "missing"
+            rows.append((name, state, f"pip install {name}"))
     return rows
 
 
 def _device(asked: bool) -> list[tuple[str, str, str | None]]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     rows: list[tuple[str, str, str | None]] = [("processor", f"{cores} cores", None)]
-    if asked:
+    if asked and importlib.util.find_spec("torch") is None:
+        rows.append(("GPU", "unknown: torch is missing", "pip install torch"))
+    elif asked:
         import torch
 
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
