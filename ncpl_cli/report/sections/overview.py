@@ -33,15 +33,17 @@ def draw(material: Material) -> Section:
         return Section.empty(
             ID, TITLE, "The store has no run yet.", "ncpl demo", "ncpl train permuted-digits --tasks 20 --seeds 0-4"
         )
-    said = _verdicts(material)
+    said: list[tuple[bool, str]] = []
     for part in material.parts:  # the only scenario of a report stands in its title
         drop = f"{part.scenario}, " if len(material.parts) == 1 else ""
         said += [(sure, line.replace(drop, "", 1) if drop else line) for sure, line in _found(part)]
     found, undecided = ([line for sure, line in said if sure is wanted] for wanted in (True, False))
-    if not said:
+    answers = _verdicts(material)
+    if not said and not answers:
         undecided = ["Too little was recorded to say: see the sections below."]
     figure = lead(material)
     blocks: list[Block] = [
+        *([Text(tuple(answers), "finding", "The answers, part by part")] if answers else []),
         Text(DEFINITIONS),
         *([figure] if figure else []),
         *([Text(tuple(found), "finding", "What was found")] if found else []),
@@ -63,14 +65,14 @@ def draw(material: Material) -> Section:
     return Section(ID, TITLE, tuple(blocks))
 
 
-def _verdicts(material: Material) -> list[tuple[bool, str]]:
-    """How many published claims agree, and what each part comes to; whether that is decided."""
+def _verdicts(material: Material) -> list[str]:
+    """How many published claims agree, and what each part comes to, decided or not."""
     lines = []
     for study in dict.fromkeys(of.study for of in material.claims):
         counts = Counter(one.verdict for of in material.claims if of.study == study for one in of.judged)
         listed = ", ".join(f"{counts[verdict]} {said}" for verdict, said in SAID.items())
-        lines.append((True, f"Of {counts.total()} published claims ({study}) {listed}: see the table of claims."))
-        lines += [(of.judged[0].verdict != UNDECIDED, _answer(of)) for of in material.claims if of.study == study]
+        lines.append(f"Of {counts.total()} published claims ({study}) {listed}: see the table of claims.")
+        lines += [_answer(of) for of in material.claims if of.study == study]
     return lines
 
 
@@ -79,11 +81,12 @@ def _answer(of: Claims) -> str:
     first, *others = of.judged
     value = "no value" if first.finding is None else f"{first.finding.value:+.3g}"
     if first.finding is not None and first.finding.ci95 is not None:
-        value += f", 95 % interval {first.finding.ci95[0]:+.3g} to {first.finding.ci95[1]:+.3g}"
-    rest = [f"{words.count(n, 'other claim')} {said}" for verdict, said in SAID.items()
-            if (n := sum(one.verdict == verdict for one in others))]  # fmt: skip
-    text = f"{of.part}: {first.claim.says}: {value}; {first.verdict}"
-    return f"{text} ({'; '.join(rest)})." if rest else f"{text}."
+        value += f" (95 % interval {first.finding.ci95[0]:+.3g} to {first.finding.ci95[1]:+.3g})"
+    verdict = "not decided" if first.verdict == UNDECIDED else first.verdict
+    short = {AGREES: "agree", DIFFERS: "differ", UNDECIDED: "not decided"}
+    rest = [f"{n} {said}" for one, said in short.items() if (n := sum(other.verdict == one for other in others))]
+    text = f"{of.part} {verdict}: {first.claim.says}: {value}"
+    return f"{text}; of the others {', '.join(rest)}." if rest else f"{text}."
 
 
 def _claims(material: Material) -> list[Block]:
