@@ -19,8 +19,10 @@ import pytest
 import torch
 
 from ncpl_cli.data import Dataset, load
+from ncpl_cli.executors import local
 from ncpl_cli.spec import DatasetSpec
 from ncpl_cli.store import Store, open_store
+from tests import forked
 
 torch.set_num_threads(1)  # on small matrices a second thread costs more than it brings
 os.environ.update(NO_COLOR="1", TERM="dumb", COLUMNS="120")
@@ -34,6 +36,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def workers_are_forks() -> Iterator[None]:
+    """Workers of a sweep that runs in this process start at once; command lines of their own start real ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "subprocess", forked.workers_as_forks())
+        yield
 
 
 @pytest.fixture(scope="session")

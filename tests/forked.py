@@ -140,7 +140,8 @@ class Nursery:
         assert list(command[:3]) == [sys.executable, "-m", "ncpl_cli"]
         asked = json.dumps([list(command[3:]), dict(env)]).encode()
         socket.send_fds(self._socket, [asked], [stderr.fileno()])
-        return _Worker(self, int(self._socket.recv(64)))
+        pid = int(self._socket.recv(64))
+        return _Worker(pid, lambda: self.ended(pid))
 
     def ended(self, pid: int) -> int | None:
         """The exit code of a worker, None while it lives."""
@@ -160,26 +161,24 @@ class Nursery:
                 asked.send(json.dumps(os.waitstatus_to_exitcode(status) if pid else None).encode())
                 continue
             arguments, env = wanted
-            arguments[arguments.index("--parent") + 1] = str(os.getpid())
             pid = os.fork()
             if pid == 0:
                 asked.close()
-                os.setsid()
                 _child(arguments, cwd, env, before, (), {1: os.devnull, 2: files[0]})
             os.close(files[0])
             asked.send(str(pid).encode())
 
 
 class _Worker:
-    """What the nursery gives for a subprocess.Popen."""
+    """A worker with the names of subprocess.Popen; `ended` tells its exit code, None while it lives."""
 
-    def __init__(self, nursery: Nursery, pid: int) -> None:
-        self._nursery, self.pid = nursery, pid
+    def __init__(self, pid: int, ended: Callable[[], int | None]) -> None:
+        self.pid, self._ended = pid, ended
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            self.returncode = self._nursery.ended(self.pid)
+            self.returncode = self._ended()
         return self.returncode
 
     def wait(self, timeout: float = 60) -> int:
@@ -197,6 +196,25 @@ class _Worker:
         os.kill(self.pid, signal.SIGKILL)
 
 
+def workers_as_forks() -> Any:
+    """What stands for the module `subprocess` where sweeps of this process start their workers."""
+
+    def popen(command: Sequence[str], *, env: Mapping[str, str], stderr: IO[bytes], **given: Any) -> Any:
+        if list(command[:3]) != [sys.executable, "-m", "ncpl_cli"]:
+            return subprocess.Popen(command, env=env, stderr=stderr, **given)
+        leads = {1: os.devnull, 2: f"/proc/{os.getpid()}/fd/{stderr.fileno()}"}
+        process = context.Process(target=_child, args=(command[3:], str(Path.cwd()), dict(env), None, (), leads))
+        process.start()
+        assert process.pid is not None
+        return _Worker(process.pid, lambda: process.exitcode)
+
+    return _with(popen)
+
+
+def _with(popen: Callable[..., Any]) -> Any:
+    return SimpleNamespace(Popen=popen, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired)
+
+
 def _child(
     arguments: Sequence[str], cwd: str, env: Mapping[str, str], before: Callable[[], None] | None,
     closed: tuple[int, ...], leads: Mapping[int, str | int],
@@ -204,9 +222,11 @@ def _child(
     if any(word in Nursery.STARTS for word in arguments) and "worker" not in arguments:
         from ncpl_cli.executors import local
 
-        local.subprocess = SimpleNamespace(  # type: ignore[attr-defined]
-            Popen=Nursery(cwd, before), DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
-        )
+        local.subprocess = _with(Nursery(cwd, before))  # type: ignore[attr-defined]
+    arguments = list(arguments)
+    if "--parent" in arguments:  # a worker: it ends with whom it was forked from, in a session of its own
+        arguments[arguments.index("--parent") + 1] = str(os.getppid())
+        os.setsid()
     gc.freeze()  # what was imported before: a collection that walks through it would copy every page of it
     os.chdir(cwd)
     os.environ.clear()

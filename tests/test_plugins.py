@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -125,26 +126,31 @@ def test_a_change_of_the_file_is_another_run(
     assert "unexpectedly" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("older", [False, True])
 def test_an_arm_of_ones_own_intervention_is_compared_with_its_plain_arm(
-    written: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str], older: bool
+    written: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The file of a treatment is part of the treatment, also in stores that name it among the other plugins."""
     db, file = tmp_path / "a.db", written("small_logits.py")
     sweep = ["sweep", "permuted-digits", "--tasks", "1", "--batch-size", "32", "--seeds", "0-1", "--db", str(db)]
     assert call([*sweep, "--plugin", file, "--arm", "plain=", "--arm", "small=small_logits"]) == 0
-    if older:
-        with sqlite3.connect(db) as connection:
-            connection.execute("UPDATE runs SET settings = replace(settings, 'intervention_plugins', 'plugins')")
+    older = tmp_path / "older.db"
     with open_store(db) as store:
-        assert sum("plugins" in row.settings for row in store.runs()) == (2 if older else 0)
-        treated = next(row.id for row in store.runs() if row.settings["interventions"])
+        assert not any("plugins" in row.settings for row in store.runs())
+        (treated, _) = (row.id for row in store.runs() if row.settings["interventions"])
+    shutil.copy(db, older)
+    shutil.copytree(tmp_path / "a.checkpoints", tmp_path / "older.checkpoints")
+    with sqlite3.connect(older) as connection:
+        connection.execute("UPDATE runs SET settings = replace(settings, 'intervention_plugins', 'plugins')")
+    with open_store(older) as store:
+        assert sum("plugins" in row.settings for row in store.runs()) == 2
     capsys.readouterr()
-    assert call(["compare", "--y", "test_accuracy", "--db", str(db), "--json"]) == 0
-    assert "small_logits" in capsys.readouterr().out
+    for one in (db, older):
+        assert call(["compare", "--y", "test_accuracy", "--db", str(one), "--json"]) == 0
+        assert "small_logits" in capsys.readouterr().out
     written("small_logits.py", ("square()", "abs()"))
-    assert call(["measure", "--run", treated, "--db", str(db)]) == 2
-    assert "which is another now" in capsys.readouterr().err
+    for one in (db, older):
+        assert call(["measure", "--run", treated, "--db", str(one)]) == 2
+        assert "which is another now" in capsys.readouterr().err
 
 
 def test_runs_without_parts_of_ones_own_keep_their_identity(written: Callable[..., str], digits: object) -> None:

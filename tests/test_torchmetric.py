@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ncpl_cli.metrics import CollapseAccumulator
+from ncpl_cli.metrics import CollapseAccumulator, NeuralCollapse
+from tests.forked import context
 from tests.test_collapse import sample
 
 torchmetrics = pytest.importorskip("torchmetrics")
 
 
 def test_it_is_the_accumulator() -> None:
-    from ncpl_cli.metrics import NeuralCollapse
-
     x, y, w, b = sample(n=2000)
     metric = NeuralCollapse(5, torch.from_numpy(w), torch.from_numpy(b))
     together = torchmetrics.MetricCollection([metric])
@@ -36,27 +33,23 @@ def test_it_is_the_accumulator() -> None:
     assert metric.clone().compute().keys() == found.keys()
 
 
-WORK = """
-import sys, torch, torch.distributed as dist
-from ncpl_cli.metrics import CollapseAccumulator, NeuralCollapse
-from tests.test_collapse import sample
-rank, file = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-x, y, _, _ = sample(n=900)
-metric = NeuralCollapse(5)
-part = slice(0, 300) if rank == 0 else slice(300, 900)
-metric.update(torch.from_numpy(x[part]), torch.from_numpy(y[part]))
-whole = CollapseAccumulator(5).update(x, y).compute()
-assert abs(float(metric.compute()["nc1"]) / whole["nc1"] - 1) < 1e-9
-dist.destroy_process_group()
-"""
+def work(rank: int, file: str) -> None:
+    """One of two processes, with its part of the rows."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    x, y, _, _ = sample(n=900)
+    metric = NeuralCollapse(5)
+    part = slice(0, 300) if rank == 0 else slice(300, 900)
+    metric.update(torch.from_numpy(x[part]), torch.from_numpy(y[part]))
+    whole = CollapseAccumulator(5).update(x, y).compute()
+    assert abs(float(metric.compute()["nc1"]) / whole["nc1"] - 1) < 1e-9
+    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
 def test_processes_are_merged(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WORK]
-    workers = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "meet")], cwd=Path(__file__).parents[1])
-        for rank in (0, 1)
-    ]  # fmt: skip
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    workers = [context.Process(target=work, args=(rank, str(tmp_path / "meet"))) for rank in (0, 1)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0]
