@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from ncpl_cli.analysis import Group, Run, Series, Study
-from ncpl_cli.analysis.claims import MEASURES
+from ncpl_cli.analysis.claims import MEASURES, judge
 from ncpl_cli.analysis.claims_next import dose_slope, late_loss, onset, onset_r, over_placebo, r_gap, through
 from ncpl_cli.commands.reproduce import arms_of
 from ncpl_cli.report import wording
-from ncpl_cli.report.material import Part
+from ncpl_cli.report.labels import labels
+from ncpl_cli.report.material import Claims, Part
+from ncpl_cli.report.sections import overview
 from ncpl_cli.report.sections.architecture import cells, draw_cells
 from ncpl_cli.studies import SCALES, Plan, study_named
+from tests.test_reproduce import claim as a_claim
 
 DRAW = np.random.default_rng(0)
 
@@ -142,6 +145,24 @@ def test_one_figure_has_onset_and_loss_of_every_cell() -> None:
     assert frame["onset"].tolist()[:2] == [2, 3] and np.isnan(frame["onset"][2])
     assert frame["loss"][0] == pytest.approx(0.5 - (0.35 + 0.01))
     draw_cells(frame).draw()
+
+
+def test_arms_that_differ_in_too_much_have_their_names_and_a_part_answers_with_its_question() -> None:
+    def group(arm: str, *more: str, **settings: object) -> Group:
+        made = run(0, [1.0] * 6, [0.5] * 6, **settings)
+        names = (f"a-study/{arm}", *more)
+        return Group("permuted-digits", None, settings, (replace(made, run=replace(made.run, names=names)),))
+
+    long = {"network": "n" * 60, "optimizer": "o" * 40}
+    assert labels([group("joint", width=8), group("grown", width=9)]) == ("width=8", "width=9")
+    assert labels([group("joint", "a-study", **long, width=8), group("grown", width=9)]) == ("joint", "grown")
+    twice = labels([group("joint", **long, width=8), group("joint", width=9)])  # no names that tell them apart
+    assert twice[0].startswith("network=n") and twice[1] == "width=9"
+    made = {"arm": [run(s, [1.0] * 6, [0.5] * 6) for s in range(3)]}
+    about = {"measure": "arm_value", "accept": (0.0, None), "options": {"arm": "arm", "metric": "nc1"}}
+    claims = [a_claim(id="knob", says="knob", source="control of ncpl", **about), a_claim(says="sign", **about)]
+    answer = overview._answer(Claims("s", "p", "similarity", "smoke", tuple(judge(claims, made)), made))
+    assert answer.startswith("similarity agrees: sign: +0.1 (") and answer.endswith("; of the others 1 agree.")
 
 
 def test_labels_that_begin_alike_are_told_apart_in_a_legend() -> None:

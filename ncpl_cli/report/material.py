@@ -29,6 +29,7 @@ from ncpl_cli.analysis.preregistered import Plan, Question
 from ncpl_cli.analysis.study import FIRST_TASK_SETTINGS
 from ncpl_cli.analysis.warm_start import WarmStartGap, warm_start_gap
 from ncpl_cli.errors import InputError
+from ncpl_cli.report.labels import labels, said
 from ncpl_cli.report.theme import MOST_LINES
 from ncpl_cli.studies import STUDIES, study_named
 
@@ -97,7 +98,7 @@ class Part:
     @staticmethod
     def label_of(group: Group) -> str:
         """What tells a group from the others."""
-        return ", ".join(_said(k, v) for k, v in group.settings.items() if v is not None) or group.name or "all runs"
+        return ", ".join(said(k, v) for k, v in group.settings.items() if v is not None) or group.name or "all runs"
 
     def has(self, address: str) -> bool:
         """Whether any run has a value there."""
@@ -307,7 +308,7 @@ def _parts(study: Study, directions: Mapping[str, str], counted: Mapping[str, An
         again = sum(words.slug(other) == slug for other in scenarios[: len(found)])
         tag = f"-{slug}{again + 1 if again else ''}" if len(scenarios) > 1 else ""
         found.append(
-            Part(scenario, mine, tuple(recorded), _labels(recorded), directions, most, tuple(lost), only or None, tag)
+            Part(scenario, mine, tuple(recorded), labels(recorded), directions, most, tuple(lost), only or None, tag)
         )
     return found
 
@@ -318,42 +319,6 @@ def _order(group: Group) -> tuple[object, ...]:
     length = settings.get("first_task_epochs")
     stopped = settings.get("first_task_nc1") is not None
     return (bool(settings.get("interventions")), stopped, float(length) if isinstance(length, int | float) else 0.0)
-
-
-LONGEST_LABEL = 90
-"""Settings in more characters than this tell nobody anything beside a bar."""
-
-
-def _arm(group: Group) -> str:
-    """The arm of a study that all runs of a group were made as, by its own name; empty where there is none."""
-    shared = set(group.run.names).intersection(*(s.run.names for s in group.series))
-    return next((name.partition("/")[2] for name in sorted(shared) if "/" in name), "")
-
-
-def _labels(found: Sequence[Group]) -> tuple[str, ...]:
-    """`first_task_epochs=5`, for imported runs their name, else `all runs`; numbered where they would be the same.
-
-    Arms of a study that differ in too much to be told by settings have their names.
-    """
-    made: list[str] = []
-    every = [group.settings for group in found]
-    alike = {key for key in (every[0] if every else ()) if all(s.get(key) == every[0][key] for s in every)}
-    for group in found:
-        telling = {key: value for key, value in group.settings.items() if value is not None and key not in alike}
-        settings = ", ".join(_said(key, value) for key, value in telling.items())
-        label = settings or ("all runs" if len(found) == 1 else "plain")
-        if group.series[0].run.imported:
-            label = group.name or "imported"
-        made.append(f"{label} ({made.count(label) + 1})" if label in made else label)
-    arms = [_arm(group) for group in found]
-    return tuple(arms if max(map(len, made), default=0) > LONGEST_LABEL and len({*arms} - {""}) == len(made) else made)
-
-
-def _said(key: str, value: object) -> str:
-    text = " + ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-    if key == "interventions":
-        return text or "plain"
-    return f"{key}={text or 'none'}"
 
 
 def _or_none(compute: Any) -> Any:

@@ -77,8 +77,9 @@ def _verdicts(material: Material) -> list[str]:
 
 
 def _answer(of: Claims) -> str:
-    """What a part of a study comes to: its first claim with our value, and how the others went."""
-    first, *others = of.judged
+    """What a part of a study comes to: its first claim that is no control, with our value, and how the others went."""
+    first = next((one for one in of.judged if not one.claim.source.startswith("control")), of.judged[0])
+    others = [one for one in of.judged if one is not first]
     value = "no value" if first.finding is None else f"{first.finding.value:+.3g}"
     if first.finding is not None and first.finding.ci95 is not None:
         value += f" (95 % interval {first.finding.ci95[0]:+.3g} to {first.finding.ci95[1]:+.3g})"
