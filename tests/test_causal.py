@@ -82,6 +82,25 @@ def test_what_was_planted_is_found_and_adds_up() -> None:
     assert found.indirect is None and "3 paired seeds of 1 place" in found.undefined
 
 
+@pytest.mark.parametrize(("places", "left"), [(1, 6), (10, 7)])
+def test_a_line_over_seeds_costs_a_degree_of_freedom(places: int, left: int) -> None:
+    study = causal.mediated(np.random.default_rng(2), 8, places, 0.5, 1.0)
+    of = through(study.series[8:], study.series[:8], "test_accuracy" if places == 1 else "online_accuracy", "nc1")
+    assert of.indirect is not None and of.direct is not None and of.share is not None
+    for gain, freedom in ((of.indirect, left), (of.direct, left), (of.total, 7), (of.change, 7)):
+        values = np.array(list(gain.per_seed.values()))
+        error = values.std(ddof=1) / np.sqrt(8)
+        assert gain.ci95 == pytest.approx(stats.t.interval(0.95, freedom, values.mean(), error))
+        wanted = (stats.t.ppf(0.975, freedom) + stats.t.ppf(0.8, freedom)) * error
+        assert gain.detectable == pytest.approx(wanted)
+    # the share's interval leaves out 0 exactly where the indirect effect's does
+    draw = np.random.default_rng(0)
+    indirect = draw.standard_normal(5)
+    indirect += 0.999 * stats.t.ppf(0.975, 3) * indirect.std(ddof=1) / np.sqrt(5) - indirect.mean()
+    share = share_of(indirect, 9 + 0.1 * draw.standard_normal(5), 2)[1]
+    assert share is not None and share[0] < 0 < share[1]
+
+
 @pytest.mark.parametrize(("places", "b"), [(1, 0.0), (1, 1.0), (10, 0.0), (10, 1.0)])
 def test_effects_of_nothing_are_not_found_and_intervals_hold_the_truth(places: int, b: float) -> None:
     """A small version of benchmarks/causal.py: 200 studies, so that 95 % is within 4.6 points (three errors)."""
