@@ -227,26 +227,32 @@ def test_expensive_families_are_due_at_a_tasks_last_epoch_and_on_request_at_ever
     assert "nothing to train" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_a_split_seen_in_one_block_is_the_split_seen_in_many(
-    digits: Dataset, activation: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("activation", "few"), [("relu", 2000), ("relu", 300), ("tanh", 300)])
+def test_a_split_is_seen_alike_in_one_block_and_in_many_in_place_and_not(
+    digits: Dataset, activation: str, few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = networks.build("mlp", digits.shape, 10, 3, width=20, depth=3, activation=activation)
     order = np.random.default_rng(0).permutation(digits.pixels)
     assert isinstance(net, networks.MLP)
+    monkeypatch.setattr(forward, "FEW_ROWS", few)
 
-    def seen() -> forward.View:
+    def seen(layers: list[str]) -> forward.View:
         return forward.view(
-            net, digits, digits.train, digits.train.labels, order, device="cpu", layers=net.layer_names, inside=True
+            net, digits, digits.train, digits.train.labels, order, device="cpu", layers=layers, inside=True
         )  # fmt: skip
 
-    whole = seen()
+    names = net.layer_names
+    whole = seen(names)
     monkeypatch.setattr(forward, "WHOLE", 0)
     monkeypatch.setattr(forward, "BLOCK", 100)
-    parts = seen()
-    assert torch.allclose(whole.logits, parts.logits, atol=1e-5) and (whole.drawn == parts.drawn).all()
-    for name in net.layer_names:
-        assert torch.allclose(whole.layers[name], parts.layers[name], atol=1e-5)
-        assert torch.equal(whole.layers[name], whole.inside[name][1])
-        for one, other in zip(whole.inside[name], parts.inside[name], strict=True):
-            assert torch.allclose(one, other, atol=1e-5)
+    parts, last = seen(names), seen(["last"])
+    monkeypatch.setattr(forward, "rectified", lambda network, device: False)
+    plain = seen(names)
+    for other in (parts, plain):
+        assert torch.allclose(whole.logits, other.logits, atol=1e-5) and (whole.drawn == other.drawn).all()
+        for name in names:
+            assert torch.allclose(whole.layers[name], other.layers[name], atol=1e-5)
+            for one, another in zip(whole.inside[name], other.inside[name], strict=True):
+                assert len(one) == min(few, len(digits.train)) and torch.allclose(one, another, atol=1e-5)
+            assert torch.equal(other.few(name)[0], other.inside[name][1])
+    assert list(last.layers) == ["last"] and torch.equal(last.layers["last"], parts.layers["last"])

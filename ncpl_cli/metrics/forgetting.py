@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
 from ncpl_cli.data.dataset import Dataset, Split
-from ncpl_cli.data.sparse import padded, permuted_rows_times_matrix, sparse
-from ncpl_cli.metrics.forward import classified, evaluating, first_weights, view
+from ncpl_cli.data.sparse import permuted_rows_times_matrix, sparse
+from ncpl_cli.metrics.forward import LaterLayers, classified, evaluating, first_weights, rectified, view
 from ncpl_cli.networks import MLP, Network
 from ncpl_cli.scenarios.task import Task
 
@@ -98,8 +95,7 @@ def _predicted(
     images = sparse(split, data.scale, weight.numpy().dtype)
     product = permuted_rows_times_matrix(len(bias))
     together = max(1, TOGETHER // len(split))
-    plain = network.norm == "none" and network.activation == "relu"
-    layers = _Layers(network, together * len(split)) if plain else None
+    layers = LaterLayers(network, together * len(split)) if rectified(network, device) else None
     memory = torch.empty(min(together, len(orders)), len(split), len(bias), dtype=weight.dtype)
     for start in range(0, len(orders), together):
         out = memory[: len(rows[start : start + together])]
@@ -110,27 +106,3 @@ def _predicted(
         z = out.flatten(0, 1)
         logits = network.classify_from(z[:, :width])[0] if layers is None else layers(z)
         yield logits.argmax(1).reshape(-1, len(split)).numpy()
-
-
-class _Layers:
-    """The later layers of an MLP with ReLU, in the same memory for every block of samples.
-
-    Rows are full vectors, which is a third faster; and what a block needs stays in the second-level cache.
-    """
-
-    def __init__(self, network: MLP, most: int) -> None:
-        linears: list[Any] = [*network.hidden[1:], network.classifier]
-        self._outputs = network.classifier.out_features
-        self._layers = []
-        for linear in linears:
-            outputs, inputs = linear.weight.shape
-            weight = linear.weight.new_zeros(padded(inputs), padded(outputs))
-            weight[:inputs, :outputs] = linear.weight.detach().t()
-            bias = F.pad(linear.bias.detach(), (0, padded(outputs) - outputs))
-            self._layers.append((weight, bias, weight.new_empty(most, padded(outputs))))
-
-    def __call__(self, z: Tensor) -> Tensor:
-        """Logits from the first layer's padded output (n, ...), which is overwritten."""
-        for weight, bias, memory in self._layers:
-            z = torch.addmm(bias, z.relu_(), weight, out=memory[: len(z)])
-        return z[:, : self._outputs]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -123,6 +123,8 @@ def view(
     """
     split, labels = _limited(split, labels, samples)
     n, drawn = len(split), split.draw(FEW_ROWS)
+    if rectified(network, device) and WHOLE < n <= MOST_KEPT // (8 * network.classifier.in_features):
+        return _view_in_place(network, data, split, labels, pixel_order, layers, inside, among)
     places = np.full(n, -1)
     places[drawn] = np.arange(len(drawn))
     names = network.layer_names
@@ -168,6 +170,74 @@ def view(
                     wanted[to] = given[here]
     assert logits is not None
     return View(split, labels, logits, kept, within, frozenset(streamed), drawn, among=among)
+
+
+def rectified(network: nn.Module, device: str) -> TypeGuard[MLP]:
+    """Whether a network is an MLP of plain layers with ReLU, on the CPU."""
+    return isinstance(network, MLP) and network.activation == "relu" and network.norm == "none" and device == "cpu"
+
+
+class LaterLayers:
+    """The layers of a plain MLP after the first, in the same memory for every block of at most so many samples.
+
+    Rows are full vectors, which is a third faster; and what a block needs stays in the second-level cache.
+    """
+
+    def __init__(self, network: MLP, most: int) -> None:
+        linears: list[Any] = [*network.hidden[1:], network.classifier]
+        self._outputs = network.classifier.out_features
+        self._layers = []
+        for linear in linears:
+            outputs, inputs = linear.weight.shape
+            weight = linear.weight.new_zeros(padded(inputs), padded(outputs))
+            weight[:inputs, :outputs] = linear.weight.detach().t()
+            bias = F.pad(linear.bias.detach(), (0, padded(outputs) - outputs))
+            self._layers.append((weight, bias, weight.new_empty(most, padded(outputs))))
+
+    def __call__(self, z: Tensor, look: Callable[[int, Tensor], None] = lambda layer, x: None) -> Tensor:
+        """Logits from the first layer's padded output (n, ...), which is overwritten.
+
+        `look` sees each layer twice: before its activation, and after it.
+        """
+        for layer, (weight, bias, memory) in enumerate(self._layers):
+            look(layer, z)
+            z.relu_()
+            look(layer, z)
+            z = torch.addmm(bias, z, weight, out=memory[: len(z)])
+        return z[:, : self._outputs]
+
+
+def _view_in_place(
+    network: MLP, data: Dataset, split: Split, labels: NDArray[np.int64], pixel_order: NDArray[np.int64] | None,
+    layers: Sequence[str], inside: bool, among: tuple[int, int] | None,
+) -> View:  # fmt: skip
+    """`view` where activations overwrite preactivations: a third faster for a split of many blocks."""
+    n, drawn, names, like = len(split), split.draw(FEW_ROWS), network.layer_names, network.classifier.weight
+    width = network.classifier.in_features
+    logits = like.new_empty(n, network.classifier.out_features)
+    kept = {name: like.new_empty(n, width) for name in names if name in layers}
+    few = {name: (like.new_empty(len(drawn), width), like.new_empty(len(drawn), width)) for name in names}
+    order = np.argsort(drawn)  # where the drawn samples of a block lie among all that are drawn
+    cuts = np.searchsorted(drawn[order], np.arange(0, n + BLOCK, BLOCK))
+    with evaluating(network):
+        later = LaterLayers(network, BLOCK)
+        for start, z in _first_layer(network, data, split, n, pixel_order, "cpu"):
+            rows, block = slice(start, start + len(z)), start // BLOCK
+            to = torch.from_numpy(order[cuts[block] : cuts[block + 1]])
+            here = torch.from_numpy(drawn)[to] - start
+            looks = [0] * len(names)
+
+            def look(layer: int, x: Tensor, rows: slice = rows, to: Tensor = to, here: Tensor = here,
+                     looks: list[int] = looks) -> None:  # fmt: skip
+                name, after = names[layer], looks[layer]
+                looks[layer] += 1
+                if inside:
+                    few[name][after].index_copy_(0, to, x[:, :width].index_select(0, here))
+                if after and name in kept:
+                    kept[name][rows] = x[:, :width]
+
+            logits[rows] = later(z, look)
+    return View(split, labels, logits, kept, few if inside else {}, frozenset(), drawn, among=among)
 
 
 def predictions(network: Network, data: Dataset, task: Task, device: str) -> NDArray[np.float64]:
@@ -216,8 +286,9 @@ def classified(
 ) -> Iterator[tuple[int, Classified]]:
     """Logits, activations and preactivations, block by block."""
     if isinstance(network, MLP):
+        width = first_weights(network)[2]
         for start, first in _first_layer(network, data, split, n, pixel_order, device):
-            yield start, network.classify_from(first)
+            yield start, network.classify_from(first[:, :width])
         return
     dtype = network.classifier.weight.dtype
     for start in range(0, n, IMAGE_BLOCK):
@@ -239,8 +310,8 @@ def first_weights(network: MLP) -> tuple[Tensor, Tensor, int]:
 def _first_layer(
     network: MLP, data: Dataset, split: Split, n: int, pixel_order: NDArray[np.int64] | None, device: str
 ) -> Iterator[tuple[int, Tensor]]:
-    """The first linear layer's output, block by block: sparse on the CPU, where images are mostly zeros, else dense."""
-    weight, bias, width = first_weights(network)
+    """The first linear layer's padded output, block by block: sparse on the CPU, where most pixels are 0."""
+    weight, bias, _ = first_weights(network)
     if pixel_order is not None:
         rows = torch.from_numpy(pixel_order).to(device)
         weight = torch.empty_like(weight).index_copy_(0, rows, weight)
@@ -253,7 +324,7 @@ def _first_layer(
             rows_times_matrix(len(bias))(
                 images.starts, images.pixels, images.values, start, weight.numpy(), bias.numpy(), out.numpy()
             )
-            yield start, out[:, :width]
+            yield start, out
         else:
             x = torch.from_numpy(split.images[start : start + size]).to(device).flatten(1).to(weight.dtype) / data.scale
-            yield start, torch.addmm(bias, x, weight)[:, :width]
+            yield start, torch.addmm(bias, x, weight)
