@@ -14,7 +14,7 @@ from ncpl_cli.data.sparse import padded, sparse, transposed_rows_times_matrix
 from ncpl_cli.metrics.forward import View
 from ncpl_cli.metrics.inputs import Batch
 from ncpl_cli.networks import ACTIVATIONS, MLP
-from ncpl_cli.objectives import Objective
+from ncpl_cli.objectives import CrossEntropy, Objective
 
 BLOCK = 256
 """Samples whose activations are kept for a backward pass: bounds the memory of large networks."""
@@ -62,7 +62,11 @@ def gradient_norm_inside(network: MLP, data: Dataset, objective: Objective, seen
     logits = seen.logits[rows]
     asked = torch.from_numpy((seen.labels if seen.targets is None else seen.targets)[rows])
     asked = asked.to(logits.dtype) if asked.is_floating_point() else asked
-    d = objective.residual(logits, asked) / len(logits)  # loss by what a layer gives, (m, width)
+    if isinstance(objective, CrossEntropy) and not asked.is_floating_point():  # the same, in a quarter of the time
+        d = objective.residual(logits.T.contiguous(), asked, 0).T.contiguous()
+    else:
+        d = objective.residual(logits, asked)
+    d = d / len(logits)  # loss by what a layer gives, (m, width)
     total = 0.0
     for layer, (z, h) in zip(linears[:0:-1], reversed(seen.inside.values()), strict=True):
         total += _square(d.T @ h) + _square(d.sum(0))
