@@ -243,8 +243,8 @@ def test_labels_without_meaning_have_the_nc1_that_is_promised() -> None:
     x, y, _, _ = sample(n=2000, d=12, k=5)
     promised = collapse(x, y).context["null_nc1"]
     draw = np.random.default_rng(0)
-    seen = np.mean([collapse(x, draw.permutation(y))["nc1"] for _ in range(20)])
-    assert promised == pytest.approx(seen, rel=0.35)
+    seen = np.mean([collapse(x, draw.permutation(y))["nc1"] for _ in range(150)])
+    assert promised == pytest.approx(seen, rel=0.2)  # it is (K-1) n / PR, the mean of a ratio taken as that of means
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,16 @@ def test_of_torchvision_as_its_own_pooling_gives_them_and_the_measure_is_the_dir
         )
 
 
+def test_images_seen_without_the_models_own_processor_are_noted(ask: Ask) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    net = ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, num_labels=10, **size))
+    net.save_pretrained("vit")
+    said, found = ask("hf:./vit", "--dataset", "digits", "--samples", "20")
+    assert found["features"].shape == (20, 8) and "no image processor of ./vit can be had" in said["said"]
+
+
 def test_a_language_models_classes_are_the_next_tokens(ask: Ask) -> None:
     draw = np.random.default_rng(0)
     words = list(draw.choice(WORDS, 203, p=np.arange(1, 17) / 136))
@@ -133,7 +143,7 @@ def test_a_language_models_classes_are_the_next_tokens(ask: Ask) -> None:
     assert np.allclose(found["features/transformer.h.0"], torch.cat(inner), atol=1e-5)
     assert np.array_equal(found["weight"], net.lm_head.weight.detach()) and "bias" not in found
     logits = found["features"] @ found["weight"].T  # all rows of it are in nc4's predictions
-    assert collapse(**found_of(found))["nc4"] == pytest.approx(np.mean(logits.argmax(1) == nearest(found)), abs=0.02)
+    assert collapse(**found_of(found))["nc4"] == pytest.approx(np.mean(logits.argmax(1) == nearest(found)), abs=1e-12)
 
     most = [token for token, _ in collections.Counter(ids[1:].tolist()).most_common(5)]
     _, few = ask("hf:./gpt", "--dataset", "text:c.txt", "--classes-from", "tokens", "--max-classes", "5")

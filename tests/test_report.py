@@ -25,7 +25,7 @@ from ncpl_cli.report.curves import over_runs, thinned
 from ncpl_cli.report.formats import FORMATS
 from ncpl_cli.report.material import Material, gather
 from ncpl_cli.report.report import build, write
-from ncpl_cli.report.sections import SECTIONS
+from ncpl_cli.report.sections import SECTIONS, methods
 from ncpl_cli.store import open_store
 from tests.studies import UNKIND, make_store
 
@@ -246,6 +246,20 @@ def test_the_commands_train_the_same_runs_again(tmp_path: Path, capsys: pytest.C
 
 
 # formats -----------------------------------------------------------------------------------------------------------
+
+
+def test_no_arm_speaks_for_the_others_in_the_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["train", "permuted-digits", "--tasks", "1", "--train-samples", "60", "--depth", "1"]
+    for more in (["--lr", "0.01", "--width", "8"], ["--lr", "0.003", "--width", "12", "--momentum", "0.5"]):
+        assert call([*line, *more, "--batch-size", "10", "--db", str(tmp_path / "a.db")]) == 0
+    capsys.readouterr()
+    with open_store(tmp_path / "a.db") as store:
+        (said,) = methods.draw(gather(store, FORMULAS)).blocks[:1]
+    assert isinstance(said, Text)
+    words = " ".join(said.sentences)
+    for one, other in (("0.01", "0.003"), ("8", "12"), ("0.0", "0.5")):
+        assert f"{one} or {other}" in words or f"{other} or {one}" in words, words
+    assert "batch size 10, " in words and "1 hidden layers of" in words and "100% of the pixels" in words
 
 
 def content(report: Report) -> list[str]:

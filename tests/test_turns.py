@@ -90,9 +90,11 @@ def test_a_file_of_something_else_stops_nobody(tmp_path: Path) -> None:
         Path(tmp_path / "a.db-turn").write_bytes(content)
         with open_store(tmp_path / "a.db") as store:
             store.register(info("aa0000000001"))
+            assert [row.id for row in store.runs()] == ["aa0000000001"]
     (tmp_path / "b.db-turn").mkdir()
     with open_store(tmp_path / "b.db") as store:
         store.register(info("aa0000000001"))
+        assert [row.id for row in store.runs()] == ["aa0000000001"]
 
 
 def info(run: str) -> RunInfo:

@@ -41,6 +41,11 @@ class Later:
 
 
 def later(series: Series, y: str) -> Later:
+    """y of a run where it is finite, with what phase 1 had learned there.
+
+    Several tasks: one point a task after the first (an unfinished last one left out), phase 1 the first task, which is
+    the same for all points (`learned` NaN); else one point a recorded epoch, with its train accuracy.
+    """
     if series.tasks > 1:  # one point a task after the first; phase 1 is the first task, the same for all points
         stop = -1 if series.unfinished_task() else None
         places, values = series.task[series.task_ends()][1:stop], series.per_task(y)[1:stop]

@@ -58,6 +58,11 @@ class Table:
 
 
 def run_table(group: Group, x: str, y: str, controls: Sequence[str]) -> tuple[Table | None, tuple[Excluded, ...]]:
+    """The table of a group, None where no run has a row; and the runs that have none, with the reason.
+
+    x and the controls stand at the last recorded epoch of task 0, y at each later task; of runs of one task y is its
+    last defined value (task 0).
+    """
     several = any(s.tasks > 1 for s in group.series)
     excluded = [Excluded(s.run.id, s.run.seed, s.run.status) for s in group.left_out]
     rows: list[tuple[Series, float, dict[int, float], float, list[float]]] = []
@@ -116,6 +121,10 @@ def columns(x: Array, y: Array, method: str, controls: Sequence[Array] = ()) -> 
 
 
 def one(x: Array, y: Array, method: str, controls: Sequence[Array] = ()) -> float | None:
+    """r of x and y (each over runs), controls held fixed; None where fewer than the fewest points or none varies.
+
+    Only runs in which x, y and every control are finite count.
+    """
     rows = np.isfinite(x) & np.isfinite(y)
     for control in controls:
         rows &= np.isfinite(control)
@@ -128,6 +137,7 @@ def one(x: Array, y: Array, method: str, controls: Sequence[Array] = ()) -> floa
 
 
 def ranked(x: Array, method: str) -> Array:
+    """x as it is correlated: as ranks (ties at their mean) under spearman."""
     return statistics.ranks(x) if method == "spearman" else x
 
 

@@ -228,7 +228,7 @@ def of_transformers(name: str, weights: str, classes: int | None) -> Model:
     notes += _filled(module, weights, name)
     model = Model(name, module, kind, notes=notes, published=kind == "images")
     if kind == "images":
-        model.see = _processor(bare, config)
+        model.see = _processor(bare, config, notes)
         return model
     with contextlib.suppress(Exception), quiet():  # a model may come without; text then says that it lacks one
         model.tokenizer = transformers.AutoTokenizer.from_pretrained(bare, trust_remote_code=False)
@@ -287,14 +287,17 @@ def _each(images: Sequence[NDArray[Any]], scale: float, one: Callable[[Tensor], 
     return torch.stack(found)
 
 
-def _processor(bare: str, config: Any) -> See:
-    """The image processor of a model of transformers; where it has none, its size alone."""
+def _processor(bare: str, config: Any, notes: list[str]) -> See:
+    """The image processor of a model of transformers; where none can be had, its size alone, which is noted."""
     import transformers
 
     try:
         with quiet():
             processor = transformers.AutoImageProcessor.from_pretrained(bare, trust_remote_code=False)
-    except Exception:
+    except Exception as error:
+        notes.append(
+            f"no image processor of {bare} can be had ({said(error)[:200]}): images are brought to its size, -1..1."
+        )
         size = getattr(config, "image_size", 224)
         sides = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         return Look(sides, 1.0, (0.5,) * 3, (0.5,) * 3)

@@ -42,6 +42,7 @@ class Sums:
 
     @classmethod
     def empty(cls, classes: int, origin: Array, square: bool) -> Sums:
+        """Nothing seen yet of so many classes, about `origin` (d); `square`: with the d x d moment if not huge."""
         d = len(origin)
         moment = torch.zeros(d, d, dtype=torch.float64) if square and d <= MOST_SQUARE else None
         return cls(

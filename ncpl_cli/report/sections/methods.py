@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from ncpl_cli.analysis.differing import frozen
 from ncpl_cli.analysis.words import ranges
 from ncpl_cli.records import Address
 from ncpl_cli.report.blocks import Block, Section, Text, table
@@ -34,13 +35,11 @@ def _training(part: Part, material: Material) -> list[str]:
         return [f"{part.scenario}: the series come from another training loop (seeds {seeds}); how they were trained "
                 "is not known to ncpl beyond their settings under Provenance."]  # fmt: skip
     rows = {row.id: row for row in material.rows}
-    first = trained[0].series[0].run
-    settings = {**first.settings, **rows[first.id].horizon}
-    shared = {k: v for k, v in settings.items() if all(g.series[0].run.settings.get(k, v) == v for g in trained)}
+    settings = together([{**s.run.settings, **rows[s.run.id].horizon} for g in trained for s in g.series])
     seeds = ranges(sorted({s.run.seed for g in trained for s in g.series}))
     number = sum(len(g.series) for g in trained)
     lines = [f"{part.scenario}: {number} runs were trained (seeds {seeds})."]
-    lines.append(f"The data set was {_data(settings)}. The network was {_network(shared or settings)}.")
+    lines.append(f"The data set was {_data(settings)}. The network was {_network(settings)}.")
     lines.append(f"The optimiser was {_optimizer(settings)}.")
     tasks = sorted({s.tasks for g in trained for s in g.series})
     some = f"{tasks[0]} to {tasks[-1]}" if len(tasks) > 1 else str(tasks[0])  # groups may differ in how far they went
@@ -54,6 +53,23 @@ def _training(part: Part, material: Material) -> list[str]:
         f"Metrics were computed {how_often} in eval mode without gradients, apart from the random streams of training."
     )
     return lines
+
+
+def together(every: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """Settings of all runs; one that varies has its values in words, `0.01 or 0.003`: no arm speaks for the others.
+
+    A setting that some runs leave out is at its default in those.
+    """
+    found: dict[str, object] = {}
+    for name in dict.fromkeys(name for settings in every for name in settings):
+        values = {frozen(s[name]) if name in s else "": s.get(name, "the default") for s in every}
+        (found[name],) = [" or ".join(map(str, values.values()))] if len(values) > 1 else values.values()
+    return found
+
+
+def _share(value: object) -> str:
+    """A share as a percentage; several in words as they are."""
+    return value if isinstance(value, str) else f"{float(str(value)):.0%}"
 
 
 def _data(s: Mapping[str, object]) -> str:
@@ -87,12 +103,12 @@ def _protocol(scenario: str, s: Mapping[str, object]) -> str:
     if scenario.startswith("permuted"):
         return (
             f"Each run learned {s.get('tasks')} tasks one after the other; every task shows the same images with "
-            f"another random order of {float(str(s.get('permuted_fraction', 1))):.0%} of the pixels and a new order "
+            f"another random order of {_share(s.get('permuted_fraction', 1))} of the pixels and a new order "
             "of the samples. Online accuracy is whether each sample was predicted right before the update that used it."
         )
     if scenario == "warm-start":
         return (
-            f"Networks were warmed up on a random {float(str(s.get('warm_up_fraction', 0.5))):.0%} of the training "
+            f"Networks were warmed up on a random {_share(s.get('warm_up_fraction', 0.5))} of the training "
             f"data for {s.get('warm_up_epochs')} epochs. Every {s.get('probe_every')} epochs a copy was trained on all "
             f"data with a new optimiser until its running train accuracy exceeded {s.get('probe_accuracy')} or "
             f"{s.get('probe_max_epochs')} epochs had passed; its test accuracy is probe_test_accuracy. The copy from "
