@@ -89,6 +89,33 @@ def test_the_state_is_that_of_the_store_and_is_read_when_it_changes(tmp_path: Pa
     assert after is not None and after["runs"][0]["status"] == "finished" and after["labels"][0] == "new"
 
 
+def test_curves_are_read_again_of_runs_that_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ncpl_cli.store import Store
+
+    path = tmp_path / "a.db"
+    make_store(path)
+    reader = Reader(str(path))
+    read: list[int] = []
+    series = Store.series
+
+    def counted(self: Store, addresses: Any, runs: Any) -> Any:
+        read.append(len(runs))
+        return series(self, addresses, runs)
+
+    monkeypatch.setattr(Store, "series", counted)
+    first = reader.curves("nc1", None)
+    assert reader.curves("nc1", None) == first
+    with open_store(path) as store, store.run("mine", seed=0, name="new") as run:
+        for epoch in (1, 2):
+            run.record(epoch=epoch, task=0, metrics={"nc1": 1 / epoch})
+        during = {r["id"]: r["values"] for g in reader.curves("nc1", None)["groups"] for r in g["runs"]}
+        assert during[run.id] == [1.0, 0.5]
+    every = sum(len(g["runs"]) for g in first["groups"])
+    assert read[0] >= every and read[-1] == 1 and len(read) <= 3
+    fresh = Reader(str(path)).curves("nc1", None)
+    assert reader.curves("nc1", None) == fresh
+
+
 def test_the_command_serves_until_it_is_stopped(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(["serve", "--db", str(made), "--token", "short"]) == 2
     assert call(["serve", "--db", str(made.with_name("none.db"))]) == 4 and not made.with_name("none.db").exists()

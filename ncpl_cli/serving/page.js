@@ -1,8 +1,8 @@
 "use strict";
-// Asks the store every second whether it has changed, and draws what has. Texts are set as text, never as markup.
+// Asks the store twice a second whether it has changed, and draws what has; the large figure follows by itself. Texts are set as text, never as markup.
 const at = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
-let version = "", state = null, asked = 0;
+let version = "", state = null, drawing = false, again = false;
 
 function made(name, text, kind) {
   const element = document.createElement(name);
@@ -60,11 +60,10 @@ function options(select, values, first) {
 }
 
 async function curves() {
-  const turn = ++asked, metric = at("metric").value;
+  const metric = at("metric").value;
   if (!metric) return;
   const answer = await fetch(`/api/curves?metric=${encodeURIComponent(metric)}&name=${encodeURIComponent(at("label").value)}`);
   const found = await answer.json();
-  if (turn !== asked) return;
   const groups = (found.groups || []).filter((group) => group.runs.some((run) => run.values.length));
   const all = groups.flatMap((group) => group.runs);
   const xs = all.flatMap((run) => run.epochs), ys = all.flatMap((run) => run.values);
@@ -102,7 +101,16 @@ function show() {
   at("failed").hidden = !state.failures.length;
   at("report").href = at("label").value ? `/report?name=${encodeURIComponent(at("label").value)}` : "/report";
   rows();
-  return curves();
+  figure();
+}
+
+async function figure() {
+  again = drawing;
+  if (drawing) return;
+  drawing = true;
+  try { await curves(); } catch { at("saying").textContent = "The curves could not be read."; }
+  drawing = false;
+  if (again) figure();
 }
 
 async function look() {
@@ -111,12 +119,12 @@ async function look() {
     if (answer.status === 200) {
       const found = await answer.json();
       if (found.error) at("counts").textContent = found.error;
-      else { state = found; version = found.version; await show(); }
+      else { state = found; version = found.version; show(); }
     }
   } catch {
     at("counts").textContent = "ncpl serve does not answer any more.";
   }
-  setTimeout(look, 1000);
+  setTimeout(look, 500);
 }
 
 at("choice").addEventListener("change", () => { if (state) show(); });

@@ -8,19 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ncpl_cli.analysis.casualties import casualties, in_words, together, varying
 from ncpl_cli.errors import InputError
 from ncpl_cli.records import Address
 from ncpl_cli.store import open_store, shown
 
+Array = NDArray[np.float64]
+
 SHORT = ("online_accuracy", "nc1")
 MOST_SHORT = 24
 """Points of a curve in the table."""
 
-MOST_POINTS = 160
 MOST_RUNS = 200
-"""Points and runs of the large figure."""
+MOST_POINTS, FEWEST_POINTS, ALL_POINTS = 160, 24, 12_000
+"""Runs of the large figure; points of one of them: so many of all, within these ends."""
+
+KEPT_SECONDS = 10.0
+"""So long lines are kept of runs that have not moved."""
+
+Line = dict[str, Any]
+"""A run in the large figure: id, seed, epochs, values."""
 
 
 class Reader:
@@ -30,6 +39,8 @@ class Reader:
         self._url = url
         self._lock = threading.Lock()
         self._kept: dict[str, tuple[Any, dict[str, list[float | None]]]] = {}
+        self._lines: dict[tuple[str, str], tuple[Any, Line]] = {}
+        self._read_at = "", time.monotonic()
         self._version, self._state = "", dict[str, Any]()
 
     def state(self, since: str | None = None) -> dict[str, Any] | None:
@@ -90,27 +101,40 @@ class Reader:
     def curves(self, metric: str, name: str | None) -> dict[str, Any]:
         """A metric of the runs of a label, by group: [{group, runs: [{id, seed, epochs, values}]}]."""
         address = Address.parse(metric)
-        with open_store(self._url, readonly=True) as store:
+        with self._lock, open_store(self._url, readonly=True) as store:
             rows = [r for r in store.select(names=[name] if name else ()) if r.parent is None][-MOST_RUNS:]
-            if str(address) not in map(str, store.recorded([row.id for row in rows])):
+            most = max(FEWEST_POINTS, min(MOST_POINTS, ALL_POINTS // max(1, len(rows))))
+            as_of = {row.id: (row.epochs, row.status, row.attempt, most) for row in rows}
+            moved = [run for run, key in as_of.items() if self._lines.get((metric, run), (None,))[0] != key]
+            version, now = self._changed(), time.monotonic()
+            if (version != self._read_at[0] and not moved) or now - self._read_at[1] > KEPT_SECONDS:
+                self._lines.clear()  # something else was written: old epochs may have been measured anew
+                moved = list(as_of)
+                self._read_at = version, now
+            if len(moved) == len(rows) and str(address) not in map(str, store.recorded(moved)):
                 raise InputError(f"{metric} is not recorded in these runs.")
-            found = store.series([address], [row.id for row in rows])
-        about = varying(rows)
-        groups: dict[str, list[dict[str, Any]]] = {}
+            found = store.series([address], moved) if moved else {}
         for row in rows:
-            if row.id in found:
-                epochs, values = found[row.id]["epoch"], found[row.id][str(address)]
-                kept = np.isfinite(values)
-                epochs, values = epochs[kept], values[kept]
-                some = np.unique(np.linspace(0, len(epochs) - 1, min(len(epochs), MOST_POINTS)).round().astype(int))
-                line = {
-                    "id": row.id,
-                    "seed": row.seed,
-                    "epochs": epochs[some].tolist(),
-                    "values": values[some].tolist(),
-                }
+            if row.id in moved:
+                line = {"id": row.id, "seed": row.seed, "epochs": [], "values": []}
+                if row.id in found:
+                    line |= _thinned(found[row.id]["epoch"], found[row.id][str(address)], most)
+                self._lines[metric, row.id] = as_of[row.id], line
+        about = varying(rows)
+        groups: dict[str, list[Line]] = {}
+        for row in rows:
+            line = self._lines[metric, row.id][1]
+            if line["epochs"]:
                 groups.setdefault(in_words(about[row.id]) or row.scenario, []).append(line)
         return {"metric": metric, "groups": [{"group": group, "runs": runs} for group, runs in groups.items()]}
+
+
+def _thinned(epochs: Array, values: Array, most: int) -> Line:
+    """At most so many of the points that have a value, evenly taken, the first and the last among them."""
+    kept = np.isfinite(values)
+    epochs, values = epochs[kept], values[kept]
+    some = np.unique(np.linspace(0, len(epochs) - 1, min(len(epochs), most)).round().astype(int))
+    return {"epochs": epochs[some].tolist(), "values": values[some].tolist()}
 
 
 def _short(values: list[float | None]) -> list[float | None]:
