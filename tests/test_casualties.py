@@ -134,3 +134,28 @@ def test_a_command_that_finds_nothing_says_what_became_of_the_others(
     assert "Left out: 2 runs diverged (seeds 0-1)" in capsys.readouterr().err
     assert call(["compare", "--by", "lr", "--name", "nobody", "--db", url]) == 2
     assert "Left out" not in capsys.readouterr().err
+
+
+def test_layers_are_ordered_beside_a_setting_that_lost_all_its_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ncpl_cli.records import Address, EpochRecord
+    from tests.studies import add_run
+
+    url = str(tmp_path / "layers.db")
+    records = [EpochRecord(e, 0, e, e, 1.0, 0.1, {Address.parse("nc1"): 1 / e, Address.parse("nc1@train/layer1"): 2.0},
+                           {}, {}) for e in range(1, 5)]  # fmt: skip
+    with open_store(url) as store:
+        add_run(store, "a" * 12, 0, "permuted-digits", {"interventions": []}, {"tasks": 1}, records)
+        lost = {"interventions": [], "lr": 10.0}
+        add_run(store, "b" * 12, 0, "permuted-digits", lost, {"tasks": 1}, [], status="diverged")
+    assert call(["layers", "--db", url]) == 0
+    assert "last collapses first" in capsys.readouterr().out
+
+
+def test_a_setting_is_never_rounded_away() -> None:
+    from ncpl_cli.commands._table import _column
+
+    assert _column("value", [0.003, 0.01, 1000.0]) == ["0.003", "0.01", "1000"]
+    assert _column("gain", [0.003, None, 1000.0]) == ["0.003", "–", "1000"]
+    assert _column("gain", [0.25, 1000.0]) == ["0.25", "1000.00"]

@@ -46,7 +46,7 @@ def layer_orders(study: Study, metric: str = "nc1", split: str = "train") -> lis
     found = []
     addresses = [a for a in map(Address.parse, study.addresses()) if a.metric == metric and a.split == split]
     layers = [a.layer for a in addresses]
-    for group in groups(study) if len(layers) > 1 else ():
+    for group in [g for g in groups(study) if g.series] if len(layers) > 1 else ():
         courses = _of(group, metric, split, layers)
         telling = {key: value for key, value in group.settings.items() if value is not None}
         said = _said(courses, metric) if courses else ""

@@ -10,6 +10,9 @@ from typing import Any
 
 from ncpl_cli.streams import visible
 
+SETTINGS = ("value",)
+"""Columns of settings, which are never rounded."""
+
 TIMES = ("seconds",)
 """Columns of seconds, which a person reads as 1m17s."""
 
@@ -72,7 +75,9 @@ def _column(name: str, cells: Sequence[object]) -> list[str]:
         return [cell_text(cell) if not isinstance(cell, int | float) else f"{cell:.1f}s" if cell < 9.95 else
                 duration(cell) for cell in cells]  # fmt: skip
     floats = [abs(cell) for cell in cells if isinstance(cell, float) and math.isfinite(cell) and cell]
-    if len(floats) > 1 and min(floats) >= 5e-4 and max(floats) < 1e4:
+    if name in SETTINGS:  # what was given, not what was measured
+        return [f"{cell:g}" if isinstance(cell, float) else cell_text(cell) for cell in cells]
+    if len(floats) > 1 and min(floats) >= (5e-4 if max(floats) < 100 else 0.05) and max(floats) < 1e4:
         decimals = 4 if max(floats) < 100 else 2
         return [f"{cell:.{decimals}f}" if isinstance(cell, float) else cell_text(cell) for cell in cells]
     return [cell_text(cell) for cell in cells]

@@ -156,3 +156,5 @@ def run(url: str, host: str, port: int, token: str | None, ready: Callable[[str]
     import asyncio
 
     asyncio.run(main())
+    if server.started:  # only a signal ends it, and may come too late to be raised again
+        raise KeyboardInterrupt
