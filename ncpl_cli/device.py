@@ -28,16 +28,16 @@ def resolve(name: str) -> str:
 
 
 def keep_memory() -> None:
-    """Let this process keep what it frees, for the next epoch to use.
+    """Let this process keep what it frees, for the next epoch to use; to be called before its threads begin.
 
-    glibc hands blocks of more than 128 KB back to the system; to get them anew, page by page, is a tenth of what short
-    epochs cost.
+    glibc hands blocks of more than 128 KB back to the system, and of threads all that is free; to get memory anew, page
+    by page, is a tenth of what short epochs cost.
     """
-    trim_threshold, mmap_threshold, most = -1, -3, 1 << 30
+    trim_threshold, mmap_threshold, arenas, most = -1, -3, -8, 1 << 30
     with contextlib.suppress(OSError, AttributeError):  # another system's memory is its own affair
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(mmap_threshold, most)
-        mallopt(trim_threshold, most)
+        for what, value in ((mmap_threshold, most), (trim_threshold, most), (arenas, 1)):
+            mallopt(what, value)
 
 
 @contextlib.contextmanager

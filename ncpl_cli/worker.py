@@ -38,6 +38,8 @@ def work(name: str, store: Store, *, observer: Observer, data_dir: Path | None =
     store.lease = float(wanted["lease"])
     device = device_of.resolve(wanted["device"])
     torch.set_num_threads(int(wanted["threads"]))
+    if device == "cpu":
+        device_of.keep_memory()
     owner = Owner.current()
     facts = {engine: provenance(device, engine) for engine in ENGINES}
     loaded: dict[DatasetSpec, Dataset] = {}

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.data.sparse import padded, sparse
-from ncpl_cli.device import keep_memory
 from ncpl_cli.engines.engine import Progress
 from ncpl_cli.engines.online_kernel import CLASSES, LABELS, NUMBERS, SMOOTHED, kernel
 from ncpl_cli.engines.shown import Shown
@@ -41,7 +40,6 @@ class OnlineEngine:
         *, treatment: Treatment = Treatment(), precision: str = "float32",
     ) -> None:  # fmt: skip
         assert device == "cpu" and precision in ("float32", "float64")
-        keep_memory()
         self.networks = networks
         for network in networks:  # the modules train nothing: whoever looks at them need not change their mode
             network.eval()

@@ -20,6 +20,7 @@ import torch
 
 from ncpl_cli import callables
 from ncpl_cli.data import Dataset
+from ncpl_cli.device import keep_memory
 from ncpl_cli.errors import LeaseLost, NcplError, Stopped, StoreError
 from ncpl_cli.metrics.catalogue import chosen
 from ncpl_cli.metrics.expensive import what_it_takes
@@ -210,6 +211,8 @@ def _train(
     most = how.threads if online else min(AT_ONCE.get(cohort.engine, 1) for cohort in cohorts)
     workers = min(len(cohorts), most)
     torch.set_num_threads(1 if online else how.threads)
+    if online:
+        keep_memory()
     with Stopper() as stopper, _session(store, observer, stopper) as session:
 
         def begin(cohort: Cohort) -> Active:
