@@ -30,6 +30,13 @@ DataDir = Annotated[
 Device = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.", envvar="NCPL_DEVICE", show_default=True)
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run, how long, how large.")]
+Plan = Annotated[
+    str | None, typer.Option(help="TOML of questions, fixed before the first run; reports tell planned from found.")
+]
+Gap = Annotated[
+    float | None, typer.Option(min=1e-9, help="With --dry-run: also how many seeds show a gap of this size.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -38,20 +39,19 @@ class _Run:
     curves: dict[str, list[float | None]] = field(default_factory=lambda: {name: [] for name in CURVES})
 
 
-class Progress:
-    """An observer of runs (runs.Observer) that draws them; a context manager."""
+class Drawn:
+    """What is drawn on stderr while it is open, at a terminal as a live table; a context manager."""
+
+    per_second: ClassVar[int] = 4
 
     def __init__(self) -> None:
-        self._runs: dict[str, _Run] = {}
-        self._stage: list[_Run] = []
-        self._expected = self._then = self._next = 0
         self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self._live: Live | None = None
-        self._last_line = self._began = self._stage_began = time.monotonic()
+        self._last_line = self._began = time.monotonic()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if not quiet() and self._console.is_terminal and not self._console.is_dumb_terminal:
-            self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._table, transient=False)
+            self._live = Live(console=self._console, refresh_per_second=self.per_second, get_renderable=self._table)
             self._live.start()
         return self
 
@@ -65,6 +65,20 @@ class Progress:
             self._live.console.print(visible(text))
         elif not quiet():
             _common.aside(text)
+
+    def _table(self) -> Table:
+        raise NotImplementedError
+
+
+class Progress(Drawn):
+    """An observer of runs (runs.Observer) that draws them; a context manager."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._runs: dict[str, _Run] = {}
+        self._stage: list[_Run] = []
+        self._expected = self._then = self._next = 0
+        self._stage_began = self._began
 
     def follow(self, probes: int) -> None:
         """So many probes follow the next stage."""

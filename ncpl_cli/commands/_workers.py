@@ -6,45 +6,25 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 
 from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import quiet
-from ncpl_cli.commands._progress import LINE_SECONDS, MOST_ROWS
+from ncpl_cli.commands._progress import LINE_SECONDS, MOST_ROWS, Drawn
 from ncpl_cli.commands._table import duration
-from ncpl_cli.streams import visible
 
 if TYPE_CHECKING:
     from ncpl_cli.store import Overview
 
 
-class Workers:
+class Workers(Drawn):
     """A watcher of a sweep (sweep.Watcher) that draws it; a context manager."""
 
+    per_second = 2
+
     def __init__(self) -> None:
-        self._console = Console(stderr=True, markup=False, emoji=False, highlight=False)
-        self._live: Live | None = None
-        self._began = self._last_line = time.monotonic()
+        super().__init__()
         self._shown: tuple[Overview, int] | None = None
-
-    def __enter__(self) -> Workers:
-        if not quiet() and self._console.is_terminal and not self._console.is_dumb_terminal:
-            self._live = Live(console=self._console, refresh_per_second=2, get_renderable=self._table)
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
-
-    def note(self, text: str) -> None:
-        """Print a line above the table."""
-        if self._live:
-            self._live.console.print(visible(text))
-        elif not quiet():
-            _common.aside(text)
 
     def update(self, overview: Overview, workers: int) -> None:
         """How it stands now."""

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from ncpl_cli import values
 from ncpl_cli.app import App, told
 from ncpl_cli.commands import _beforehand, _common
-from ncpl_cli.commands._common import STATUSES, DataDir, Db, Device, Json
+from ncpl_cli.commands._common import STATUSES, DataDir, Db, Device, DryRun, Gap, Json, Plan
 from ncpl_cli.commands._progress import CURVES
 from ncpl_cli.commands.train import Scenarios, command, common_options, parameters_of, planned, scenario_parameters
 from ncpl_cli.values import Allowed
@@ -98,13 +98,9 @@ def _options(
     keep_checkpoints: Annotated[
         str | None, typer.Option(help="last, probes, every:K or all; default last, warm-start: probes.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, how long, how large.")] = False,
-    plan: Annotated[
-        str | None, typer.Option(help="TOML of questions, fixed before the first run; reports tell planned from found.")
-    ] = None,
-    gap: Annotated[
-        float | None, typer.Option(min=1e-9, help="With --dry-run: also how many seeds show a gap of this size.")
-    ] = None,
+    dry_run: DryRun = False,
+    plan: Plan = None,
+    gap: Gap = None,
     db: Db = None,
     data_dir: DataDir = None,
     device: Device = "auto",

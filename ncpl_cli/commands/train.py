@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from ncpl_cli import values
 from ncpl_cli.app import App, told
 from ncpl_cli.commands import _beforehand, _common
-from ncpl_cli.commands._common import DataDir, Db, Device, Json
+from ncpl_cli.commands._common import DataDir, Db, Device, DryRun, Gap, Json, Plan
 from ncpl_cli.values import Allowed
 
 
@@ -129,13 +129,9 @@ def common_options(
     ] = None,
     name: Annotated[str | None, typer.Option(help="A label for these runs.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on where an identical run stopped, or begin anew.")] = True,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, how long, how large.")] = False,
-    plan: Annotated[
-        str | None, typer.Option(help="TOML of questions, fixed before the first run; reports tell planned from found.")
-    ] = None,
-    gap: Annotated[
-        float | None, typer.Option(min=1e-9, help="With --dry-run: also how many seeds show a gap of this size.")
-    ] = None,
+    dry_run: DryRun = False,
+    plan: Plan = None,
+    gap: Gap = None,
     db: Db = None,
     data_dir: DataDir = None,
     device: Device = "auto",
