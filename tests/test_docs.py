@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from ncpl_cli.main import call
@@ -167,6 +168,19 @@ def test_a_setting_that_is_called_like_a_column_has_one_of_its_own(tmp_path: Pat
         frame = made.frame(settings=True)
     assert len(set(frame.columns)) == len(frame.columns) and frame["settings.layer"].tolist() == ["l0", "l1"]
     assert frame["layer"].tolist() == ["last", "last"] and frame["lr"].tolist() == [0.1, 0.2]
+
+
+def test_a_setting_of_several_kinds_is_text_in_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, given = str(tmp_path / "a.db"), ((0, {"epochs": 2, "lr": 1}), (1, {"epochs": [5, 1], "lr": 0.5}), (2, {}))
+    with open_store(path) as made:
+        for seed, config in given:
+            with made.run("mine", seed=seed, config=config) as run:
+                run.record(epoch=1, task=0, metrics={"nc1": 1.0})
+    for name, read in (("e.parquet", pd.read_parquet), ("e.csv", pd.read_csv)):
+        assert call(["export", "--db", path, "-o", str(tmp_path / name), "--settings"]) == 0
+        frame = read(tmp_path / name).sort_values("seed")
+        assert frame["epochs"].tolist()[:2] == ["2", "[5,1]"] and pd.isna(frame["epochs"].tolist()[2])
+        assert frame["lr"].tolist()[:2] == [1.0, 0.5]
 
 
 def test_event_files_hold_what_was_stored(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -143,10 +143,11 @@ class Frames(Reading):
         # a probe's settings name its parent and epoch, which have columns of their own
         varying = [key for key in _varying(chosen) if key not in ("parent", "branch_epoch")] if settings else []
         titles = {key: f"settings.{key}" if key in head else key for key in varying}
+        cells = {key: _cells([row.settings.get(key) for row in chosen]) for key in varying}
         parts = []
         with self.reading() as connection:
             texts = {int(n): str(text) for n, text in connection.execute(sa.select(terms.c.id, terms.c.text))}
-            for row in chosen:  # a run at a time, as arrays: dictionaries of millions of values take gigabytes
+            for at, row in enumerate(chosen):  # a run at a time, as arrays: dictionaries take gigabytes
                 part = _rows_of(connection, row, texts)
                 number = len(part["epoch"])
                 here = (part["split"] == "train") & (part["layer"] == "last")
@@ -159,7 +160,7 @@ class Frames(Reading):
                     "parent": row.parent,
                     "branch_epoch": np.nan if row.branch_epoch is None else row.branch_epoch,
                 }
-                about |= {titles[key]: _cell(row.settings.get(key)) for key in varying}
+                about |= {titles[key]: cells[key][at] for key in varying}
                 parts.append(pd.DataFrame({key: [value] * number for key, value in about.items()} | part))
         table = pd.concat([p for p in parts if len(p)] or [pd.DataFrame(columns=head)], ignore_index=True)
         found = set(table.columns) - {*head, *titles.values(), "parent", "branch_epoch"}
@@ -221,6 +222,14 @@ def _varying(rows: Sequence[RunRow]) -> list[str]:
     """The settings in which these runs differ, seeds left out."""
     keys = dict.fromkeys(key for row in rows for key in row.settings if key != "seed")
     return sorted(key for key in keys if len({_cell(row.settings.get(key)) for row in rows}) > 1)
+
+
+def _cells(values: Sequence[object]) -> list[object]:
+    """A setting's column: all are text where some are (`epochs` of 2 and of [5,1,1]), or Parquet takes none."""
+    found = [_cell(value) for value in values]
+    kinds = {type(value) for value in found if value is not None}
+    mixed = len(kinds) > 1 and kinds != {int, float}
+    return [str(value) if mixed and value is not None else value for value in found]
 
 
 def _cell(value: Any) -> Any:
