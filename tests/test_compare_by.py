@@ -88,6 +88,7 @@ def test_the_worst_arm_stays() -> None:
     assert values == [0.3, 0.2, 0.1, 9.0]
     (gone,), (lucky,) = ([a for a in found[0].arms if a.value == v] for v in (9.0, 0.3))
     assert gone.gain.mean is None and gone.to_json()["gain"]["n_seeds"] == 0 and "6 of 6 runs diverged" in gone.notes[0]
+    assert (gone.lost, lucky.lost) == ("diverged", "")
     assert "3 of 6 runs diverged: what is left may be the luckier ones" in lucky.notes[0]
     dead = [run(0.001, s, online(9.0, s)[:2], status="diverged") for s in range(6)]
     found = compare_by(Study((*study().series, *dead)), "lr")

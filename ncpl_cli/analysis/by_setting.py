@@ -162,8 +162,8 @@ def _arm(
     paired = [[s for s in g.series if s.run.seed in gains] for g in (arm, base)]
     phase_1 = {m: (end_of_phase_1(paired[0], m), end_of_phase_1(paired[1], m)) for m in PHASE_1}
     notes = []
+    statuses = " or ".join(sorted({s.run.status for s in arm.left_out}))
     if arm.left_out:
-        statuses = " or ".join(sorted({s.run.status for s in arm.left_out}))
         total = len(arm.series) + len(arm.left_out)
         rest = "what is left may be the luckier ones" if arm.series else "no value is left"
         notes.append(f"{len(arm.left_out)} of {count(total, 'run')} {statuses}: {rest}.")
@@ -176,6 +176,7 @@ def _arm(
         arm=f"{by}={said(value)}", name=arm.name, settings=arm.settings, phase_1=phase_1,
         later=(_mean(ours.values()), _mean(plain_values.values())), gain=gain, matched=None, failed_seeds=(),
         notes=tuple(notes), value=value, by=by,
+        lost="" if arm.series else statuses,
     )  # fmt: skip
 
 

@@ -47,6 +47,7 @@ class Arm:
     matched       None where phase-1 accuracies are not recorded beside y (there is then nothing to match on)
     by, value     the setting that arms are told apart by, where one was asked for, and this arm's value of it
     through       what of the gain goes with the change of a mediator, where one was asked for
+    lost          what became of the runs of an arm of which none is left: diverged, failed
     """
 
     arm: str
@@ -62,6 +63,7 @@ class Arm:
     by: str | None = None
     value: object = None
     through: Through | None = None
+    lost: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Keys as the fields."""

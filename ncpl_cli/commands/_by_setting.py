@@ -58,7 +58,7 @@ def _rows(of: Comparison, short: bool) -> list[list[object]]:
     for arm in of.arms:
         gain = arm.gain
         low, high = gain.ci95 or (None, None)
-        verdict = gain.verdict if gain.mean is not None else "no value"
+        verdict = gain.verdict if gain.mean is not None else f"all {arm.lost}" if arm.lost else "no value"
         place = float("-inf") if gain.mean is None else gain.mean
         rows.append((place, [arm.value, outcome, arm.later[0], gain.mean, low, high, len(gain.per_seed), verdict]))
     return [row for _, row in sorted(rows, key=lambda item: -item[0])]

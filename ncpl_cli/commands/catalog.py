@@ -45,6 +45,7 @@ def _check(file: str, data_dir: str | None, as_json: bool) -> None:
     from pathlib import Path
 
     from ncpl_cli import plugins
+    from ncpl_cli.analysis.words import count
     from ncpl_cli.contracts import checked
     from ncpl_cli.errors import RunFailed
 
@@ -64,7 +65,7 @@ def _check(file: str, data_dir: str | None, as_json: bool) -> None:
             f"{bad[0].wrong}.",
             "docs/plugins.md has a complete example of each kind",
         )
-    _common.note(f"{len(found)} checks of {len(parts)} parts are kept.")
+    _common.note(f"{count(len(found), 'check')} of {count(len(parts), 'part')}: kept.")
 
 
 def contents() -> dict[str, list[dict[str, Any]]]:
