@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from ncpl_cli.data import Dataset
+from ncpl_cli.data import Dataset, load
 from ncpl_cli.errors import InputError
 from ncpl_cli.metrics import Snapshot, measure, units, weights
 from ncpl_cli.metrics.few_shot import few_shot_error, few_shot_metrics
@@ -23,6 +23,7 @@ from ncpl_cli.metrics.inputs import Batch, at_initialisation, training_samples
 from ncpl_cli.networks import ACTIVATIONS
 from ncpl_cli.objectives import CROSS_ENTROPY, MSE, Objective
 from ncpl_cli.records import Address
+from ncpl_cli.spec import DatasetSpec
 from tests.test_collapse import sample
 from tests.test_online_engine import a_network, a_task
 
@@ -121,7 +122,8 @@ def test_drift_is_measured_from_the_initialisation(digits: Dataset) -> None:
     assert Address("preactivation_mean") in unknown.values
 
 
-def test_measuring_leaves_no_trace(digits: Dataset) -> None:
+def test_measuring_leaves_no_trace() -> None:
+    digits = load(DatasetSpec("digits", train_samples=200))
     net, task = a_network(digits, norm="batch"), a_task(digits)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     initial = {name: p.detach().clone() for name, p in net.named_parameters()}
