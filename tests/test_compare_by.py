@@ -165,6 +165,9 @@ def test_three_scenarios_are_put_together() -> None:
     assert best.iqm == near(stats.trim_mean(values, 0.25)) and (best.scenarios, best.runs) == (3, 12)
     assert best.improvement == 1 and plain.improvement is None and best.iqm_ci95[0] < best.iqm < best.iqm_ci95[1]
     assert over_scenarios(made, found)[0] == together[0]  # the same bytes again
+    other = tuple(run(0.1, s, online(0.1, s)[:2], width=8) for s in range(2))  # of the first, but in no comparison
+    apart = Study((*made.series, *other))
+    assert over_scenarios(apart, compare_by(apart, "lr")) == together
     two = Study(tuple(s for s in made.series if s.run.scenario != "permuted-mnist"))
     assert over_scenarios(two, compare_by(two, "lr")) == ()
 

@@ -9,6 +9,7 @@ download is named in NOT_HERE with the reason.
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import shutil
@@ -131,7 +132,8 @@ def blocks(text: str) -> list[str]:
             block.append(line[4:])
         else:
             if block and block[0].startswith(("from ", "import ")):
-                found.append("\n".join(block).strip() + "\n")
+                python = itertools.takewhile(lambda row: not re.match("(INSTALL|SELECT) ", row), block)  # SQL beside it
+                found.append("\n".join(python).strip() + "\n")
             block = []
     return found
 

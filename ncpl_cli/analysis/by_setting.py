@@ -8,7 +8,7 @@ are told apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -193,8 +193,10 @@ def over_scenarios(study: Study, found: Sequence[Comparison], *, seed: int = 0) 
         meant: dict[str, object] = {}
         for of in here:
             runs = [s for s in study.series if s.run.scenario == of.scenario and s.run.status not in LEFT_OUT
-                    and not s.run.imported]  # fmt: skip
-            read = outcomes(runs, y)[outcome]
+                    and not s.run.imported and _of(s.run.settings, of.settings)]  # fmt: skip
+            read = outcomes(runs, y).get(outcome) if runs else None
+            if read is None:  # the comparison had further runs, whose tasks are fewer
+                continue
             for s in runs:
                 value = s.run.settings.get(by)
                 if math.isfinite(v := read(s)):
@@ -206,6 +208,11 @@ def over_scenarios(study: Study, found: Sequence[Comparison], *, seed: int = 0) 
             if one is not None:
                 aggregates.append(one)
     return tuple(sorted(aggregates, key=lambda a: (a.y, a.outcome, -a.iqm)))
+
+
+def _of(settings: Mapping[str, object], shared: Mapping[str, object]) -> bool:
+    """Whether a run is one of those that were compared: others of its scenario differ in more."""
+    return all(repr(settings.get(key)) == repr(value) for key, value in shared.items())
 
 
 def equivalence(gain: Gain, margin: float | None) -> Gain:
