@@ -194,6 +194,7 @@ def test_a_wrong_function_is_found_with_its_factor(function: Callable[..., Any])
     assert one["metric"] == metric and one.keys() >= {"case", "metric", "expected", "got", "relative"}
     if factor is not None:
         assert one["relative"] == pytest.approx(factor)
+        assert one["factor"] == pytest.approx(1 + factor if one["expected"] > 0 else 1 - factor)
     elif one["expected"]:
         assert one["relative"] == pytest.approx((one["got"] - one["expected"]) / one["expected"])
         assert abs(one["relative"]) > 1e-3

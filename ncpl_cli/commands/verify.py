@@ -36,8 +36,8 @@ def verify(
     if export is not None and not export.strip():
         raise InputError("--export is empty: it takes a directory.", "ncpl verify --export cases")
     called = None if function is None else load_object(function)
+    from ncpl_cli.verification.judge import COLUMNS, judge
     from ncpl_cli.verification.judge import export as write
-    from ncpl_cli.verification.judge import judge
 
     if export is not None:
         written = write(Path(export))
@@ -53,11 +53,10 @@ def verify(
         _common.print_json(document)
     else:
         if found.wrong:
-            columns = ("case", "metric", "expected", "got", "relative", "error")
             rows = [["undefined" if one.get(c) is None and c in ("expected", "got") and not one.get("error") else
-                     one.get(c, "" if c == "error" else None) for c in columns]
+                     one.get(c, "" if c == "error" else None) for c in COLUMNS]
                     for one in _joined(found.wrong, found.cases)]  # fmt: skip
-            _common.print_table(columns, rows)
+            _common.print_table(COLUMNS, rows)
         for convention, of in (("sample", "all samples"), ("class", "class means")):
             if cases := [case for case, own in found.conventions.items() if own == convention]:
                 _common.note(f"the global mean is that of {of} in {', '.join(cases)}.")

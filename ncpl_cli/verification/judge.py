@@ -24,6 +24,9 @@ from ncpl_cli.verification.definitions import Values
 
 Said = dict[str, float | None]
 
+COLUMNS = ("case", "metric", "expected", "got", "factor", "relative", "error")
+"""What is said of a wrong value: factor = got / expected, relative = (got - expected) / |expected|."""
+
 
 @dataclass
 class Verdict:
@@ -36,7 +39,7 @@ class Verdict:
     judged: list[str] = field(default_factory=list)
 
     def _repr_html_(self) -> str:
-        columns = ("case", "metric", "expected", "got", "relative", "error")
+        columns = COLUMNS
         rows = [[one.get(name, "" if name == "error" else None) for name in columns] for one in self.wrong]
         means = [f"{case}: the global mean is by {which}." for case, which in self.conventions.items()]
         said = f"{self.right} of {self.cases} cases right, {len(self.wrong)} values wrong ({', '.join(self.judged)})"
@@ -62,8 +65,8 @@ def judge(name: str, function: Callable[..., Any], cases: list[Case] | None = No
     found = Verdict(len(cases), judged=[metric for metric in METRICS if metric in returned & known])
     for case, answer in zip(cases, answers, strict=True):
         if isinstance(answer, str):
-            found.wrong.append({"case": case.name, "metric": None, "expected": None, "got": None, "relative": None,
-                                "error": answer})  # fmt: skip
+            found.wrong.append({"case": case.name, "metric": None, "expected": None, "got": None, "factor": None,
+                                "relative": None, "error": answer})  # fmt: skip
             continue
         by_sample, by_class = (
             [_wrong(case, metric, values, answer) for metric in found.judged if metric in values]
@@ -132,11 +135,12 @@ def _wrong(case: Case, metric: str, values: Values, answer: Said) -> dict[str, A
             return None
     elif math.isclose(got, expected, rel_tol=relative, abs_tol=absolute):
         return None
-    off = None
+    off = factor = None
     if expected and got is not None and math.isfinite(got):
-        off = (got - expected) / abs(expected)
+        off, factor = (got - expected) / abs(expected), got / expected
     shown = None if got is None or not math.isfinite(got) else got
-    found = {"case": case.name, "metric": metric, "expected": expected, "got": shown, "relative": off}
+    found = {"case": case.name, "metric": metric, "expected": expected, "got": shown, "factor": factor,
+             "relative": off}  # fmt: skip
     if got is not None and shown is None:
         found["error"] = f"{metric} is infinite"
     return found
