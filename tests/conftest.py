@@ -61,9 +61,12 @@ def mnist_dir() -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def browser() -> Iterator[Any]:
-    """Headless Chromium; skipped where it or Playwright is missing."""
+    """Headless Chromium; skipped where it or Playwright is missing.
+
+    Of one test: while Playwright runs, its event loop is the thread's, and no other test could have one.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not here (make setup installs it)")
     pytest.importorskip("axe_playwright_python", reason="axe is not here (make setup installs it)")
     names = (os.environ.get("NCPL_CHROMIUM"), "chromium", "chromium-browser", "google-chrome")

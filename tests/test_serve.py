@@ -120,11 +120,21 @@ def test_the_command_serves_until_it_is_stopped(made: Path, capsys: pytest.Captu
     assert call(["serve", "--db", str(made), "--token", "short"]) == 2
     assert call(["serve", "--db", str(made.with_name("none.db"))]) == 4 and not made.with_name("none.db").exists()
     command = [sys.executable, "-m", "ncpl_cli", "serve", "--port", "0", "--db", str(made)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("http://127.0.0.1:")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=unignored
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("http://127.0.0.1:")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130
+        finally:
+            process.kill()
+
+
+def unignored() -> None:
+    """What runs beside a shell (&) has SIGINT ignored, and hands that down."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.browser

@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 FIRST_TASK_SETTINGS = frozenset({"first_task_epochs", "first_task_nc1", "first_task_max_epochs", "warm_up_epochs"})
 """Settings that say how long the first task lasts: what arms of a first-task study differ in."""
 
-NOT_IDENTITY = frozenset({"probe_every"})
+NOT_IDENTITY = frozenset({"probe_every", "protocol"})
 """Settings beside the horizon that are no part of a run's identity: what they change is where something is read, not
 what is trained. Arms that differ in nothing else are compared where both have been read, and that is said."""
 
