@@ -16,8 +16,9 @@ from ncpl_cli.scenarios import shown_by
 from ncpl_cli.spec import RunSpec
 from ncpl_cli.trainer import begin, begun, build
 
-TIMED_SAMPLES = 2000
-TIMED_BATCHES = 20
+TIMED_SECONDS = 0.2
+"""Training is timed over one batch, and over four times as many until it has taken that long."""
+
 BYTES_PER_EPOCH = 4_000
 """One epoch's rows of the default metrics in SQLite, indices included (measured on the demo's store)."""
 
@@ -101,15 +102,18 @@ def _seconds_per_epoch(cohort: Cohort, data: Dataset) -> tuple[float, int]:
     tasks = begun(cohort.specs, networks, data, cohort.device)
     whole = [task.order(1) for task in tasks]
     batch = spec.optimizer.batch_size
-    timed = [order[: max(batch, min(TIMED_SAMPLES, TIMED_BATCHES * batch))] for order in whole]
-    engine.train_epoch(tasks, [order[:batch] for order in timed], spec.optimizer.lr)
-    training = engine.train_epoch(tasks, timed, spec.optimizer.lr)[0].seconds
-    began = time.perf_counter()
-    if spec.measure.every < 1 << 40:
+    engine.train_epoch(tasks, [order[:batch] for order in whole], spec.optimizer.lr)
+    timed, training = batch // 4, 0.0
+    while training < TIMED_SECONDS and timed < len(whole[0]):
+        timed = min(max(4 * timed, batch), len(whole[0]))
+        training = engine.train_epoch(tasks, [order[:timed] for order in whole], spec.optimizer.lr)[0].seconds
+    measuring = 0.0
+    for _ in range(2 if spec.measure.every < 1 << 40 else 0):  # the first look makes what later ones find ready
+        began = time.perf_counter()
         measure(
             Snapshot(networks[0], data, tasks[0], None, cohort.device, spec.measure.samples), spec.measure.metrics,
             spec.measure.layers,
         )  # fmt: skip
-    measuring = (time.perf_counter() - began) * len(cohort.specs) / spec.measure.every
+        measuring = (time.perf_counter() - began) * len(cohort.specs) / spec.measure.every
     count = sum(parameter.numel() for parameter in networks[0].parameters())
-    return training * len(whole[0]) / len(timed[0]) + measuring, count
+    return training * len(whole[0]) / timed + measuring, count

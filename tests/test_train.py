@@ -12,15 +12,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from ncpl_cli import networks
+from ncpl_cli import estimate, networks
 from ncpl_cli.data import load
 from ncpl_cli.interventions import INTERVENTIONS
+from ncpl_cli.main import call
 from ncpl_cli.records import Address
 from ncpl_cli.runs import batch
 from ncpl_cli.scenarios import PermutedDigits
@@ -309,3 +312,29 @@ STRONG = {
 @pytest.mark.parametrize("name", [*INTERVENTIONS, "weight_decay"])
 def test_every_intervention_can_be_asked_for_on_several_tasks_and_acts(short: Callable[..., float], name: str) -> None:
     assert short("--intervention", STRONG.get(name, name)) != short()
+
+
+@pytest.mark.parametrize("batch", [1, 32])
+@pytest.mark.parametrize("each", [1e-7, 1e-4, 1.0])
+def test_a_dry_run_times_what_is_long_enough_to_be_timed(
+    batch: int, each: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a machine where the first step of all takes a second, and every later sample as long as every other."""
+    shown: list[int] = []
+
+    class Steady:
+        notes: ClassVar[list[str]] = []
+
+        def train_epoch(self, tasks: object, orders: list[NDArray[np.int64]], lr: float) -> list[SimpleNamespace]:
+            shown.append(len(orders[0]))
+            return [SimpleNamespace(seconds=each * len(orders[0]) + (len(shown) == 1))]
+
+    whole = estimate.begin
+    monkeypatch.setattr(estimate, "begin", lambda cohort, data: (whole(cohort, data)[0], Steady()))
+    monkeypatch.setattr(estimate, "time", SimpleNamespace(perf_counter=lambda: 0.0))  # measuring takes none
+    line = ["train", "permuted-digits", "--tasks", "3", "--batch-size", str(batch)]
+    assert call([*line, "--db", str(tmp_path / "a.db"), "--dry-run", "--json"]) == 0
+    samples = 1437  # of the bundled digits
+    assert json.loads(capsys.readouterr().out)["seconds"] == pytest.approx(3 * samples * each)
+    assert each * shown[-1] >= estimate.TIMED_SECONDS or shown[-1] == samples
+    assert each * sum(shown[:-1]) < 2 * estimate.TIMED_SECONDS + each * batch
