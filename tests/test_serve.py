@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -120,8 +121,9 @@ def test_the_command_serves_until_it_is_stopped(made: Path, capsys: pytest.Captu
     assert call(["serve", "--db", str(made), "--token", "short"]) == 2
     assert call(["serve", "--db", str(made.with_name("none.db"))]) == 4 and not made.with_name("none.db").exists()
     command = [sys.executable, "-m", "ncpl_cli", "serve", "--port", "0", "--db", str(made)]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # as a user's are
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=unignored
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=buffered, preexec_fn=unignored
     ) as process:
         try:
             assert process.stdout is not None

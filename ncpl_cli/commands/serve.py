@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -37,7 +38,12 @@ def serve(
         pass
     if host not in serving.LOOPBACK and token is None:
         token = secrets.token_urlsafe(24)
+
+    def ready(address: str) -> None:
+        _common.out(f"{address}   Ctrl-C ends it.")
+        sys.stdout.flush()  # through a pipe too it is said now, not when the page is no more
+
     try:
-        serving.run(url, host, port, token, lambda address: _common.out(f"{address}   Ctrl-C ends it."))
+        serving.run(url, host, port, token, ready)
     except SystemExit:
         raise NcplError(f"nothing can listen at {host}, port {port}.", "--port 0 takes one that is free") from None
