@@ -211,14 +211,16 @@ def rows_of(db: Path) -> list[tuple[object, ...]]:
 
 
 class AtEpoch:
-    """Sends signals when the nth epoch is saved."""
+    """Sends signals when the nth epoch is saved; each is saved by itself, however short, so that others are to come."""
 
     def __init__(self, number: int, nth: int, times: int) -> None:
         self.number, self.nth, self.times = number, nth, times
 
     def __call__(self) -> None:
+        from ncpl_cli.runs import batch
         from ncpl_cli.store import Store
 
+        batch.SHORT_SECONDS = 0.0
         whole: Callable[..., object] = Store.save
         count = 0
 
