@@ -38,7 +38,8 @@ def moves_of(tasks: Sequence[Task], task_epoch: int, samples: int, data: Dataset
     hows = [task.augmentation for task in tasks if task.augmentation is not None]
     if not hows:
         return None
-    assert len(hows) == len(tasks), "images of all runs of a cohort are moved alike"
+    alike = {(how.flip, how.crop, how.rotate) for how in hows}
+    assert len(hows) == len(tasks) and len(alike) == 1, "images of all runs of a cohort are moved alike"
     draws = torch.from_numpy(np.stack([how.draws(task_epoch, samples) for how in hows]))
     mean = torch.from_numpy(data.channel_statistics[0] * data.scale)
     outside = (mean if images.is_floating_point() else mean.round()).to(images.dtype)

@@ -18,9 +18,7 @@ from ncpl_cli.metrics.forward import FEW_ROWS, View, evaluating, view
 from ncpl_cli.metrics.gradients import by_hand, gradient_norm, gradient_norm_inside
 from ncpl_cli.metrics.inputs import at_initialisation, training_samples
 from ncpl_cli.metrics.measured import Measured
-from ncpl_cli.metrics.neural_collapse import (
-    TEST_METRICS,
-)
+from ncpl_cli.metrics.neural_collapse import TEST_METRICS
 from ncpl_cli.metrics.of_collapse import put_collapse
 from ncpl_cli.metrics.of_ones_own import FAMILY as OWN
 from ncpl_cli.metrics.of_ones_own import own_metrics

@@ -116,9 +116,8 @@ class StoreFile:
         ones, and the two would write past each other's locks.
         """
         now = tuple(_identity(self.path.with_name(self.path.name + end)) for end in ("-wal", "-shm"))
-        before = seen.setdefault("ncpl_logs", now if None not in now else None)
-        if before is None:
-            seen.pop("ncpl_logs")
+        if (before := seen.get("ncpl_logs")) is None:
+            seen |= {} if None in now else {"ncpl_logs": now}
         elif now != before:
             gone = " and ".join(end for end, a, b in zip(("-wal", "-shm"), before, now, strict=True) if a != b)
             raise StoreError(

@@ -39,11 +39,10 @@ class Verdict:
     judged: list[str] = field(default_factory=list)
 
     def _repr_html_(self) -> str:
-        columns = COLUMNS
-        rows = [[one.get(name, "" if name == "error" else None) for name in columns] for one in self.wrong]
+        rows = [[one.get(name, "" if name == "error" else None) for name in COLUMNS] for one in self.wrong]
         means = [f"{case}: the global mean is by {which}." for case, which in self.conventions.items()]
         said = f"{self.right} of {self.cases} cases right, {len(self.wrong)} values wrong ({', '.join(self.judged)})"
-        return html.shown(said, columns, rows, means)
+        return html.shown(said, COLUMNS, rows, means)
 
 
 def judge(name: str, function: Callable[..., Any], cases: list[Case] | None = None) -> Verdict:
