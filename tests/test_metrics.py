@@ -246,9 +246,11 @@ def test_a_split_is_seen_alike_in_one_block_and_in_many_in_place_and_not(
     monkeypatch.setattr(forward, "WHOLE", 0)
     monkeypatch.setattr(forward, "BLOCK", 100)
     parts, last = seen(names), seen(["last"])
+    monkeypatch.setattr(forward, "NARROW", 0)
+    with_zeros = seen(names)
     monkeypatch.setattr(forward, "rectified", lambda network, device: False)
     plain = seen(names)
-    for other in (parts, plain):
+    for other in (parts, with_zeros, plain):
         assert torch.allclose(whole.logits, other.logits, atol=1e-5) and (whole.drawn == other.drawn).all()
         for name in names:
             assert torch.allclose(whole.layers[name], other.layers[name], atol=1e-5)

@@ -95,3 +95,22 @@ def transposed_rows_times_matrix(width: int) -> Callable[..., None]:
             move_rows(width, out, pixels, values, first, last, d.dtype.type(1), d[i])
 
     return product
+
+
+@functools.cache
+def active_rows_times_matrix(width: int) -> Callable[..., None]:
+    """The compiled product of activations, of which many are zero, and a dense matrix of `width` columns."""
+    source = SOURCE
+
+    @njit(fastmath=FAST, nogil=True, error_model="numpy", cache=True)
+    def product(x, weights, bias, out):  # type: ignore[no-untyped-def]
+        """Out (n, width) = x (n, D) times weights (D, width) plus bias: zeros are skipped."""
+        units, values = np.empty(x.shape[1], np.uint32), np.empty(x.shape[1], x.dtype)
+        for i in range(x.shape[0] if source else 0):
+            row, active = x[i], 0
+            for j in range(x.shape[1]):  # without a branch: what is zero is overwritten
+                units[active], values[active] = j, row[j]
+                active += row[j] != 0
+            add_rows(width, out[i], bias, weights, units, values, 0, active)
+
+    return product

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ncpl_cli.data.dataset import Dataset, Split
-from ncpl_cli.data.sparse import padded, rows_times_matrix, sparse
+from ncpl_cli.data.sparse import active_rows_times_matrix, padded, rows_times_matrix, sparse
 from ncpl_cli.metrics.accumulator import CollapseAccumulator
 from ncpl_cli.networks import MLP, Network
 from ncpl_cli.objectives import CROSS_ENTROPY, CrossEntropy, Objective
@@ -32,6 +31,10 @@ MOST_KEPT = 1 << 30
 
 FEW_ROWS = 2000
 """Samples of a streamed layer that are kept, drawn over the whole split."""
+
+NARROW = 1 << 16
+"""Bytes of a layer's matrix that stay in the first-level cache for the most part: there skipping the zeros that ReLU
+leaves pays, in a trained network two of three."""
 
 IMAGE_BLOCK = 500
 """Images of a block of a convolutional network: its activations are many times larger than its images."""
@@ -125,8 +128,11 @@ def view(
     """
     split, labels = _limited(split, labels, samples)
     n, drawn = len(split), split.draw(FEW_ROWS)
-    if rectified(network, device) and WHOLE < n <= MOST_KEPT // (8 * network.classifier.in_features):
-        return _view_in_place(network, data, split, labels, pixel_order, layers, inside, among)
+    if rectified(network, device) and 0 < n <= MOST_KEPT // (8 * network.classifier.in_features):
+        if n == len(drawn) <= WHOLE:
+            return _view_at_once(network, data, split, labels, pixel_order, layers, inside, among)
+        if n > WHOLE:
+            return _view_in_place(network, data, split, labels, pixel_order, layers, inside, among)
     places = np.full(n, -1)
     places[drawn] = np.arange(len(drawn))
     names = network.layer_names
@@ -190,23 +196,37 @@ class LaterLayers:
         self._outputs = network.classifier.out_features
         self._layers = []
         for linear in linears:
-            outputs, inputs = linear.weight.shape
-            weight = linear.weight.new_zeros(padded(inputs), padded(outputs))
-            weight[:inputs, :outputs] = linear.weight.detach().t()
-            bias = F.pad(linear.bias.detach(), (0, padded(outputs) - outputs))
-            self._layers.append((weight, bias, weight.new_empty(most, padded(outputs))))
+            weight, bias = padded_weights(linear)
+            memory = weight.new_empty(most, len(bias))
+            skips = linear is not network.classifier and weight.numel() * weight.element_size() <= NARROW
+            self._layers.append((weight, bias, memory, active_rows_times_matrix(len(bias)) if skips else None))
 
-    def __call__(self, z: Tensor, look: Callable[[int, Tensor], None] = lambda layer, x: None) -> Tensor:
-        """Logits from the first layer's padded output (n, ...), which is overwritten.
+    def __call__(
+        self, z: Tensor, look: Callable[[int, Tensor], None] = lambda layer, x: None, keep: bool = False
+    ) -> Tensor:
+        """Logits from the first layer's padded output (n, ...), which is overwritten unless all layers are to `keep`.
 
         `look` sees each layer twice: before its activation, and after it.
         """
-        for layer, (weight, bias, memory) in enumerate(self._layers):
+        for layer, (weight, bias, memory, product) in enumerate(self._layers):
             look(layer, z)
-            z.relu_()
-            look(layer, z)
-            z = torch.addmm(bias, z, weight, out=memory[: len(z)])
+            h, z = z.relu() if keep else z.relu_(), memory[: len(z)]
+            look(layer, h)
+            if product is None:
+                torch.addmm(bias, h, weight, out=z)
+            else:
+                product(h.numpy(), weight.numpy(), bias.numpy(), z.numpy())
         return z[:, : self._outputs]
+
+
+def padded_weights(linear: Any) -> tuple[Tensor, Tensor]:
+    """A layer's weights (padded inputs, padded outputs) and biases: rows are full vectors."""
+    outputs, inputs = linear.weight.shape
+    weight = linear.weight.new_zeros(padded(inputs), padded(outputs))
+    weight[:inputs, :outputs] = linear.weight.detach().t()
+    bias = linear.bias.new_zeros(padded(outputs))
+    bias[:outputs] = linear.bias.detach()
+    return weight, bias
 
 
 def _view_in_place(
@@ -240,6 +260,21 @@ def _view_in_place(
 
             logits[rows] = later(z, look)
     return View(split, labels, logits, kept, few if inside else {}, frozenset(), drawn, among=among)
+
+
+def _view_at_once(
+    network: MLP, data: Dataset, split: Split, labels: NDArray[np.int64], pixel_order: NDArray[np.int64] | None,
+    layers: Sequence[str], inside: bool, among: tuple[int, int] | None,
+) -> View:  # fmt: skip
+    """`view` of a split that is one block and is drawn whole: what its layers give is kept as it is."""
+    n, names, width = len(split), network.layer_names, network.classifier.in_features
+    seen: list[Tensor] = []
+    with evaluating(network):
+        ((_, first),) = _first_layer(network, data, split, n, pixel_order, "cpu")
+        logits = LaterLayers(network, n)(first, lambda _, x: seen.append(x[:, :width]), keep=inside)
+    kept = {name: h for name, h in zip(names, seen[1::2], strict=True) if name in layers}
+    within = dict(zip(names, zip(seen[::2], seen[1::2], strict=True), strict=True)) if inside else {}
+    return View(split, labels, logits, kept, within, frozenset(), split.draw(FEW_ROWS), among=among)
 
 
 def predictions(network: Network, data: Dataset, task: Task, device: str) -> NDArray[np.float64]:
@@ -303,10 +338,8 @@ def classified(
 def first_weights(network: MLP) -> tuple[Tensor, Tensor, int]:
     """The first layer's weights (D, padded width) and biases, its rows full vectors; and its width."""
     linear: Any = network.hidden[0]
-    width = linear.out_features
-    weight = linear.weight.new_zeros(linear.in_features, padded(width))
-    weight[:, :width] = linear.weight.detach().t()
-    return weight, F.pad(linear.bias.detach(), (0, padded(width) - width)), width
+    weight, bias = padded_weights(linear)
+    return weight[: linear.in_features], bias, linear.out_features
 
 
 def _first_layer(
