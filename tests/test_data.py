@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import struct
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -90,12 +93,67 @@ def _write_mnist(root: Path, train: int = 50, test: int = 20, kind: str = "MNIST
 
 
 @pytest.mark.parametrize(("name", "kind"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
-def test_original_files_are_read_through_torchvision(tmp_path: Path, name: str, kind: str) -> None:
+def test_original_files_are_read_as_torchvision_reads_them(tmp_path: Path, name: str, kind: str) -> None:
+    from torchvision import datasets
+
     raw = _write_mnist(tmp_path, kind=kind)
     data = load(DatasetSpec(name), tmp_path)
     assert len(data.train) == 50 and len(data.test) == 20 and data.shape == (1, 28, 28)
     stored = (raw / RAW_FILES[0]).read_bytes()[16:]
     assert data.train.images.tobytes() == stored
+    for train, split in ((True, data.train), (False, data.test)):
+        theirs = getattr(datasets, kind)(root=str(tmp_path), train=train)
+        assert np.array_equal(split.images[:, 0], theirs.data.numpy())
+        assert np.array_equal(split.labels, theirs.targets.numpy()) and split.labels.dtype == np.int64
+
+
+def test_files_that_are_there_are_read_without_torch(tmp_path: Path) -> None:
+    _write_mnist(tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from ncpl_cli.data import load; from ncpl_cli.spec import DatasetSpec\n"
+        f"load(DatasetSpec('mnist'), Path({str(tmp_path)!r})); load(DatasetSpec('digits'))\n"
+        "print(sorted({'torch', 'torchvision', 'sklearn', 'numba', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "spoilt", "said"),
+    [
+        (0, lambda whole: whole[:10], "says nothing of its size"),
+        (0, lambda _: b"", "does not begin as a file of bytes in 3 dimensions"),
+        (0, lambda whole: b"\x1f\x8b" + whole[2:], "does not begin"),  # compressed still
+        (0, lambda whole: whole[:2] + b"\x0d" + whole[3:], "does not begin"),  # floats
+        (0, lambda whole: whole + b"\0", "says 50 x 28 x 28 and holds 39201 bytes"),
+        (1, lambda whole: whole[:4] + struct.pack(">I", 49) + whole[8:-1], "50 images, 49 labels"),
+        (1, lambda whole: whole[:-1] + b"\x0a", "labels from 0 to 10, not from 0 to 9"),
+        (3, lambda whole: whole[:-3], "says 20 and holds 17 bytes"),
+    ],
+)
+def test_a_damaged_file_is_one_sentence(
+    tmp_path: Path, number: int, spoilt: Callable[[bytes], bytes], said: str
+) -> None:
+    file = _write_mnist(tmp_path) / RAW_FILES[number]
+    file.write_bytes(spoilt(file.read_bytes()))
+    with pytest.raises(DataError, match=said) as caught:
+        load(DatasetSpec("mnist"), tmp_path)
+    assert caught.value.hint and str(tmp_path) in caught.value.hint
+
+
+def test_emnist_stands_upright_and_its_letters_count_from_one(tmp_path: Path) -> None:
+    raw = tmp_path / "EMNIST" / "raw"
+    raw.mkdir(parents=True)
+    lying = np.random.default_rng(0).integers(0, 256, (26, 28, 28), np.uint8)
+    for part in ("train", "test"):
+        images = struct.pack(">IIII", 0x803, 26, 28, 28) + lying.tobytes()
+        (raw / f"emnist-letters-{part}-images-idx3-ubyte").write_bytes(images)
+        (raw / f"emnist-letters-{part}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">II", 0x801, 26) + bytes(range(1, 27))
+        )
+    data = load(DatasetSpec("emnist-letters"), tmp_path)
+    assert np.array_equal(data.train.images[:, 0], lying.transpose(0, 2, 1))
+    assert data.test.labels.tolist() == list(range(26))
 
 
 def test_a_truncated_file_is_one_sentence(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Data sets by name: scikit-learn's bundled digits, and the MNIST family through torchvision."""
+"""Data sets by name: scikit-learn's bundled digits, and the MNIST family, which torchvision fetches."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.data.download import clean
+from ncpl_cli.data.idx import read_idx
 from ncpl_cli.data.sampling import stratified, without
 from ncpl_cli.data.turned import turned
 from ncpl_cli.errors import DataError, told
@@ -37,12 +38,12 @@ def load_digits(_: Path) -> Dataset:
 
 def load_mnist(data_dir: Path) -> Dataset:
     """60 000 + 10 000 images of 28x28; downloaded when absent."""
-    return _torchvision("mnist", "MNIST", data_dir, RAW_FILES, 10, 60_000)
+    return _mnist_family("mnist", "MNIST", data_dir, RAW_FILES, 10, 60_000)
 
 
 def load_fashion_mnist(data_dir: Path) -> Dataset:
     """60 000 + 10 000 images of 28x28; downloaded when absent."""
-    return _torchvision("fashion-mnist", "FashionMNIST", data_dir, RAW_FILES, 10, 60_000)
+    return _mnist_family("fashion-mnist", "FashionMNIST", data_dir, RAW_FILES, 10, 60_000)
 
 
 def load_mnist44(data_dir: Path) -> Dataset:
@@ -66,48 +67,53 @@ def _emnist(name: str, split: str, data_dir: Path, classes: int, most: int) -> D
         for part in ("train", "test")
         for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
     )
-    data = _torchvision(name, "EMNIST", data_dir, files, classes, most, split=split)
-    # its files hold images on their side; letters count from 1
-    upright = [
-        Split(np.ascontiguousarray(part.images.swapaxes(2, 3)), part.labels - (split == "letters"))
-        for part in (data.train, data.test)
-    ]
+    first = int(split == "letters")  # its files hold images on their side; letters count from 1
+    data = _mnist_family(name, "EMNIST", data_dir, files, classes, most, first, split=split)
+    upright = [Split(np.ascontiguousarray(part.images.swapaxes(2, 3)), part.labels) for part in (data.train, data.test)]
     return replace(data, train=upright[0], test=upright[1])
 
 
-def _torchvision(
-    name: str, kind: str, data_dir: Path, files: tuple[str, ...], classes: int, most: int, **options: str
-) -> Dataset:
-    """A data set of torchvision's MNIST family from its `files`; `most`: images there are of a split at most."""
-    raw = data_dir / kind / "raw"
-    absent = [file for file in files if not (raw / file).is_file()]
-    from torchvision import datasets
+def _mnist_family(
+    name: str, kind: str, data_dir: Path, files: tuple[str, ...], classes: int, most: int, first: int = 0,
+    **options: str,
+) -> Dataset:  # fmt: skip
+    """A data set of torchvision's MNIST family from its `files`, which torchvision fetches where they are absent.
 
-    loader = getattr(datasets, kind)
-    splits = []
-    for train in (True, False):
+    most     images there are of a split at most
+    first    the label that the files call the first class by
+    options  of torchvision's class
+    """
+    raw = data_dir / kind / "raw"
+    if absent := [file for file in files if not (raw / file).is_file()]:
         try:
+            from torchvision import datasets
+
             with clean(raw):
-                loaded = loader(root=str(data_dir), train=train, download=bool(absent), **options)
-            images, labels = loaded.data.numpy(), loaded.targets.numpy().astype(np.int64)
+                getattr(datasets, kind)(root=str(data_dir), download=True, **options)
         except Exception as error:  # torchvision raises AssertionError, ValueError, URLError, RuntimeError, ...
-            if absent:
-                raise DataError(
-                    f"{name} is not in {raw} (missing: {', '.join(absent)}) and could not be downloaded "
-                    f"({told(error)}).",
-                    "put the four files there (--data-dir names the directory that holds "
-                    f"{kind}/raw), or work offline with --dataset digits",
-                ) from error
             raise DataError(
-                f"the {name} files in {raw} are truncated or damaged ({error or type(error).__name__}).",
-                f"delete {raw} so that they are fetched again, or name another --data-dir",
+                f"{name} is not in {raw} (missing: {', '.join(absent)}) and could not be downloaded ({told(error)}).",
+                "put the four files there (--data-dir names the directory that holds "
+                f"{kind}/raw), or work offline with --dataset digits",
             ) from error
+    again = f"delete {raw} so that they are fetched again, or name another --data-dir"
+    splits = []
+    for images_file, labels_file in (files[:2], files[2:]):
+        try:
+            images, labels = read_idx(raw / images_file, 3), read_idx(raw / labels_file, 1).astype(np.int64) - first
+        except (OSError, ValueError) as error:
+            raise DataError(f"the {name} files in {raw} are truncated or damaged ({told(error)}).", again) from error
         if len(images) != len(labels):
             raise DataError(
-                f"the {name} files in {raw} do not belong together: {len(images)} images, {len(labels)} labels.",
-                f"delete {raw} so that they are fetched again, or name another --data-dir",
+                f"the {name} files in {raw} do not belong together: {len(images)} images, {len(labels)} labels.", again
             )
-        if len(images) > most or images.shape[1:] != (28, 28):
+        if not 0 < len(images) <= most or images.shape[1:] != (28, 28):
             raise DataError(f"the files in {raw} are not {name}: images of shape {images.shape}.")
-        splits.append(Split(np.ascontiguousarray(images[:, None]), labels))
+        if labels.min() < 0 or labels.max() >= classes:
+            raise DataError(
+                f"the {name} files in {raw} have labels from {labels.min() + first} to {labels.max() + first}, not "
+                f"from {first} to {classes - 1 + first}.",
+                again,
+            )
+        splits.append(Split(images[:, None], labels))
     return Dataset(name, splits[0], splits[1], classes)
