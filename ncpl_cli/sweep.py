@@ -24,6 +24,7 @@ from ncpl_cli.spec import RunSpec, otherwise, otherwise_said
 from ncpl_cli.store import Overview, Queue, RunRow, Store
 from ncpl_cli.store.leases import LEASE_SECONDS
 from ncpl_cli.store.queue import MAX_ATTEMPTS
+from ncpl_cli.values import count
 
 WATCH_SECONDS = 0.5
 
@@ -203,7 +204,7 @@ def _probes(
         begun = [row["cohort"] for row in store.standing([probe.id for probe in probes]).values() if row["cohort"]]
         cohorts += plan(probes, options.device, begun)
     if gone:
-        watcher.note(f"{len(gone)} probes cannot run, their checkpoints are gone: {', '.join(gone[:3])} ...")
+        watcher.note(f"{count(len(gone), 'probe')} cannot run, their checkpoints are gone: {', '.join(gone[:3])} ...")
     return cohorts
 
 
@@ -213,7 +214,8 @@ def _say_what_lacks(specs: Mapping[str, RunSpec], standing: Mapping[str, Any], w
         if standing[run]["status"] == "finished" and (what := runs.lacking(standing[run]["recorded"], spec))
     ]  # fmt: skip
     if lacking:
-        watcher.note(f"{len(lacking)} finished runs were not measured for {lacking[0]}: ncpl train replays them.")
+        without = count(len(lacking), "finished run", "was", "were")
+        watcher.note(f"{without} not measured for {lacking[0]}: ncpl train replays them.")
 
 
 def _say_what_differs(specs: Mapping[str, RunSpec], stored: Mapping[str, RunRow], watcher: Watcher) -> None:

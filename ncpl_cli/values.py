@@ -114,6 +114,11 @@ def read(value: Any, allowed: Allowed, said: str) -> Any:
     return found
 
 
+def count(n: int, what: str, one: str = "", several: str = "") -> str:
+    """`1 run`, `2 runs`; with a verb for each `1 run is`, `2 runs are`."""
+    return " ".join(word for word in (f"{n}", what if n == 1 else f"{what}s", one if n == 1 else several) if word)
+
+
 def shown(value: object) -> str:
     """A value in an error: quoted, and not longer than a line."""
     text = repr(value) if isinstance(value, str) else str(value)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ncpl_cli import completion
+from ncpl_cli.commands import _progress
 from ncpl_cli.commands._progress import Progress
 from ncpl_cli.commands._table import _column, laid_out, sparkline
 from ncpl_cli.main import COMMANDS, call
@@ -210,6 +212,29 @@ def test_live_progress_keeps_its_widths() -> None:
     )
     assert any(RUN in line and "▁▂▃▄▅▆▇█" in line and "100/140" in line for line in after)
     assert max(map(len, after)) <= 80
+
+
+def test_a_time_to_go_is_said_once_epochs_have_followed_the_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first epoch of a fresh process loads and compiles; those stored with it are heard of in the same instant."""
+    clock = [0.0]
+    monkeypatch.setattr(_progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    progress = Progress()
+    progress.expect(1)
+    progress.begin(RUN, 0, 100, 160, True)  # goes on after epoch 100
+
+    def heard(at: float, *epochs: int) -> str:
+        clock[0] = at
+        for epoch in epochs:
+            progress.epoch(RUN, EpochRecord(epoch, 0, epoch, 10 * epoch, 0.1, 0.0, {}))
+        return progress._line(RUN)
+
+    assert heard(60.0, 101).startswith("0 of 1 run done, 101 epochs, ETA ?; seed 0: ")
+    assert "ETA ?" in heard(60.01, 102, 103)
+    assert "103 epochs, ETA ?" in heard(61.0)
+    assert "110 epochs, ETA 50s" in heard(67.01, *range(104, 111))  # seven in seven seconds, fifty to go
+    progress.expect(2)
+    progress.begin(RUN, 0, 0, 10, True)
+    assert "0 of 2 runs done, 1 epoch, ETA ?" in heard(100.0, 1)
 
 
 @settings(max_examples=150, deadline=None)

@@ -445,7 +445,7 @@ def test_rows_of_steps_leave_the_last_value_of_each_epoch(db: str) -> None:
     found = series(db)["a"]
     assert found["train_loss_step"] == [2.0, 1.5] and found["val_loss"] == [0.9, 0.8] and found["step"] == [99, 199]
     assert "several steps of an epoch have a value, of which the last is kept: step, train_loss_step." in done.notes
-    assert "1 rows of steps without an epoch are left out." in done.notes
+    assert "1 row of steps without an epoch: left out." in done.notes
 
 
 @pytest.mark.parametrize(

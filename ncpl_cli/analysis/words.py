@@ -6,10 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-
-def count(n: int, what: str) -> str:
-    """`1 run`, `2 runs`."""
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+from ncpl_cli.values import count as count  # as every other word is written
 
 
 def p_text(p: float) -> str:

@@ -17,8 +17,11 @@ from ncpl_cli.commands._common import quiet
 from ncpl_cli.commands._table import duration, sparkline
 from ncpl_cli.records import EpochRecord
 from ncpl_cli.streams import visible
+from ncpl_cli.values import count
 
 LINE_SECONDS = 5.0
+TOGETHER_SECONDS = 0.05
+"""Epochs heard of within so long of the first ones were stored with them: no rate follows from those."""
 MOST_ROWS = 12
 SHOWN = {"online_accuracy": "online", "nc1": "nc1", "plasticity_loss": "plasticity loss"}
 CURVES = {"online_accuracy": "online", "nc1": "nc1"}
@@ -78,7 +81,7 @@ class Progress(Drawn):
         self._runs: dict[str, _Run] = {}
         self._stage: list[_Run] = []
         self._expected = self._then = self._next = 0
-        self._stage_began = self._began
+        self._first: tuple[float, int] | None = None
 
     def follow(self, probes: int) -> None:
         """So many probes follow the next stage."""
@@ -86,7 +89,7 @@ class Progress(Drawn):
 
     def expect(self, runs: int) -> None:
         """A stage of so many runs begins."""
-        self._stage, self._expected, self._stage_began = [], runs, time.monotonic()
+        self._stage, self._expected, self._first = [], runs, None
         self._then, self._next = self._next, 0
 
     def begin(self, run: str, seed: int, done: int, total: int, exact: bool) -> None:
@@ -98,7 +101,10 @@ class Progress(Drawn):
         """A run has finished an epoch."""
         row = self._runs[run]
         row.record, row.done, row.status = record, record.epoch, "running"
-        row.recent.append((time.monotonic(), record.samples_seen))
+        now = time.monotonic()
+        row.recent.append((now, record.samples_seen))
+        if self._first is None or now - self._first[0] < TOGETHER_SECONDS:
+            self._first = now, self._done
         for name, seen in row.curves.items():
             seen.append(record.get(name))
         if not self._live and not quiet() and time.monotonic() - self._last_line >= LINE_SECONDS:
@@ -110,14 +116,15 @@ class Progress(Drawn):
         self._runs[run].status = status
 
     def _eta(self) -> str:
-        """Time left of this stage at its rate so far; runs of unknown length are taken to be as long as others.
+        """Time left of this stage at its rate since its first epoch, which programs are loaded and compiled in.
+
+        Runs of unknown length are taken to be as long as others.
 
         Probes train on other data and end when they fit: before the first of them nobody knows how long they take.
         """
         rows = self._stage
-        done = sum(row.done - row.began for row in rows)
-        after = f", then {self._then} probes" if self._then else ""
-        if not done:
+        after = f", then {count(self._then, 'probe')}" if self._then else ""
+        if self._first is None or self._done == self._first[1]:
             return f"?{after}"
         ended = [row.done for row in rows if row.status in ENDED]
         usual = sum(ended) / len(ended) if ended else None
@@ -129,7 +136,13 @@ class Progress(Drawn):
             waiting += row.done if row.status in ENDED else row.total if row.exact or usual is None else usual
         left += waiting / len(rows) * max(self._expected - len(rows), 0)
         bound = "at most " if usual is None and not all(row.exact for row in rows) else ""
-        return bound + duration(left * (time.monotonic() - self._stage_began) / done) + after
+        since, before = self._first
+        return bound + duration(left * (time.monotonic() - since) / (self._done - before)) + after
+
+    @property
+    def _done(self) -> int:
+        """Epochs of this stage so far."""
+        return sum(row.done - row.began for row in self._stage)
 
     def _line(self, run: str) -> str:
         row = self._runs[run]
@@ -137,9 +150,10 @@ class Progress(Drawn):
         assert record is not None
         done = sum(r.done for r in self._stage)
         ended = sum(r.status in ENDED for r in self._stage)
-        runs = f"{ended} of {self._expected} runs done"
+        runs = f"{ended} of {count(self._expected, 'run')} done"
         return (
-            f"{runs}, {done} epochs, ETA {self._eta()}; seed {row.seed}: task {record.task} epoch {record.epoch} "
+            f"{runs}, {count(done, 'epoch')}, ETA {self._eta()}; seed {row.seed}: "
+            f"task {record.task} epoch {record.epoch} "
             + "".join(f"{text} {v:.4f} " for name, text in SHOWN.items() if (v := record.get(name)) is not None)
             + rate(row)
         )

@@ -12,6 +12,7 @@ from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import quiet
 from ncpl_cli.commands._progress import LINE_SECONDS, MOST_ROWS, Drawn
 from ncpl_cli.commands._table import duration
+from ncpl_cli.values import count
 
 if TYPE_CHECKING:
     from ncpl_cli.store import Overview
@@ -31,7 +32,7 @@ class Workers(Drawn):
         self._shown = overview, workers
         if not self._live and not quiet() and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
-            _common.aside(f"{progress(overview)}; {workers} workers")
+            _common.aside(f"{progress(overview)}; {count(workers, 'worker')}")
 
     def _table(self) -> Table:
         elapsed = f"elapsed {duration(time.monotonic() - self._began)}"
@@ -63,9 +64,7 @@ def working(overview: Overview) -> list[tuple[str, str, str, str, str]]:
 def progress(overview: Overview) -> str:
     """One line: `12/25 runs finished, 1 failed, 4 running; 1680/3500 epochs, 98 epochs/s, ETA 18s`."""
     parts = [f"{overview.runs.get('finished', 0)}/{sum(overview.runs.values())} runs finished"]
-    parts += [
-        f"{count} {status}" for status in ("failed", "diverged", "running") if (count := overview.runs.get(status))
-    ]
+    parts += [f"{n} {status}" for status in ("failed", "diverged", "running") if (n := overview.runs.get(status))]
     if overview.probes:
         parts.append(f"{_ended(overview.probes)}/{sum(overview.probes.values())} probes ended")
     epochs = f"{overview.epochs}" + (f"/{overview.total_epochs}" if overview.total_epochs else "") + " epochs"

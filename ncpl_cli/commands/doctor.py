@@ -14,6 +14,7 @@ import typer
 
 from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import DataDir, Db, Json
+from ncpl_cli.values import count
 
 EXTRAS = {
     "postgres": ("psycopg", "stores that many machines share"),
@@ -90,8 +91,8 @@ def _store(db: str | None) -> tuple[str, str, str | None]:
     except NcplError as error:
         return "store", f"{shown(url)}: {error}", error.hint or "ncpl train permuted-digits makes one"
     runs = sum(info["runs"].values())
-    bad = sum(count for status, count in info["runs"].items() if status in ("failed", "diverged"))
-    text = f"{shown(url)}: {runs} runs" + (f", {bad} of them failed or diverged" if bad else "")
+    bad = sum(n for status, n in info["runs"].items() if status in ("failed", "diverged"))
+    text = f"{shown(url)}: {count(runs, 'run')}" + (f", {bad} of them failed or diverged" if bad else "")
     return "store", text, "ncpl runs list --status diverged" if bad else None
 
 

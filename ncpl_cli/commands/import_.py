@@ -79,7 +79,7 @@ def import_(
     if done.ignored:
         notes.append(f"columns left out: {', '.join(done.ignored)}.")
     if done.not_finite:
-        notes.append(f"{done.not_finite} values that are nan or infinite are undefined.")
+        notes.append(f"{count(done.not_finite, 'value', 'that is', 'that are')} nan or infinite: undefined.")
     known = [one.id for one in SCENARIOS]
     if scenario not in known:
         notes.append(f"{scenario} is no scenario of ncpl ({', '.join(known)}): its runs are analysed by themselves.")

@@ -11,6 +11,7 @@ import typer
 
 from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import DataDir, Db, Device, Json
+from ncpl_cli.values import count
 
 
 def probe(
@@ -53,7 +54,8 @@ def probe(
             raise InputError("there is no run of that description that takes probes.", "ncpl probe RUN --probe labels")
         ready = [row for row in rows if row.status == "finished"]
         if waiting := len(rows) - len(ready):
-            _common.note(f"{waiting} of {len(rows)} runs are not finished; their probes wait.")
+            verb = "is" if waiting == 1 else "are"
+            _common.note(f"{waiting} of {count(len(rows), 'run')} {verb} not finished; probes wait for that.")
         by_data: dict[Any, list[Any]] = {}
         for row in ready:
             by_data.setdefault(settings.dataset_of(row), []).append(row)
@@ -74,7 +76,8 @@ def probe(
         _common.print_table(("status", "probes"), sorted(counts.items()))
     if failed := [run for run, status in statuses.items() if status != "finished"]:
         raise RunFailed(
-            f"{len(failed)} of {len(statuses)} probes did not finish.", f"ncpl runs show {failed[0]} tells more"
+            f"{len(failed)} of {count(len(statuses), 'probe')} did not finish.",
+            f"ncpl runs show {failed[0]} tells more",
         )
 
 

@@ -77,9 +77,8 @@ def report(
     made = build(material, store=shown(url), progress=progress)
     if kit is not None:
         write_kit(made, material, Path(kit), look, progress)
-        _common.note(
-            f"{len(material.rows)} runs in {kit}: {', '.join(sorted(one.name for one in Path(kit).iterdir()))}."
-        )
+        names = ", ".join(sorted(one.name for one in Path(kit).iterdir()))
+        _common.note(f"{count(len(material.rows), 'run')} in {kit}: {names}.")
         return
     write(made, target, kind, figures=Path(figures) if figures else None, look=look, progress=progress)
     if target != STDOUT:

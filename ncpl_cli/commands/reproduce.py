@@ -13,7 +13,7 @@ from ncpl_cli import values
 from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import DataDir, Db, Device, Json
 from ncpl_cli.studies import SCALES
-from ncpl_cli.values import Allowed
+from ncpl_cli.values import Allowed, count
 
 if TYPE_CHECKING:
     from ncpl_cli.analysis.claims import Judged
@@ -92,7 +92,9 @@ def reproduce(
         names = " ".join(f"--name {label(found.id, one, scale)}" for one in parts)
         _common.out(f"The whole of it in one file: ncpl report {names}{where}")
     if bad:
-        raise SweepFailed(f"{bad} runs failed or diverged; the others are done.", "ncpl sweep status shows why")
+        raise SweepFailed(
+            f"{count(bad, 'run')} failed or diverged; the others are done.", "ncpl sweep status shows why"
+        )
 
 
 def _put(study: PublishedStudy, parts: Sequence[Part], given: Sequence[str]) -> list[Part]:

@@ -15,7 +15,7 @@ from ncpl_cli.commands import _common
 from ncpl_cli.commands._common import STATUSES, Db, Json
 from ncpl_cli.commands._progress import CURVES
 from ncpl_cli.commands._table import cell_text, duration, sparkline
-from ncpl_cli.values import Allowed
+from ncpl_cli.values import Allowed, count
 
 app = App(help="List, show, release and delete runs.", invoke_without_command=True)
 
@@ -52,7 +52,7 @@ def list_runs(
     kept = {row.id for row in found if probes or scenario == row.scenario or row.parent is None}
     rows = [r for r in summaries(among, about, probes=True) if r["id"] in kept]
     if hidden := len(found) - len(rows):
-        _common.note(f"{hidden} probes are not listed: --probes shows them.")
+        _common.note(f"{count(hidden, 'probe', 'is', 'are')} not listed: --probes shows them.")
     if json_:
         _common.print_json({"runs": rows})
         return
@@ -192,7 +192,6 @@ def delete(
 
     Example: ncpl runs delete 3fa9 --yes
     """
-    from ncpl_cli.analysis.words import count
     from ncpl_cli.store import open_store
     from ncpl_cli.store.run_row import is_id
 

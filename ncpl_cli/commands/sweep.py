@@ -429,7 +429,7 @@ def worker(
 
     with open_store(_common.store_url(db), create=False) as store, Progress() as progress:
         ended = work(sweep, store, observer=progress, data_dir=_common.data_path(data_dir))
-    _common.note(f"nothing is left for this worker; it trained {ended} units.")
+    _common.note(f"nothing is left for this worker; it trained {values.count(ended, 'unit')}.")
 
 
 def _end_with(parent: int) -> None:

@@ -251,7 +251,7 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
             _common.say(sentence)
     if bad:
         raise RunFailed(
-            f"{len(bad)} of {len(statuses)} runs did not finish: "
+            f"{len(bad)} of {values.count(len(statuses), 'run')} did not finish: "
             f"{', '.join(f'{r} {statuses[r]}' for r in bad[:5])}{' ...' if len(bad) > 5 else ''}; {bad[0]}: {why}.",
             f"ncpl runs show {bad[0]} tells more; a smaller --lr often helps a run that diverged",
         )
@@ -307,7 +307,7 @@ def _show_plan(specs: list[Any], data: Any, device: str, probes: bool, given: di
     )
     _common.note(document["engine_why"])
     if document["probes"]:
-        _common.note(f"{document['probes']} probes branch off these runs.")
+        _common.note(f"{values.count(document['probes'], 'probe', 'branches', 'branch')} off these runs.")
     seconds = document["seconds"]
     _common.note(
         f"{'at most' if document['at_most'] else 'about'} "

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ncpl_cli.errors import DataError
+from ncpl_cli.values import count
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,7 +58,7 @@ def read_images(
     deep = {mode for mode in modes if mode in SIXTEEN or mode in RANGES}
     shape = (len(files), channels, height, width)
     _check_memory(shape, 4 if deep else 1)
-    notes = [f"{count} {'image' if count == 1 else 'images'} {what}." for what, count in seen.items()]
+    notes = [f"{count(n, 'image')} {what}." for what, n in seen.items()]
     if not deep:
         images = np.empty(shape, np.uint8)
         for number, file in enumerate(files):
@@ -85,8 +86,8 @@ def read_images(
         rows = np.array([one == mode for one in modes])
         floats[rows] = np.clip(floats[rows] / np.float32(scale), 0, 1)
         notes.append(
-            f"{int(rows.sum())} images have more than 8 bits (mode {mode}, largest value {largest[mode]:g}): "
-            f"0 to {scale:g} became 0 to 1."
+            f"{count(int(rows.sum()), 'image', 'has', 'have')} more than 8 bits (mode {mode}, largest value "
+            f"{largest[mode]:g}): 0 to {scale:g} became 0 to 1."
         )
     return floats, 1.0, notes
 

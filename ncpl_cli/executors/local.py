@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import IO, ClassVar
 
 from ncpl_cli.executors.executor import Place, Places, thread_limits
+from ncpl_cli.values import count
 
 STOP_SECONDS = 120.0
 """How long a worker may take for its epoch in flight and the checkpoint."""
@@ -48,7 +49,7 @@ class Local:
             said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
             self._slots.append(_Slot(self._spawn(own, said), own, said, Place()))
         gpus = f" on GPU {', '.join(places.gpus)}" if places.gpus else ""
-        return f"{places.workers} workers of {places.threads} thread{'s' if places.threads > 1 else ''}{gpus}"
+        return f"{count(places.workers, 'worker')} of {count(places.threads, 'thread')}{gpus}"
 
     def _spawn(self, environment: dict[str, str], said: IO[bytes]) -> subprocess.Popen[bytes]:
         # a session of its own: Ctrl-C reaches the parent only, which asks each worker once

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from ncpl_cli.errors import InputError
 from ncpl_cli.executors.executor import Places, thread_limits
+from ncpl_cli.values import count
 
 MOST_TASKS = 64
 
@@ -85,7 +86,8 @@ class Slurm:
         if not re.fullmatch(r"\d+", number := said.strip().partition(";")[0]):
             raise InputError(f"sbatch answered {said.strip()!r} instead of a job's number.")
         self.job = number
-        return f"SLURM job {number}: {places.workers} tasks of {places.threads} threads (squeue -j {number})"
+        tasks = f"{count(places.workers, 'task')} of {count(places.threads, 'thread')}"
+        return f"SLURM job {number}: {tasks} (squeue -j {number})"
 
     def tend(self, progress: int) -> int:
         """How many tasks are queued or running; SLURM itself replaces those whose node fails."""

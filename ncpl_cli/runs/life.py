@@ -37,6 +37,7 @@ from ncpl_cli.signals import Stopper
 from ncpl_cli.spec import RunSpec, otherwise, otherwise_said
 from ncpl_cli.store import Owner, RunRow, Store, heartbeat
 from ncpl_cli.trainer import Epoch, build
+from ncpl_cli.values import count
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def probe(
     specs, lost = branches.probe_specs(parents, store)
     if lost:
         observer.note(
-            f"{len(lost)} probes cannot run, their checkpoints are gone: {', '.join(lost[:3])}"
+            f"{count(len(lost), 'probe')} cannot run, their checkpoints are gone: {', '.join(lost[:3])}"
             f"{' ...' if len(lost) > 3 else ''}. Train those runs again with --no-resume."
         )
     for parent in parents:

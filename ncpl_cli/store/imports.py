@@ -25,6 +25,7 @@ from ncpl_cli.store.places import SPLITS
 from ncpl_cli.store.schema import attempts, epochs, runs
 from ncpl_cli.store.tracker_logs import lines_of
 from ncpl_cli.store.writing import Writing
+from ncpl_cli.values import count
 
 BATCH = 4096
 
@@ -219,13 +220,14 @@ class _Import:
         source, notes = self.words.source, []
         if shifted := sum(known.shift for known in self.runs.known.values()):
             notes.append(
-                f"epochs count from 0 here ({shifted} runs): all are stored one higher, so that epoch 0, the first "
-                "that was trained, counts as epoch 1. If 0 is the untrained network: --epochs-from 1 (and --replace)."
+                f"epochs count from 0 here ({count(shifted, 'run')}): all are stored one higher, so that epoch 0, the "
+                "first that was trained, counts as epoch 1. If 0 is the untrained network: --epochs-from 1 (and "
+                "--replace)."
             )
         elif source.has_epoch_0:
             notes.append("epoch 0 is the untrained network: it is stored, and no part of any series.")
         if source.without_epoch:
-            notes.append(f"{source.without_epoch} rows of steps without an epoch are left out.")
+            notes.append(f"{count(source.without_epoch, 'row')} of steps without an epoch: left out.")
         if source.several:
             names = ", ".join(sorted(source.several))
             notes.append(f"several steps of an epoch have a value, of which the last is kept: {names}.")

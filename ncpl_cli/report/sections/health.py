@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from ncpl_cli.analysis.casualties import casualties, in_words
 from ncpl_cli.report.blocks import Block, Section, Text, table
 from ncpl_cli.report.material import Material
+from ncpl_cli.values import count
 
 ID, TITLE = "health", "Data health"
 
@@ -27,7 +28,8 @@ def draw(material: Material) -> Section:
             f"{f'All {len(rows)} runs are' if len(rows) > 1 else 'The run is'} finished; none failed or diverged."
         )
     else:
-        bad.append(f"Of {len(rows)} runs " + ", ".join(f"{n} are {name}" for name, n in status.items()) + ".")
+        each = ", ".join(f"{n} {'is' if n == 1 else 'are'} {name}" for name, n in status.items())
+        bad.append(f"Of {count(len(rows), 'run')} {each}.")
     bad += [
         f"{one.run} (seed {one.seed}) {one.status}{f' at {in_words(one.settings)}' if one.settings else ''}: "
         f"{one.error}. It is left out of every mean and correlation; what survives may differ from what failed."
@@ -49,10 +51,14 @@ def draw(material: Material) -> Section:
     bad += [f"{fault[0].upper()}{fault[1:]}." for fault in material.faults]
     dirty = sum(str(p.get("commit") or "").endswith("+") for p in material.provenance.values() if p)
     if dirty:
-        bad.append(f"{dirty} runs were trained by a checkout with uncommitted changes (commit ending in +).")
+        bad.append(
+            f"{count(dirty, 'run', 'was', 'were')} trained by a checkout with uncommitted changes (commit ending in +)."
+        )
     resumed = [run for run, n in material.attempts.items() if n > 1]
     if resumed:
-        good.append(f"{len(resumed)} runs were interrupted or extended and went on from their checkpoint.")
+        good.append(
+            f"{count(len(resumed), 'run', 'was', 'were')} interrupted or extended and went on from a checkpoint."
+        )
     blocks: list[Block] = []
     if good:
         blocks.append(Text(tuple(good)))

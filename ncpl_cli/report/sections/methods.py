@@ -9,6 +9,7 @@ from ncpl_cli.analysis.words import ranges
 from ncpl_cli.records import Address
 from ncpl_cli.report.blocks import Block, Section, Text, table
 from ncpl_cli.report.material import Material, Part
+from ncpl_cli.values import count
 
 ID, TITLE = "methods", "Methods"
 
@@ -38,7 +39,7 @@ def _training(part: Part, material: Material) -> list[str]:
     settings = together([{**s.run.settings, **rows[s.run.id].horizon} for g in trained for s in g.series])
     seeds = ranges(sorted({s.run.seed for g in trained for s in g.series}))
     number = sum(len(g.series) for g in trained)
-    lines = [f"{part.scenario}: {number} runs were trained (seeds {seeds})."]
+    lines = [f"{part.scenario}: {count(number, 'run', 'was', 'were')} trained (seeds {seeds})."]
     lines.append(f"The data set was {_data(settings)}. The network was {_network(settings)}.")
     lines.append(f"The optimiser was {_optimizer(settings)}.")
     tasks = sorted({s.tasks for g in trained for s in g.series})

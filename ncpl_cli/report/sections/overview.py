@@ -123,7 +123,7 @@ def _run(material: Material) -> list[str]:
         seeds = words.ranges(sorted({s.run.seed for s in runs}))
         data = ", ".join(dict.fromkeys(str(s.run.settings.get("dataset") or "imported series") for s in runs))
         last = max(int(s.epoch[-1]) for s in runs)
-        extent = f"{max(s.tasks for s in runs)} tasks" if part.several else f"epoch {last}"
+        extent = words.count(max(s.tasks for s in runs), "task") if part.several else f"epoch {last}"
         arms = ""
         if len(part.groups) > 1:
             listed = [*part.labels[: 2 * FEW], *(["..."] if len(part.labels) > 2 * FEW else [])]
@@ -135,7 +135,7 @@ def _run(material: Material) -> list[str]:
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     seconds = sum(row.seconds for row in rows)
     trained = f"{seconds / 3600:.1f} hours" if seconds > 7200 else f"{seconds / 60:.1f} minutes"
-    probes = f" and {material.probes} probes" if material.probes else ""
+    probes = f" and {words.count(material.probes, 'probe')}" if material.probes else ""
     return [*lines, f"In all {words.count(len(rows), 'run')}{probes}, made {when}, {trained} of training."]
 
 

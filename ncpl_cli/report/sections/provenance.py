@@ -11,6 +11,7 @@ from ncpl_cli.analysis.words import ranges
 from ncpl_cli.report.blocks import Block, Commands, Section, Text, table
 from ncpl_cli.report.material import Material
 from ncpl_cli.spec import FIXED
+from ncpl_cli.values import count
 
 ID, TITLE = "provenance", "Provenance, and how to run it again"
 
@@ -30,8 +31,8 @@ def draw(material: Material) -> Section:
     rows = {row.id: row for row in material.rows}
     others = sum(len(g.series) for part in material.parts for g in part.groups if not material.trained_here(g))
     if others:
-        words = "were imported, or recorded by another training loop: no command of ncpl trains them again"
-        blocks.append(Text((f"{others} runs {words}.",)))
+        words = "imported, or recorded by another training loop: no command of ncpl trains them again"
+        blocks.append(Text((f"{count(others, 'run', 'was', 'were')} {words}.",)))
     blocks.append(Commands("This report", (f"ncpl report {material.selection}".strip(),)))
     facts = Counter(_facts(p) for p in material.provenance.values() if p)
     columns = ("runs", "ncpl", "commit", "python", "torch", "device", "engine", "platform", "threads")
