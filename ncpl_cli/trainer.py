@@ -22,6 +22,7 @@ from torch import Tensor
 from ncpl_cli import networks
 from ncpl_cli.data import Dataset
 from ncpl_cli.engines import ENGINES, Engine, Progress
+from ncpl_cli.engines.copies import copied
 from ncpl_cli.interventions import Treatment, parse
 from ncpl_cli.interventions.intervention import INITIALISATION
 from ncpl_cli.matrix import OF_ROW
@@ -78,7 +79,7 @@ class Start:
 class Epoch:
     """One epoch of a cohort: a record for each run, None for those that diverged or finished before.
 
-    state()  each run's state; to be taken before the next epoch is asked for
+    state()  a copy of each run's state; to be taken before the next epoch is asked for
     notes    what a person should know of how it was trained
     """
 
@@ -152,10 +153,10 @@ class Run:
                 value.copy_(saved[name])
 
     def state(self, optimizer: Mapping[str, Tensor]) -> State:
-        """What a checkpoint holds: as it is now, or as it was when it finished."""
+        """What a checkpoint holds, where it lies: as it is now, or as it was when it finished."""
         network = self.network.state_dict()
         return self.held or (
-            {f"network.{name}": value.detach().cpu().clone() for name, value in network.items()}
+            copied({f"network.{name}": value for name, value in network.items()})
             | {f"optimizer.{name}": value for name, value in optimizer.items()}
             | ({OUTPUTS: self.outputs} if self.outputs is not None and self.task.epochs > 1 else {})
             | self.retained.state()

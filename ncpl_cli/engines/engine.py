@@ -64,7 +64,7 @@ class Engine(Protocol):
         ...
 
     def state(self) -> list[dict[str, Tensor]]:
-        """What every run remembers beside its parameters (moments, step counts), for a checkpoint."""
+        """What every run remembers beside its parameters (moments, step counts), for a checkpoint: copies."""
         ...
 
     def load_state(self, states: Sequence[Mapping[str, Tensor]]) -> None:

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.device import arithmetic
 from ncpl_cli.engines.by_hand import BY_HAND, Space, steps_by_hand
+from ncpl_cli.engines.copies import copied
 from ncpl_cli.engines.engine import Progress
 from ncpl_cli.engines.forward import StackedForward
 from ncpl_cli.engines.moved import Moves, moves_of
@@ -318,14 +319,8 @@ class StackedEngine:
     # ---- the optimiser's state --------------------------------------------------------------------------------
 
     def state(self) -> list[dict[str, Tensor]]:
-        """Each run's moments as `kind.parameter`, shaped as in its network, and the step count; CPU tensors."""
-        return [
-            {
-                name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-                for name, value in (self._live_moments(run) | self._treated.state(run)).items()
-            }
-            for run in range(len(self.networks))
-        ]
+        """Each run's moments as `kind.parameter`, shaped as in its network, and the step count: copies."""
+        return [copied(self._live_moments(run) | self._treated.state(run)) for run in range(len(self.networks))]
 
     def _live_moments(self, run: int) -> dict[str, Tensor]:
         """One run's moments as `kind.parameter`, views of the optimiser's own.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ncpl_cli import __version__, faults
 from ncpl_cli.data import Dataset
+from ncpl_cli.engines.copies import on_host
 from ncpl_cli.plan import Cohort
 from ncpl_cli.runs import branches, checkpoints, numerics
 from ncpl_cli.runs.batch import Batch
@@ -16,7 +17,7 @@ from ncpl_cli.runs.observer import Observer
 from ncpl_cli.runs.replay import weights_of
 from ncpl_cli.runs.resume import resume_point, spoiled
 from ncpl_cli.store import Store
-from ncpl_cli.trainer import Epoch, train
+from ncpl_cli.trainer import Epoch, State, train
 
 CHECKPOINT_SECONDS = 1.0
 
@@ -82,15 +83,22 @@ class Active:
         """Train one epoch; None when there is none left."""
         return next(self.epochs, None)
 
-    def save(self, epoch: Epoch) -> None:
-        """Store an epoch of every run, and a checkpoint when one is due."""
+    def take(self, epoch: Epoch) -> list[State] | None:
+        """What a checkpoint of an epoch that has come back holds, None where none is due.
+
+        Taken before the next epoch is asked for, which then trains while this one is stored.
+        """
+        self.done = epoch.position.epoch
+        due = self.wanted(self.done) or time.monotonic() - self.last_checkpoint >= CHECKPOINT_SECONDS
+        return epoch.state() if due else None
+
+    def save(self, epoch: Epoch, states: Sequence[State] | None) -> None:
+        """Store an epoch of every run, and the checkpoint that was taken of it."""
         rows = [(run, rec) for run, rec in zip(self.cohort.ids, epoch.records, strict=True) if rec is not None]
-        number = epoch.position.epoch
-        due = self.wanted(number) or time.monotonic() - self.last_checkpoint >= CHECKPOINT_SECONDS
-        self.batch.add([(run, self.attempts[run], record) for run, record in rows], durable=due)
-        self.latest, self.done = epoch, number
-        if due:
-            self.checkpoint()
+        self.batch.add([(run, self.attempts[run], record) for run, record in rows], durable=states is not None)
+        self.latest = epoch
+        if states is not None:
+            self.checkpoint(states)
         for run, record in rows:
             for family, seconds in record.costs.items():
                 known = self.costs.setdefault(run, {}).setdefault(family, {"seconds": 0.0, "epochs": 0})
@@ -99,19 +107,21 @@ class Active:
             if record.counts:
                 self.counts[run] = record.counts
 
-    def checkpoint(self) -> None:
+    def checkpoint(self, states: Sequence[State] | None = None) -> None:
         """Write the state after the latest epoch of every run, then delete older ones: a common one always exists.
 
+        states  as they were taken; else as the runs are now, when none of them trains
         The disk has confirmed the rows before.
         """
         self.batch.flush(durable=True)
         if self.latest is None or self.checkpointed == self.done:
             return
+        states = self.latest.state() if states is None else states
         root, engine = self.store.checkpoints, self.cohort.engine
-        for r, (spec, state) in enumerate(zip(self.cohort.specs, self.latest.state(), strict=True)):
+        for r, (spec, state) in enumerate(zip(self.cohort.specs, states, strict=True)):
             over = {"diverged": r in self.latest.diverged, "finished": r in self.latest.finished}
             position = replace(self.latest.position, **over)
-            checkpoints.write(root, spec.id, spec.identity, position, state, engine)
+            checkpoints.write(root, spec.id, spec.identity, position, on_host(state), engine)
         for run in self.cohort.ids:
             checkpoints.prune(root, run, self.wanted, self.done)
         self.last_checkpoint, self.checkpointed = time.monotonic(), self.done

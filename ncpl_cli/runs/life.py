@@ -2,8 +2,9 @@
 
     specs -> register -> plan cohorts -> claim -> train (least advanced cohort first) -> save -> checkpoint -> finish
 
-Every epoch is one transaction, of short ones several are. A checkpoint follows a durable commit, at most about once a
-second; after a kill the rows behind the last checkpoint are taken back and trained again, to the same bits.
+The next epoch trains while the last is stored. Every epoch is one transaction, of short ones several are. A checkpoint
+follows a durable commit, at most about once a second; after a kill the rows behind the last checkpoint are taken back
+and trained again, to the same bits.
 """
 
 from __future__ import annotations
@@ -266,29 +267,37 @@ class _Session:
         heapq.heapify(ready)
         flying: dict[Future[Epoch | None], Active] = {}
         with ThreadPoolExecutor(workers, thread_name_prefix="ncpl") as pool:
-            while True:
+
+            def go_on() -> None:
                 while len(flying) < workers and not self.stopper.signal:
                     if not ready and (new := next(coming, None)) is not None:
                         heapq.heappush(ready, (new.done, next(order), new))
                     if not ready:
-                        break
+                        return
                     one = heapq.heappop(ready)[2]
                     flying[pool.submit(one.advance)] = one
-                if not flying:
-                    break
+
+            go_on()
+            while flying:
                 landed, _ = wait(flying, timeout=0.5, return_when=FIRST_COMPLETED)
                 self.batch.flush_old()
                 for future in landed:
                     one = flying.pop(future)
-                    if self._land(one, future):
+                    if (epoch := self._landed(one, future)) is not None:
+                        states = one.take(epoch)
                         heapq.heappush(ready, (one.done, next(order), one))
+                        go_on()  # the next epoch trains while this one is stored
+                        for note in epoch.notes:
+                            self.observer.note(note)
+                        one.save(epoch, states)
+                go_on()
             if self.stopper.signal:
                 for _, _, one in ready:
                     one.pause()
                 raise self.stopper.stopped()
 
-    def _land(self, one: Active, future: Future[Epoch | None]) -> bool:
-        """Save the epoch that a cohort has come back with; False when it was the last."""
+    def _landed(self, one: Active, future: Future[Epoch | None]) -> Epoch | None:
+        """The epoch that a cohort has come back with; None when it has ended."""
         try:
             epoch = future.result()
         except NcplError:
@@ -296,15 +305,11 @@ class _Session:
         except Exception as error:  # one run's fault must not stop the others: it is stored with its error
             one.fault = error
             self.fail(one.attempts, error)
-            return False
+            return None
         if epoch is None:
             for run, status in one.finish().items():
                 self._ended(run, status)
-            return False
-        for note in epoch.notes:
-            self.observer.note(note)
-        one.save(epoch)
-        return True
+        return epoch
 
     def fail(self, attempts: Mapping[str, int], error: Exception) -> None:
         """End runs with an error."""
