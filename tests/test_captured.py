@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +18,10 @@ from ncpl_cli.data import Dataset
 from ncpl_cli.engines import CapturedEngine, StackedEngine, captured
 from ncpl_cli.interventions import parse
 from ncpl_cli.objectives import MSE
-from ncpl_cli.plan import Cohort, choose_engine
-from ncpl_cli.runs import checkpoints, life
-from ncpl_cli.runs.active import Active
+from ncpl_cli.plan import choose_engine
+from ncpl_cli.runs import life
 from ncpl_cli.spec import MeasureSpec, NetworkSpec, OptimizerSpec
 from ncpl_cli.store import open_store
-from ncpl_cli.trainer import train
 from tests.pseudo_device import DEVICE, pseudo_device
 from tests.test_device import specs
 from tests.test_online_engine import a_task
@@ -211,36 +207,3 @@ class Watching:
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
-
-
-def test_the_next_epoch_trains_while_the_last_is_stored(
-    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An epoch is being stored until the one after it has begun; what a checkpoint holds is of its own epoch."""
-    few = replace(digits, train=digits.train.take(np.arange(64)), test=digits.test.take(np.arange(40)))
-    (spec,) = specs(1)
-    spec = replace(spec, optimizer=OptimizerSpec(batch_size=32), measure=MeasureSpec(metrics=("nc1",)),
-                   scenario=replace(spec.scenario, tasks=4), network=NetworkSpec(width=8, depth=1))  # fmt: skip
-    begun = [threading.Event() for _ in range(8)]
-    advances = itertools.count()
-    advance, save = Active.advance, Active.save
-
-    def advancing(self: Active) -> Any:
-        begun[next(advances)].set()
-        return advance(self)
-
-    def saving(self: Active, epoch: Any, states: Any) -> None:
-        assert begun[epoch.position.epoch + 1].wait(60)
-        save(self, epoch, states)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Active, "advance", advancing)
-        patched.setattr(Active, "save", saving)
-        with open_store(tmp_path / "a.db") as store:
-            runs.run([spec], store, few, device="cpu", observer=Watching(), jobs=1, keep="all")
-            assert [row["epoch"] for row in store.rows(spec.id)] == [0, 1, 2, 3, 4]
-            kept = [checkpoints.read(store.checkpoints, spec.id, epoch) for epoch in range(1, 5)]
-    wanted = [(epoch.position, epoch.state()[0]) for epoch in train(Cohort((spec,), "stacked", "cpu"), few)][1:]
-    for (position, state), (at, live) in zip(kept, wanted, strict=True):
-        assert position == at and state.keys() == live.keys()
-        assert all(torch.equal(state[name], value) for name, value in live.items())

@@ -22,7 +22,7 @@ def on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if all(_here(value) for value in tensors.values()):
         return dict(tensors)
     with _beside(tensors):
-        return _as_one(tensors, lambda flat: flat.cpu(), cpu=lambda value: value)
+        return _as_one(tensors, _fetched, cpu=lambda value: value)
 
 
 def _here(value: Tensor) -> bool:
@@ -43,6 +43,13 @@ def _as_one(
     if there and torch.cuda.is_available():  # from now on any stream may read it
         torch.cuda.current_stream(next(iter(there.values())).device).synchronize()
     return {name: found[name] for name in tensors}
+
+
+def _fetched(flat: Tensor) -> Tensor:
+    """A copy on the CPU; a CUDA device writes it into pinned memory by itself, and whoever asks waits for that."""
+    if not torch.cuda.is_available():
+        return flat.cpu()
+    return torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True).copy_(flat, non_blocking=True)
 
 
 def _beside(tensors: Mapping[str, Tensor]) -> contextlib.AbstractContextManager[object]:

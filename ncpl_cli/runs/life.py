@@ -2,9 +2,9 @@
 
     specs -> register -> plan cohorts -> claim -> train (least advanced cohort first) -> save -> checkpoint -> finish
 
-The next epoch trains while the last is stored. Every epoch is one transaction, of short ones several are. A checkpoint
-follows a durable commit, at most about once a second; after a kill the rows behind the last checkpoint are taken back
-and trained again, to the same bits.
+One thread stores all, in the order in which it comes; on a GPU the next epoch trains meanwhile. Every epoch is one
+transaction, of short ones several are. A checkpoint follows a durable commit, at most about once a second; after a kill
+the rows behind the last checkpoint are taken back and trained again, to the same bits.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ from ncpl_cli.spec import RunSpec, otherwise, otherwise_said
 from ncpl_cli.store import Owner, RunRow, Store, heartbeat
 from ncpl_cli.trainer import Epoch, build
 from ncpl_cli.values import count
+
+AHEAD = ("cuda",)
+"""Devices on which the next epoch trains while the last is stored. On a CPU nothing is gained: the cores that store are
+those that train (digits 3 % slower by it, MNIST and a ResNet of width 8 within the noise)."""
 
 
 @dataclass(frozen=True)
@@ -268,9 +272,9 @@ class _Session:
         flying: dict[Future[Epoch | None], Active] = {}
         with ThreadPoolExecutor(workers, thread_name_prefix="ncpl") as pool:
 
-            def go_on() -> None:
+            def go_on(begin: bool = True) -> None:
                 while len(flying) < workers and not self.stopper.signal:
-                    if not ready and (new := next(coming, None)) is not None:
+                    if begin and not ready and (new := next(coming, None)) is not None:
                         heapq.heappush(ready, (new.done, next(order), new))
                     if not ready:
                         return
@@ -283,13 +287,13 @@ class _Session:
                 self.batch.flush_old()
                 for future in landed:
                     one = flying.pop(future)
-                    if (epoch := self._landed(one, future)) is not None:
-                        states = one.take(epoch)
-                        heapq.heappush(ready, (one.done, next(order), one))
-                        go_on()  # the next epoch trains while this one is stored
-                        for note in epoch.notes:
-                            self.observer.note(note)
-                        one.save(epoch, states)
+                    if (epoch := self._landed(one, future)) is None:
+                        continue
+                    states = one.take(epoch)
+                    heapq.heappush(ready, (one.done, next(order), one))
+                    if one.cohort.device.startswith(AHEAD):
+                        go_on(begin=False)  # before anything new, which may be refused, what has come back is stored
+                    one.save(epoch, states)
                 go_on()
             if self.stopper.signal:
                 for _, _, one in ready:
@@ -309,6 +313,9 @@ class _Session:
         if epoch is None:
             for run, status in one.finish().items():
                 self._ended(run, status)
+            return None
+        for note in epoch.notes:
+            self.observer.note(note)
         return epoch
 
     def fail(self, attempts: Mapping[str, int], error: Exception) -> None:
