@@ -107,6 +107,26 @@ def test_company_on_other_threads_changes_no_bit(digits: Dataset) -> None:
         assert list(pool.map(run, range(4))) == alone
 
 
+def test_where_the_weights_lie_in_memory_changes_no_bit(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    gather, order = OnlineEngine._gather, np.random.default_rng(2).permutation(1437)[:300]
+
+    def elsewhere(self: OnlineEngine, *given: Any) -> dict[str, np.ndarray[Any, Any]]:
+        found = {}
+        for name, buffer in gather(self, *given).items():
+            assert buffer.ctypes.data % 64 == 0  # rows are loaded without crossing a line of the cache
+            found[name] = np.empty(buffer.size + 1, buffer.dtype)[1:].reshape(buffer.shape)
+            found[name][...] = buffer
+        return found
+
+    nets = [a_network(digits, precision="float32") for _ in range(2)]
+    optimizer = OptimizerSpec(weight_decay=1e-3)
+    OnlineEngine(nets[:1], digits, optimizer, "cpu").train_epoch([a_task(digits)], [order], 0.01)
+    monkeypatch.setattr(OnlineEngine, "_gather", elsewhere)
+    OnlineEngine(nets[1:], digits, optimizer, "cpu").train_epoch([a_task(digits)], [order], 0.01)
+    for a, b in zip(*(net.parameters() for net in nets), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_divergence_is_seen(digits: Dataset) -> None:
     net, task = a_network(digits, precision="float32"), a_task(digits)
     (progress,) = OnlineEngine([net], digits, OptimizerSpec(), "cpu").train_epoch([task], [task.order(1)], 1e4)

@@ -64,6 +64,21 @@ def test_they_are_the_sums_they_name(loops: Any, width: int, dtype: str, moving:
         np.testing.assert_allclose(w, w64, **close)
 
 
+@pytest.mark.parametrize("loops", LOOPS)
+def test_what_is_asked_for_is_not_changed_and_nothing_else_is_read(loops: Any) -> None:
+    fetch = loops.fetch
+
+    @njit
+    def ask(array, first, last):  # type: ignore[no-untyped-def]
+        fetch(array, first, last)
+
+    for array in (np.arange(40, dtype=np.uint32), np.arange(40.0), np.empty(0, np.int64)):
+        before = array.copy()
+        for first, last in ((0, len(array)), (3, 4), (7, 7), (9, 2)):
+            ask(array, first, last)
+        assert np.array_equal(array, before)
+
+
 def test_a_product_that_is_not_a_number_is_seen() -> None:
     weights, z = np.ones((2, 8), np.float32), np.zeros(8, np.float32)
     weights[1, 3] = np.nan

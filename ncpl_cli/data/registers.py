@@ -27,7 +27,10 @@ HELD = 13
 
 FLAGS = ("contract", "reassoc", "nsz", "arcp")
 
-INT32, INT64 = ir.IntType(32), ir.IntType(64)
+LINE = 64
+"""Bytes that come into the cache together."""
+
+INT8, INT32, INT64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 
 def available() -> bool:
@@ -198,6 +201,27 @@ def times_rows(typingctx, width, moving, weights, index, values, last, d, scale,
                 place = rows.place(to, unit, rows.size)
                 sum_ = rows.plus(rows.load(place, rows.number), rows.times(scale, rows.total(products[0])))
                 rows.store(sum_, place)
+        return context.get_dummy_value()
+
+    return signature, code
+
+
+@intrinsic
+def fetch(typingctx, array, first, last):  # type: ignore[no-untyped-def]
+    """Ask the memory for array[first:last], which is read soon: nothing waits for it, and no value depends on it."""
+    signature = types.void(array, types.int64, types.int64)
+
+    def code(context, builder, _, given):  # type: ignore[no-untyped-def]
+        rows = context.make_array(array)(context, builder, given[0])
+        size = ir.Constant(INT64, array.dtype.bitwidth // 8)
+        start = builder.ptrtoint(rows.data, INT64)
+        first, last = (builder.add(start, builder.mul(k, size)) for k in given[1:])
+        kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(INT8), INT32, INT32, INT32])
+        ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call, unused-ignore]
+        how = [ir.Constant(INT32, number) for number in (0, 3, 1)]  # to be read, into the nearest cache, data
+        line = builder.and_(first, ir.Constant(INT64, -LINE))
+        with cgutils.for_range_slice(builder, line, last, ir.Constant(INT64, LINE)) as (address, _):
+            builder.call(ask, [builder.inttoptr(address, ir.PointerType(INT8)), *how])
         return context.get_dummy_value()
 
     return signature, code

@@ -6,6 +6,8 @@
         weights[index[k]] -= factor values[k] d
     times_rows(width, moving, weights, index, values, last, d, scale, factor, out)
         out[index[k]] += scale weights[index[k]] . d for k < last, then as move_rows where `moving`
+    fetch(array, first, last)
+        ask the memory for array[first:last], which is read soon
 
 `width` (a multiple of 8) and `moving` are constants of the compiled code. With AVX2 and FMA the loops of registers.py
 are used; on every other processor, with NUMBA_CPU_NAME=generic and without compilation (NUMBA_DISABLE_JIT) the plain
@@ -68,7 +70,12 @@ def _times_rows(width, moving, weights, index, values, last, d, scale, factor, o
                 row[j] -= step * d[j]
 
 
-plain = SimpleNamespace(add_rows=_add_rows, move_rows=_move_rows, times_rows=_times_rows)
+@njit(inline="always")
+def _fetch(array, first, last):  # type: ignore[no-untyped-def]
+    """Nothing: it changes no value."""
+
+
+plain = SimpleNamespace(add_rows=_add_rows, move_rows=_move_rows, times_rows=_times_rows, fetch=_fetch)
 
 try:
     from ncpl_cli.data import registers
@@ -78,7 +85,7 @@ except (ImportError, AttributeError):  # what registers.py uses of numba is not 
     IN_REGISTERS = False
 
 _loops: Any = registers if IN_REGISTERS else plain
-add_rows, move_rows, times_rows = _loops.add_rows, _loops.move_rows, _loops.times_rows
+add_rows, move_rows, times_rows, fetch = _loops.add_rows, _loops.move_rows, _loops.times_rows, _loops.fetch
 
 SOURCE = sum(zlib.crc32(Path(__file__).with_name(name).read_bytes()) for name in ("rows.py", "registers.py"))
 """To be a constant of every function that is compiled with these loops and cached: numba looks at the age of the

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit
 
-from ncpl_cli.data.rows import FAST, SOURCE, add_rows, move_rows, times_rows
+from ncpl_cli.data.rows import FAST, SOURCE, add_rows, fetch, move_rows, times_rows
 
 
 @njit(fastmath=FAST, nogil=True, error_model="numpy", cache=True)
@@ -113,6 +113,23 @@ def _of_squares(out, label, numbers, sample, classes, outputs, asks):  # type: i
     return right, lost
 
 
+FURTHER = 3
+"""How many samples earlier than its pixels the place of these is asked for."""
+
+
+@njit(inline="always")
+def _ask_for(coming, order, indptr, pixels, values, labels):  # type: ignore[no-untyped-def]
+    """Have what a coming sample needs brought while this one is trained on: samples lie anywhere in memory."""
+    if coming + FURTHER < order.shape[0]:
+        sample = order[coming + FURTHER]
+        fetch(indptr, sample, sample + 2)
+        fetch(labels, sample, sample + 1)
+    if coming < order.shape[0]:
+        first, last = indptr[order[coming]], indptr[order[coming] + 1]
+        fetch(pixels, first, last)
+        fetch(values, first, last)
+
+
 CLASSES, SMOOTHED, LABELS, NUMBERS = 0, 1, 2, 3
 """What a kernel asks: cross-entropy, the same smoothed, the squared error of labels or of numbers."""
 
@@ -164,6 +181,7 @@ def kernel(
             push = step / following if pull else step
             for i in range(size):
                 sample = order[start + i]
+                _ask_for(start + i + batch, order, indptr, pixels, values, labels)
                 _affine(width, pull, z, biases[0], w1, w1_target, pixels, values, indptr[sample], indptr[sample + 1],
                         scale, target, zeros)  # fmt: skip
                 for layer in range(depth):
