@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from ncpl_cli.data import Dataset, load
 from ncpl_cli.errors import InputError
 from ncpl_cli.metrics import Snapshot, measure, units, weights
+from ncpl_cli.metrics.columns import columns
 from ncpl_cli.metrics.few_shot import few_shot_error, few_shot_metrics
 from ncpl_cli.metrics.gradients import gradient_norm, loss_gradient
 from ncpl_cli.metrics.inputs import Batch, at_initialisation, training_samples
@@ -226,3 +227,42 @@ def test_graded_linearised_units_the_top_of_the_features_and_norms_by_layer(digi
     norms = weights.layer_norms(net)
     named = {"layer1": net.hidden[0], "last": net.hidden[1], "classifier": net.classifier}  # type: ignore[index]
     assert norms == {name: pytest.approx(float(m.weight.detach().norm())) for name, m in named.items()}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 1), (40, 13), (1, 9), (0, 3)])
+def test_one_read_gives_what_each_formula_says(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    n, width = shape
+    padded = torch.from_numpy(np.random.default_rng(n).normal(3, 2, (n, width + 3))).to(dtype)
+    padded[: n // 3] = 0
+    for x in (padded[:, :width], padded.T.contiguous().T[:, :width], padded[:, :width].clone()):
+        wide = x.double()
+        seen = columns(x)
+        assert torch.allclose(seen.absolute, wide.abs().sum(0), rtol=1e-13)
+        assert torch.equal(seen.positive.long(), (wide > 0).sum(0)) and seen.n == n
+        assert torch.equal(seen.negative.long(), (wide < 0).sum(0))
+        assert seen.norms == pytest.approx(float(wide.norm(dim=1).sum()), rel=1e-13)
+        if n:
+            assert seen.mean == pytest.approx(float(wide.mean()), rel=1e-13)
+            assert seen.square == pytest.approx(float(((wide - wide.mean()) ** 2).sum()), rel=1e-12)
+
+
+def test_a_value_that_is_no_number_leaves_its_unit_on_neither_side() -> None:
+    z = torch.ones(4, 3)
+    z[1, 0], z[2, 1] = math.nan, math.inf
+    assert columns(z).positive.tolist() == [3, 4, 4] and math.isnan(columns(z).mean)
+    assert units.linearised_units(z, "leaky_relu") == pytest.approx(2 / 3)
+    assert units.unit_metrics(z, True)[1]["feature_norm"] == "features are not finite"
+
+
+def test_ranks_are_the_same_beside_collapse_and_without_it(digits: Dataset) -> None:
+    net = a_network(digits, depth=2)
+    last: Any = net.hidden[-1]
+    with torch.no_grad():  # a unit that is dead, and one that only its bias moves
+        last.weight[:2] = 0
+        last.bias[:2] = torch.tensor([-1.0, 1.0])
+    both = measure(Snapshot(net, digits, a_task(digits), None)).values
+    alone = measure(Snapshot(net, digits, a_task(digits), None), units.UNIT_METRICS).values
+    assert {*alone} <= {*both} and any(a.metric == "effective_rank" for a in alone)
+    for address, value in alone.items():
+        assert both[address] == pytest.approx(value, rel=1e-11)

@@ -49,6 +49,7 @@ class View:
     drawn     some of the samples that stand for all, (m,): `Split.draw`
     targets   of regression: the numbers asked, (n, K)
     among     outputs that a prediction is looked for among, None = all
+    squares   Gram matrices (width, width) of layers, in float64, where measuring collapse has come by them
     inside    preactivations and activations (m, width) of the drawn rows by layer, of all layers, where asked for
     """
 
@@ -60,6 +61,7 @@ class View:
     streamed: frozenset[str] = frozenset()
     drawn: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     targets: NDArray[Any] | None = None
+    squares: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     among: tuple[int, int] | None = None
 
     def few(self, layer: str) -> tuple[Tensor, NDArray[np.int64]]:
@@ -272,7 +274,7 @@ def _view_at_once(
     with evaluating(network):
         ((_, first),) = _first_layer(network, data, split, n, pixel_order, "cpu")
         logits = LaterLayers(network, n)(first, lambda _, x: seen.append(x[:, :width]), keep=inside)
-    kept = {name: h for name, h in zip(names, seen[1::2], strict=True) if name in layers}
+    kept = {name: h.contiguous() for name, h in zip(names, seen[1::2], strict=True) if name in layers}
     within = dict(zip(names, zip(seen[::2], seen[1::2], strict=True), strict=True)) if inside else {}
     return View(split, labels, logits, kept, within, frozenset(), split.draw(FEW_ROWS), among=among)
 

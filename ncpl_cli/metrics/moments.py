@@ -158,6 +158,12 @@ def second_moment(x: NDArray[Any], labels: NDArray[np.int64], means: Means) -> A
     return symmetric(total)
 
 
+def gram_of(moment: Array, means: Means) -> Array:
+    """The Gram matrix X^T X (d, d) of the features themselves, from their `second_moment` and class means."""
+    rows = (means.offsets + means.origin) * np.sqrt(means.counts)[:, None]  # zero where a class is absent
+    return moment + rows.T @ rows  # type: ignore[no-any-return]
+
+
 def span_moment(x: NDArray[Any], labels: NDArray[np.int64], means: Means) -> tuple[Array, Array]:
     """`second_moment` and the centred class means (K, m), both in an orthonormal basis of the m directions in which
     the samples differ: exact, and small where there are fewer samples than features (n + K < d).

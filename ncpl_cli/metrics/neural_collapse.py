@@ -78,6 +78,7 @@ def collapse(
     classes: int | None = None,
     train_means: Means | None = None,
     means: Means | None = None,
+    moment: Array | None = None,
     predicted: NDArray[np.int64] | None = None,
     global_mean: str = "sample",
     threads: int | None = None,
@@ -87,8 +88,8 @@ def collapse(
     `weight` (C, d) and `bias` (C,) of the linear classifier give nc2, nc3, nc4 and their kin. `metrics` names the
     ones wanted: without vci no d x d matrix is made, and no null_nc1. `global_mean`: `sample` (B24, Z21) or `class`
     (the mean of class means, P20). `train_means` (the `means_of` the training split) make this a test split:
-    ncc_error then uses them, and the test variants of nc1 are given. `means` and `predicted` (the classifier's
-    classes) are these features' own, where they are known already. The numbers do not depend on `threads` (default:
+    ncc_error then uses them, and the test variants of nc1 are given. `means`, `moment` (`moment_of`) and
+    `predicted` (the classifier's classes) are these features' own, where they are known already. The numbers do not depend on `threads` (default:
     torch's). Raises InputError for arrays that do not fit together.
     """
     x, y, w, b = checked(features, labels, weight, bias)
@@ -112,7 +113,7 @@ def collapse(
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # no squares near 1e300: said in the result
         if means is None:
             means = moments.class_means(x, y, count, threads=threads, global_mean=global_mean)
-        found = _evaluate(x, y, means, w, b, names, train_means, predicted, global_mean, threads)
+        found = _evaluate(x, y, means, moment, w, b, names, train_means, predicted, global_mean, threads)
     found.values.update(dict.fromkeys(lost, np.nan))
     found.undefined.update(dict.fromkeys(lost, "the classifier is not finite"))
     return found
@@ -126,6 +127,15 @@ def means_of(
     y, count = _classes(y, classes, None)
     threads = threads or torch.get_num_threads()
     return moments.class_means(x, y, count, threads=threads, global_mean=convention(global_mean))
+
+
+def moment_of(features: Any, labels: Any, means: Means) -> Array | None:
+    """The second moment (d, d) of a split around its `means_of`; None where `collapse` takes another way."""
+    x, y, _, _ = checked(features, labels, None, None)
+    if len(x) + len(means.present) < x.shape[1] or x.shape[1] > MOST_SQUARE or not finite(x):
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):
+        return moments.second_moment(x, y, means)
 
 
 @dataclass(frozen=True)
@@ -192,8 +202,8 @@ def from_statistics(found: Statistics, w: Array | None, b: Array | None, names: 
 
 
 def _evaluate(
-    x: NDArray[Any], y: NDArray[np.int64], means: Means, w: Array | None, b: Array | None, names: list[str],
-    train_means: Means | None, predicted: NDArray[np.int64] | None, global_mean: str, threads: int,
+    x: NDArray[Any], y: NDArray[np.int64], means: Means, moment: Array | None, w: Array | None, b: Array | None,
+    names: list[str], train_means: Means | None, predicted: NDArray[np.int64] | None, global_mean: str, threads: int,
 ) -> CollapseResult:  # fmt: skip
     """The metrics, from checked arrays and their class means."""
     directions, s = moments.between(means, x.dtype)
@@ -201,8 +211,8 @@ def _evaluate(
     nearest = "nc4" in names or ("ncc_error" in names and train_means is None)
     wanted = directions if nearest or "nc1" in names else directions[:0]
     read = scatter(x, y, means, wanted, classifier=classifier, nearest=nearest, threads=threads)
-    moment = centred = None
-    if "vci" in names and x.shape[1] <= MOST_SQUARE:
+    centred = None
+    if moment is None and "vci" in names and x.shape[1] <= MOST_SQUARE:
         if len(x) + len(means.present) < x.shape[1] and len(s):
             moment, centred = moments.span_moment(x, y, means)
         else:

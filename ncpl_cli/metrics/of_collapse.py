@@ -9,6 +9,7 @@ from ncpl_cli.metrics.accumulator import CollapseAccumulator
 from ncpl_cli.metrics.catalogue import METRICS
 from ncpl_cli.metrics.forward import View, accumulate
 from ncpl_cli.metrics.measured import Measured
+from ncpl_cli.metrics.moments import gram_of
 from ncpl_cli.metrics.neural_collapse import (
     CLASSIFIER_METRICS,
     FEATURE_METRICS,
@@ -16,6 +17,7 @@ from ncpl_cli.metrics.neural_collapse import (
     CollapseResult,
     collapse,
     means_of,
+    moment_of,
     names_of,
 )
 from ncpl_cli.metrics.transfer import TOO_LARGE
@@ -45,6 +47,11 @@ def put_collapse(
         classes, train = snapshot.task.classes(snapshot.data), views["train"]
         whole = streams.get(("train", layer))
         means = means_of(train.layers[layer], train.labels, classes) if whole is None else whole.means()
+        moment = None
+        if whole is None and {"vci", "null_nc1"} & {*wanted}:
+            moment = moment_of(train.layers[layer], train.labels, means)
+        if moment is not None and len(train.drawn) == len(train.labels):
+            train.squares[layer] = gram_of(moment, means)
         for split, seen in views.items():
             if split in snapshot.task.other_classes:
                 _collapse_apart(found, split, seen, layer, wanted, None, "classes that are not trained on")
@@ -55,7 +62,7 @@ def put_collapse(
                 result = collapse(
                     seen.layers[layer], seen.labels, weight, bias, classes=classes,
                     train_means=means if split != "train" else None, means=means if split == "train" else None,
-                    predicted=seen.predicted if layer == "last" else None,
+                    moment=moment if split == "train" else None, predicted=seen.predicted if layer == "last" else None,
                     metrics=collapse_names(wanted, classifier is not None, split != "train"),
                 )  # fmt: skip
             _put_collapse(found, result, split, layer)

@@ -13,6 +13,7 @@ from ncpl_cli.data.dataset import Dataset, Split
 from ncpl_cli.device import arithmetic
 from ncpl_cli.metrics import units, weights
 from ncpl_cli.metrics.catalogue import METRICS, chosen
+from ncpl_cli.metrics.columns import columns
 from ncpl_cli.metrics.expensive import expensive_metrics
 from ncpl_cli.metrics.forward import FEW_ROWS, View, evaluating, view
 from ncpl_cli.metrics.gradients import by_hand, gradient_norm, gradient_norm_inside
@@ -206,11 +207,15 @@ def _inside(network: Network, snapshot: Snapshot) -> View:
 
 
 def _units(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str, wanted: Collection[str]) -> None:
-    features, _ = views["train"].few(layer)
+    seen = views["train"]
+    features, _ = seen.few(layer)
     found.drawn = len(features)
+    gram = (
+        torch.from_numpy(seen.squares[layer]) if layer in seen.squares and len(features) == len(seen.labels) else None
+    )
     activation = snapshot.network.activation
     zeros = activation in EXACT_ZEROS if activation in ACTIVATIONS else units.has_zeros(features)
-    found.put(*units.unit_metrics(features, zeros, wanted), layer=layer)
+    found.put(*units.unit_metrics(features, zeros, wanted, gram), layer=layer)
 
 
 def _preactivations(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layers: Sequence[str]) -> None:
@@ -235,16 +240,17 @@ def _preactivations(found: Measured, snapshot: Snapshot, views: Mapping[str, Vie
                 found.values[Address(name, "train", layer)] = value
 
         z, h = now[layer]
-        mean, std = units.preactivation_moments(z)
+        seen = columns(z)
+        mean, std = units.preactivation_moments(seen)
         unknown = "the initialisation is not known"
         put("preactivation_mean", mean, "")
         put("preactivation_std", std, "")
-        put("active_units_95", units.active_units(z, activation), "the activation has no side that is off")
+        put("active_units_95", units.active_units(seen, activation), "the activation has no side that is off")
         put("saturated_units", units.saturated_units(h, activation), "the activation is not bounded")
         first = units.preactivation_moments(before[layer][0]) if before else None
         put("preactivation_mean_drift", None if first is None else mean - first[0], unknown)
         put("preactivation_std_drift", None if first is None else std - first[1], unknown)
-        affine: float | None = units.linearised_units(z, activation)
+        affine: float | None = units.linearised_units(seen if activation in units.PIECES else z, activation)
         if activation not in units.PIECES and affine is not None:
             affine = affine - units.linearised_units(before[layer][0], activation) if before else None
         put("linearised_units", affine, unknown)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ncpl_cli.metrics.columns import Columns, columns
 from ncpl_cli.metrics.moments import add_square
 from ncpl_cli.networks import ACTIVATIONS
 
@@ -25,7 +27,7 @@ def _blocks(features: Tensor) -> list[Tensor]:
     return [features[start : start + BLOCK] for start in range(0, len(features), BLOCK)]
 
 
-def dead_units(features: Tensor) -> float:
+def dead_units(features: Tensor | Columns) -> float:
     """Share of units that are never active on the samples (n, width): 0 = all alive. Only where zero is exact."""
     return float((activity(features) == 0).double().mean())
 
@@ -35,7 +37,7 @@ def has_zeros(features: Tensor) -> bool:
     return any(bool((block == 0).any()) for block in _blocks(features))
 
 
-def dormant_units(features: Tensor, tau: float = DORMANT) -> float:
+def dormant_units(features: Tensor | Columns, tau: float = DORMANT) -> float:
     """Share of units whose mean absolute activation is at most tau times the layer's mean (S23, ReDo).
 
     Without dividing, so that a layer that is all dead counts as wholly dormant.
@@ -43,9 +45,10 @@ def dormant_units(features: Tensor, tau: float = DORMANT) -> float:
     return float(dormant(activity(features), tau).double().mean())
 
 
-def activity(features: Tensor, width: int | None = None) -> Tensor:
+def activity(features: Tensor | Columns, width: int | None = None) -> Tensor:
     """Mean absolute activation of each unit over the samples (n, shown), (width,); a unit shown twice is summed."""
-    mean = sum((block.double().abs().sum(0) for block in _blocks(features)), torch.zeros(())) / len(features)
+    seen = columns(features)
+    mean = seen.absolute / seen.n
     return mean if width is None else mean.reshape(-1, width).sum(0)
 
 
@@ -64,7 +67,7 @@ BOUNDS = {"tanh": (-0.99, 0.99), "sigmoid": (0.01, 0.99)}
 """Outside of these a bounded activation is saturated."""
 
 
-def linearised_units(preactivations: Tensor, activation: str) -> float:
+def linearised_units(preactivations: Tensor | Columns, activation: str) -> float:
     """Share of units that are affine on the samples (n, width) and not dead: L24's zombie units; low = non-linear.
 
     Piecewise linear: every preactivation lies on one side that passes something (ReLU: the smallest is above 0).
@@ -73,12 +76,14 @@ def linearised_units(preactivations: Tensor, activation: str) -> float:
     """
     if activation in PIECES:
         negative, positive = PIECES[activation]
-        affine = torch.zeros(preactivations.shape[1], dtype=torch.bool, device=preactivations.device)
+        seen = columns(preactivations)
+        affine = torch.zeros_like(seen.positive, dtype=torch.bool)
         if positive:
-            affine |= preactivations.amin(0) > 0
+            affine |= seen.positive == seen.n
         if negative:
-            affine |= preactivations.amax(0) < 0
+            affine |= seen.negative == seen.n
         return float(affine.double().mean())
+    assert isinstance(preactivations, Tensor), "a line is fitted to the values themselves"
     z = preactivations.double()
     h = ACTIVATIONS[activation](z)
     z, h = z - z.mean(0), h - h.mean(0)
@@ -91,14 +96,15 @@ ACTIVE = 0.95
 """A unit that is active on more of the samples than this is nearly linear (L24's zombie units, graded)."""
 
 
-def active_units(preactivations: Tensor, activation: str, above: float = ACTIVE) -> float | None:
+def active_units(preactivations: Tensor | Columns, activation: str, above: float = ACTIVE) -> float | None:
     """Share of units whose preactivation is above 0 on more than 95 % of the samples (n, width).
 
     None where the activation has no side on which a unit is off, or passes something on each (crelu).
     """
     if activation not in ("relu", "leaky_relu"):
         return None
-    return float(((preactivations > 0).double().mean(0) > above).double().mean())
+    seen = columns(preactivations)
+    return float((seen.positive.double() / seen.n > above).double().mean())
 
 
 def saturated_units(features: Tensor, activation: str) -> float | None:
@@ -109,24 +115,30 @@ def saturated_units(features: Tensor, activation: str) -> float | None:
     return float(((features < low) | (features > high)).all(0).double().mean())
 
 
-def preactivation_moments(preactivations: Tensor) -> tuple[float, float]:
+def preactivation_moments(preactivations: Tensor | Columns) -> tuple[float, float]:
     """Mean and standard deviation of a layer's preactivations over samples and units (n, width) (L24)."""
-    wide = preactivations.double()
-    mean = wide.mean()
-    return float(mean), float((wide - mean).square_().mean().sqrt())
+    seen = columns(preactivations)
+    return seen.mean, math.sqrt(seen.square / max(1, seen.n * len(seen.absolute)))
 
 
-def spectrum(features: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def spectrum(
+    features: Tensor, gram: Tensor | None = None
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:  # fmt: skip
     """Singular values of features (n, width), largest first, in float64.
 
     By the smaller Gram matrix where that leaves nine digits of their sum: it squares the features, so that values below
     1e-8 of the largest are its rounding. Features of exactly few directions want the decomposition itself.
+    gram: that matrix (width, width) in float64, where it is known and there are no fewer samples than units.
     """
     found = np.zeros(min(features.shape))
-    size = float(features.abs().max()) if features.numel() else 0.0
-    if size == 0:
-        return found
-    if SQUARES < size < 1 / SQUARES:
+    if gram is None or len(gram) != len(found) or not SQUARES**2 < float(gram.trace()) < 1 / SQUARES**2:
+        size = float(features.abs().max()) if features.numel() else 0.0
+        if size == 0:
+            return found
+        if SQUARES < size < 1 / SQUARES:
+            size = 1.0
+        gram = None
+    else:
         size = 1.0
     tall = features.shape[0] >= features.shape[1]
     parts = _blocks(features) if tall else [features.T]
@@ -134,11 +146,13 @@ def spectrum(features: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     def wide(part: Tensor) -> Tensor:
         return part.double() if size == 1 else part.double() / size
 
-    gram = torch.zeros(len(found), len(found), dtype=torch.float64, device=features.device)
-    for part in parts:
-        add_square(gram, wide(part))
+    if gram is None:
+        gram = torch.zeros(len(found), len(found), dtype=torch.float64, device=features.device)
+        for part in parts:
+            add_square(gram, wide(part))
     alive = torch.diagonal(gram) > 0  # a dead unit is a value of exactly 0, which would come out as rounding
-    values = torch.linalg.eigvalsh(gram[alive][:, alive], UPLO="U").flip(0).clamp_min(0)
+    living = gram if bool(alive.all()) else gram[alive][:, alive]
+    values = torch.linalg.eigvalsh(living, UPLO="U").flip(0).clamp_min(0)
     noise = len(values) * torch.finfo(torch.float64).eps * values[0]
     singular = values.sqrt()
     if float(torch.minimum(noise / singular, noise.sqrt()).sum()) > 1e-9 * float(singular.sum()):
@@ -185,10 +199,10 @@ def ranks(singular: np.ndarray[tuple[int], np.dtype[np.float64]]) -> dict[str, f
     }
 
 
-def feature_norm(features: Tensor) -> float:
+def feature_norm(features: Tensor | Columns) -> float:
     """Mean L2 norm of a feature vector (n, width)."""
-    norms = (torch.linalg.vector_norm(block.double(), dim=1).sum() for block in _blocks(features))
-    return float(sum(norms)) / len(features)
+    seen = columns(features)
+    return seen.norms / seen.n
 
 
 RANKS = ("effective_rank", "srank", "srank_squared", "stable_rank", "participation_ratio")
@@ -196,25 +210,25 @@ UNIT_METRICS = ("dead_units", "dormant_units", "feature_norm", "feature_top", *R
 
 
 def unit_metrics(
-    features: Tensor, exact_zeros: bool, wanted: Collection[str] = UNIT_METRICS
+    features: Tensor, exact_zeros: bool, wanted: Collection[str] = UNIT_METRICS, gram: Tensor | None = None
 ) -> tuple[dict[str, float], dict[str, str]]:
     """The wanted metrics of a layer's units and ranks on samples (n, width), and why one is undefined.
 
-    exact_zeros: whether the activation has them; without, no unit counts as dead.
+    exact_zeros: whether the activation has them; without, no unit counts as dead. gram: as `spectrum` takes it.
     """
     wanted = {*UNIT_METRICS} & {*wanted}
-    features = features.double() if len(features) <= BLOCK else features  # once for all
+    seen = columns(features)
     # a finite sum tells; where it overflows, every number is looked at
-    if not bool(activity(features).sum().isfinite()) and not all(
+    if not bool(seen.absolute.sum().isfinite()) and not all(
         bool(torch.isfinite(block).all()) for block in _blocks(features)
     ):
         return {}, dict.fromkeys(wanted, "features are not finite")
     values: dict[str, float] = {}
     for name, of in (("dormant_units", dormant_units), ("feature_norm", feature_norm), ("dead_units", dead_units)):
         if name in wanted and (name != "dead_units" or exact_zeros):
-            values[name] = of(features)
+            values[name] = of(seen)
     if {*RANKS, "feature_top"} & wanted:
-        singular = spectrum(features)
+        singular = spectrum(features, gram)
         found = ranks(singular) | {"feature_top": float(singular[0])}
         values |= {name: value for name, value in found.items() if name in wanted}
     undefined = {name: "all features are zero" for name in RANKS if name in wanted and name not in values}
