@@ -161,7 +161,7 @@ def second_moment(x: NDArray[Any], labels: NDArray[np.int64], means: Means) -> A
 def gram_of(moment: Array, means: Means) -> Array:
     """The Gram matrix X^T X (d, d) of the features themselves, from their `second_moment` and class means."""
     rows = (means.offsets + means.origin) * np.sqrt(means.counts)[:, None]  # zero where a class is absent
-    return moment + rows.T @ rows  # type: ignore[no-any-return]
+    return moment + rows.T @ rows
 
 
 def span_moment(x: NDArray[Any], labels: NDArray[np.int64], means: Means) -> tuple[Array, Array]:

@@ -88,9 +88,9 @@ def collapse(
     `weight` (C, d) and `bias` (C,) of the linear classifier give nc2, nc3, nc4 and their kin. `metrics` names the
     ones wanted: without vci no d x d matrix is made, and no null_nc1. `global_mean`: `sample` (B24, Z21) or `class`
     (the mean of class means, P20). `train_means` (the `means_of` the training split) make this a test split:
-    ncc_error then uses them, and the test variants of nc1 are given. `means`, `moment` (`moment_of`) and
-    `predicted` (the classifier's classes) are these features' own, where they are known already. The numbers do not depend on `threads` (default:
-    torch's). Raises InputError for arrays that do not fit together.
+    ncc_error then uses them, and the test variants of nc1 are given. `means`, `moment` (`moment_of`) and `predicted`
+    (the classifier's classes) are these features' own, where they are known already. The numbers do not depend on
+    `threads` (default: torch's). Raises InputError for arrays that do not fit together.
     """
     x, y, w, b = checked(features, labels, weight, bias)
     names = names_of(metrics, classifier=w is not None, test=train_means is not None)
