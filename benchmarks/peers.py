@@ -31,7 +31,7 @@ from torch.nn.functional import softmax
 
 from ncpl_cli import networks
 from ncpl_cli.data.dataset import Dataset, Split
-from ncpl_cli.engines.stacked import StackedEngine
+from ncpl_cli.engines.online import OnlineEngine
 from ncpl_cli.interventions import Treatment, parse
 from ncpl_cli.metrics import collapse
 from ncpl_cli.spec import OptimizerSpec
@@ -115,16 +115,10 @@ def steps_of_lop(data: Dataset, turns: int, count: int) -> float:
     )  # fmt: skip
     fresh = lambda run, purpose: networks.build("mlp", data.shape, K, 100 + run)  # noqa: E731
     treatment = Treatment((parse("continual_backprop:rate=1e-4,decay=.99,maturity=100"),), fresh)
-    for runs in (1, 32):
-        nets = [networks.build("mlp", data.shape, K, seed) for seed in range(runs)]
-        treated = StackedEngine(nets, data, OptimizerSpec(), "cpu", treatment=treatment)
-
-        def ours(runs: int = runs, treated: StackedEngine = treated) -> None:
-            treated.train_epoch([task] * runs, [order[:count]] * runs, 0.01)
-
-        found = in_turn(turns, theirs=lop_steps(renewing, data, count), ours=ours)
-        name = f"lop, continual backpropagation, a step{f' of each of {runs} runs' if runs > 1 else ''}"
-        say(name, 1e6 * found["theirs"] / count, 1e6 * found["ours"] / count / runs, "us")
+    ours = OnlineEngine([networks.build("mlp", data.shape, K, 0)], data, OptimizerSpec(), "cpu", treatment=treatment)
+    found = in_turn(turns, theirs=lop_steps(renewing, data, count),
+                    ours=lambda: ours.train_epoch([task], [order], 0.01))  # fmt: skip
+    say("lop, continual backpropagation, a step", 1e6 * found["theirs"] / count, 1e6 * found["ours"] / len(order), "us")
     return step
 
 

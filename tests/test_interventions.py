@@ -399,30 +399,77 @@ def test_redo_acts_after_the_same_steps_in_every_engine(digits: Dataset, engine:
     assert [p.extra["recycled_units"] for p in progress] == recycled and sum(recycled) > 0
 
 
-def test_what_continual_backprop_remembers_survives_a_checkpoint(digits: Dataset) -> None:
+@pytest.mark.parametrize(
+    ("texts", "batch", "decay"),
+    [
+        (("continual_backprop:rate=0.002,maturity=20,decay=0.9",), 1, 0.0),
+        (("continual_backprop:rate=0.02,maturity=5,decay=0.9",), 5, 0.001),  # 96 samples leave one over
+        (("continual_backprop:rate=0.01,maturity=9,decay=0.9", "l2_init:strength=0.01"), 1, 0.0),
+        (("continual_backprop:rate=0.01,maturity=9,decay=0.9", "redo:steps=10,tau=0.3,samples=20"), 2, 0.0),
+        (("continual_backprop:rate=0.7,maturity=2",), 1, 0.0),  # more is due than there is
+    ],
+)
+@pytest.mark.parametrize("depth", [1, 3])
+def test_continual_backprop_in_the_compiled_loop_is_the_one_of_matrices(
+    digits: Dataset, texts: tuple[str, ...], batch: int, decay: float, depth: int
+) -> None:
+    """Of runs that differ, with weights pulled in the lazy way too, and with a stream of fresh networks a block."""
+    optimizer = OptimizerSpec(lr=0.05, batch_size=batch, weight_decay=decay)
+    shape = {"width": 13, "depth": depth}
+
+    def drawn(run: int, purpose: str) -> MLP:
+        return a_network(digits, 100 + run + sum(purpose.encode()), **shape)
+
+    found: dict[Engine, tuple[list[MLP], list[dict[str, Tensor]], list[Any]]] = {}
+    for kind in (OnlineEngine, StackedEngine):
+        networks = [a_network(digits, seed, **shape) for seed in SEEDS]
+        machine = kind(networks, digits, optimizer, "cpu", treatment=Treatment(parse_all(texts), drawn))
+        orders = [[np.random.default_rng([seed, e]).permutation(1437)[:96] for seed in SEEDS] for e in range(2)]
+        for order in orders:
+            progress = machine.train_epoch([a_task(digits, seed) for seed in SEEDS], order, optimizer.lr)
+        found[kind] = networks, machine.state(), progress
+    (ours, states, progress), (theirs, wanted, also) = found.values()
+    assert_same(ours, theirs, 1e-9)
+    assert [p.extra["recycled_units"] for p in progress] == [p.extra["recycled_units"] for p in also]
+    assert all(p.extra["recycled_units"] for p in progress)
+    for own, other in zip(states, wanted, strict=True):
+        assert set(own) == set(other) and any("utility" in name for name in own)
+        for name, value in own.items():
+            assert torch.allclose(value.double(), other[name].double(), atol=1e-8), name
+
+
+@pytest.mark.parametrize(
+    ("engine", "optimizer"),
+    [(StackedEngine, OptimizerSpec("adam", lr=1e-3, batch_size=4)), (OnlineEngine, OptimizerSpec(lr=0.05))],
+)
+def test_what_continual_backprop_remembers_survives_a_checkpoint(
+    digits: Dataset, engine: Engine, optimizer: OptimizerSpec
+) -> None:
     text = "continual_backprop:rate=0.05,maturity=5,decay=0.9"
-    optimizer = OptimizerSpec("adam", lr=1e-3, batch_size=4)
     tasks = [a_task(digits, seed) for seed in SEEDS]
     orders = [[np.random.default_rng([s, e]).permutation(1437)[:96] for s in SEEDS] for e in range(3)]
 
-    def machine() -> tuple[list[MLP], StackedEngine]:
+    def machine() -> tuple[list[MLP], OnlineEngine | StackedEngine]:
         networks = [a_network(digits, seed, width=12, depth=2) for seed in SEEDS]
-        return networks, StackedEngine(
+        return networks, engine(
             networks, digits, optimizer, "cpu", treatment=treatment(digits, text, width=12, depth=2)
         )
 
-    whole, engine = machine()
+    whole, first_to_last = machine()
     for order in orders:
-        engine.train_epoch(tasks, order, optimizer.lr)
-    first, engine = machine()
-    engine.train_epoch(tasks, orders[0], optimizer.lr)
-    saved = engine.state()
-    second, engine = machine()
+        first_to_last.train_epoch(tasks, order, optimizer.lr)
+    first, then = machine()
+    then.train_epoch(tasks, orders[0], optimizer.lr)
+    saved = then.state()
+    then.train_epoch(tasks, orders[1], optimizer.lr)  # what was taken is no view of what goes on
+    first, then = machine()
+    then.train_epoch(tasks, orders[0], optimizer.lr)
+    second, again = machine()
     for a, b in zip(first, second, strict=True):
         b.load_state_dict(copy.deepcopy(a.state_dict()))
-    engine.load_state(saved)
+    again.load_state(saved)
     for order in orders[1:]:
-        engine.train_epoch(tasks, order, optimizer.lr)
+        again.train_epoch(tasks, order, optimizer.lr)
     assert_same(second, whole, 0)
 
 

@@ -32,6 +32,27 @@ def train(folder: Path, tasks: int, *more: str) -> int:
     return call(["train", *SMALL, "--tasks", str(tasks), "--db", str(folder / "a.db"), "--metrics", "nc1", *more])
 
 
+def test_the_other_engine_of_a_cpu_is_refused_and_the_one_that_began_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What an earlier ncpl trained with matrices, since its compiled loop could not carry it."""
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+    assert train(tmp_path / "one", 2, "--engine", "stacked") == 0
+    before = contents(tmp_path / "one" / "a.db")
+    capsys.readouterr()
+    assert train(tmp_path / "one", 3) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "was trained by the stacked engine" in said and "--engine stacked goes on with it" in said
+    assert contents(tmp_path / "one" / "a.db") == before
+    assert train(tmp_path / "one", 3, "--engine", "stacked") == 0
+    assert train(tmp_path / "other", 3, "--engine", "stacked") == 0  # to the same bits
+    with open_store(tmp_path / "one" / "a.db") as one, open_store(tmp_path / "other" / "a.db") as other:
+        (run,) = one.runs()
+        assert run.id == other.runs()[0].id
+        assert one.frame()["nc1"].tolist() == other.frame()["nc1"].tolist()
+
+
 def test_a_longer_horizon_is_refused_and_changes_nothing(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(trained / "a.db")
     capsys.readouterr()

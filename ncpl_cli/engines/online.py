@@ -7,6 +7,7 @@ import functools
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -19,10 +20,14 @@ from ncpl_cli.data.sparse import padded, sparse
 from ncpl_cli.engines.engine import Progress
 from ncpl_cli.engines.online_kernel import CLASSES, LABELS, NUMBERS, SMOOTHED, kernel
 from ncpl_cli.engines.shown import Shown
+from ncpl_cli.engines.stacked import BLOCK_ROWS
 from ncpl_cli.engines.treated import refused
+from ncpl_cli.engines.unit_memory import UnitMemory
 from ncpl_cli.errors import InputError
 from ncpl_cli.interventions import Intervention, Treatment
+from ncpl_cli.interventions.recycling import ContinualBackprop
 from ncpl_cli.networks import MLP
+from ncpl_cli.networks.hidden_units import unit_layers
 from ncpl_cli.objectives import CROSS_ENTROPY, MSE, CrossEntropy, Objective
 from ncpl_cli.scenarios.task import Task
 from ncpl_cli.spec import NetworkSpec, OptimizerSpec
@@ -54,6 +59,9 @@ class OnlineEngine:
         self._initial = [copy.deepcopy(cast(MLP, network)) for network in networks] if towards else []
         self._data = data
         self._shown = Shown(len(networks), max((one.looks_at for one in treatment.interventions), default=0))
+        self._memory = UnitMemory(networks[0], len(networks), treatment.interventions)
+        self._layers = unit_layers(networks[0]) if self._memory else []
+        self._drawn: tuple[int, str, Any] = -1, "", None  # the fresh network of a run that a stream has given last
 
     @staticmethod
     def refuses(
@@ -83,9 +91,8 @@ class OnlineEngine:
         pulls = [pull for one in acting if (pull := one.pull())]
         strength = self._optimizer.weight_decay + sum(weight for weight, _ in pulls)
         share = sum(weight for weight, towards in pulls if towards) / strength if strength else 0.0
-        recyclers = [one for one in acting if one.every]
         found = [
-            self._train(run, task, order, lr, strength, share, recyclers)
+            self._train(run, task, order, lr, strength, share, acting)
             for run, (task, order) in enumerate(zip(tasks, orders, strict=True))
         ]
         self._steps += -(-len(orders[0]) // self._optimizer.batch_size)
@@ -93,48 +100,89 @@ class OnlineEngine:
 
     def _train(
         self, run: int, task: Task, order: NDArray[np.int64], lr: float, strength: float, share: float,
-        recyclers: Sequence[Intervention],
+        acting: Sequence[Intervention],
     ) -> Progress:  # fmt: skip
         """One pass of one run; `share` is the part of the initialisation that the weights are pulled towards."""
         began = time.perf_counter()
         network, batch = cast(MLP, self.networks[run]), self._optimizer.batch_size
+        recyclers = [one for one in acting if one.every]
+        renewing = next((one for one in acting if isinstance(one, ContinualBackprop)), None)
         pull = (2 if share else 1) if strength else 0
         goal = self._gather(self._initial[run], task.pixel_order, share) if pull == 2 else self._nothing
         buffers = self._gather(network, task.pixel_order)
         asks, smoothing = _asks(task)
         numbers = np.zeros((1, 1)) if asks != NUMBERS else task.targets["trained"]
         numbers = np.ascontiguousarray(numbers, self._dtype)
-        correct, loss, recycled, done = 0, 0.0, 0, 0
+        correct, loss, recycled, done, looked = 0, 0.0, 0, 0, 0
         while done < len(order):
             steps = min((one.every - (self._steps + done // batch) % one.every for one in recyclers if one.every),
                         default=len(order))  # fmt: skip
             part = order[done : done + steps * batch]
-            right, lost = kernel(*buffers["w_out"].shape, pull, batch == 1, asks)(
+            units = self._units(run, renewing)
+            right, lost, count = kernel(*buffers["w_out"].shape, pull, batch == 1, asks, renewing is not None)(
                 part, self._images.starts, self._images.pixels, self._images.values, task.train_labels,
                 numbers, self._dtype.type(smoothing),
                 buffers["w1"], buffers["hidden"], buffers["w_out"], buffers["biases"], buffers["b_out"],
                 self._dtype.type(lr), batch, self._outputs, self._dtype.type(strength),
-                goal["w1"], goal["hidden"], goal["w_out"], goal["biases"], goal["b_out"],
+                goal["w1"], goal["hidden"], goal["w_out"], goal["biases"], goal["b_out"], *units,
             )  # fmt: skip
-            correct, loss, done = correct + int(right), loss + float(lost), done + len(part)
-            due = [one for one in recyclers if one.every and (self._steps + done // batch) % one.every == 0]
-            if due and done % batch == 0:
+            correct, loss, done = correct + int(right), loss + float(lost), done + int(count)
+            taken = -(-done // batch)
+            due = [one for one in recyclers if one.every and (self._steps + taken) % one.every == 0]
+            renews = renewing is not None and self._remember(run, units)
+            if (due and done % batch == 0) or renews:
                 self._scatter(network, task.pixel_order, buffers)
-                recycled += self._recycle(run, network, task, due, order[:done])
+                if renewing is not None and renews:
+                    block = max(1, BLOCK_ROWS // batch) if done % batch == 0 else 1
+                    recycled += self._renew(run, renewing, taken - 1 - (taken - 1 - looked) % block)
+                if due and done % batch == 0:
+                    recycled += self._recycle(run, network, task, due, order[:done])
+                    looked = taken
                 buffers = self._gather(network, task.pixel_order)
         self._shown.add(run, order, task.pixel_order)
         # a sparse loop never multiplies by the zeros that would turn an infinity into NaN: look for both
         finite = math.isfinite(loss) and all(bool(np.isfinite(buffer).all()) for buffer in buffers.values())
         self._scatter(network, task.pixel_order, buffers)
-        extra = {"recycled_units": float(recycled)} if any(one.id == "redo" for one in recyclers) else {}
+        counts = renewing is not None or any(one.id == "redo" for one in recyclers)
         return Progress(
             None if task.regression else correct,
             loss / len(order),
             len(order),
             time.perf_counter() - began,
             finite,
-            extra,
+            {"recycled_units": float(recycled)} if counts else {},
         )
+
+    def _units(self, run: int, one: ContinualBackprop | None) -> tuple[Any, ...]:
+        """What the kernel keeps of a run's units: utility and age (L, width), replacements due (L,); and its rule."""
+        zero = self._dtype.type(0)
+        if one is None:
+            none = self._nothing
+            return none["biases"], none["biases"], none["b_out"], np.zeros(1, np.float32), zero, zero
+        own, layers = self._memory.of[one.id], range(len(self._layers))
+        utility, age, due = (
+            np.stack([own[f"{name}.{layer}"][run].numpy() for layer in layers]) for name in ("utility", "age", "due")
+        )
+        dues = one.dues(utility.shape[1]).numpy()
+        return utility, age, due[:, 0].copy(), dues, self._dtype.type(one.decay), self._dtype.type(one.maturity)
+
+    def _remember(self, run: int, units: tuple[Any, ...]) -> bool:
+        """Take back what `_units` gave, after some steps; whether a unit is to begin anew."""
+        own = self._memory.live(run)
+        for name, kept in zip(("utility", "age", "due"), units, strict=False):
+            for layer, value in enumerate(kept):
+                own[f"{name}.{layer}"].copy_(torch.as_tensor(value))
+        return bool((units[2] >= 1).any())
+
+    def _renew(self, run: int, one: ContinualBackprop, step: int) -> int:
+        """Let units begin anew; how many. `step` of the epoch begins the block whose steps draw from one stream of
+        random numbers, as they do in the stacked engine."""
+        purpose = f"{one.id} step {self._steps + step}"
+        own = {name: value[run : run + 1] for name, value in self._memory.of[one.id].items()}
+        live = self._treatment.run(run, self.networks[run], {}, purpose, None, self._memory.live(run))
+        if self._drawn[:2] != (run, purpose):
+            self._drawn = run, purpose, live.fresh()
+        return one.renew(own, self._layers, lambda _: replace(live, fresh=lambda: self._drawn[2]))[0]
 
     def _recycle(
         self, run: int, network: MLP, task: Task, due: Sequence[Intervention], shown: NDArray[np.int64]
@@ -151,7 +199,8 @@ class OnlineEngine:
             x = torch.from_numpy((np.concatenate(ordered) / self._data.scale).astype(self._dtype))
         purpose = f"step {self._steps + len(shown) // self._optimizer.batch_size}"
         return sum(
-            one.recycle(self._treatment.run(run, network, {}, f"{one.id} {purpose}", x)) for one in due
+            one.recycle(self._treatment.run(run, network, {}, f"{one.id} {purpose}", x, self._memory.live(run)))
+            for one in due
         )  # fmt: skip
 
     @functools.cached_property
@@ -209,10 +258,11 @@ class OnlineEngine:
 
     def state(self) -> list[dict[str, Tensor]]:
         """Plain SGD remembers nothing; what happens every so many steps needs their count."""
-        counted = any(one.every for one in self._treatment.interventions)
+        counted = bool(self._memory) or any(one.every for one in self._treatment.interventions)
         return [
             {f"treated.{name}": value for name, value in self._shown.state(run).items()}
             | ({"treated.steps": torch.tensor(self._steps)} if counted else {})
+            | {name: value.clone() for name, value in self._memory.state(run).items()}
             for run in range(len(self.networks))
         ]
 
@@ -221,10 +271,11 @@ class OnlineEngine:
         self._steps = int(states[0].get("treated.steps", 0))
         for run, saved in enumerate(states):
             self._shown.load(run, {name.removeprefix("treated."): value for name, value in saved.items()})
+        self._memory.load(states)
 
     def change(self, purpose: str, which: Collection[int] | None = None) -> None:
         """Let the interventions do what they do at a change of task or phase, to some runs (default: all)."""
-        self._treatment.change(self.networks, lambda _: {}, purpose, which)
+        self._treatment.change(self.networks, lambda _: {}, purpose, which, self._memory.live)
 
 
 def _asks(task: Task) -> tuple[int, float]:

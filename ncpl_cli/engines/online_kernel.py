@@ -130,20 +130,33 @@ def _ask_for(coming, order, indptr, pixels, values, labels):  # type: ignore[no-
         fetch(values, first, last)
 
 
+@njit(fastmath=FAST, inline="always")
+def _earn(pull, utility, share, active, h, count, weights, goal, scale):  # type: ignore[no-untyped-def]
+    """utility[j] += share h_j sum over k |w_jk|, of the active units; w = scale weights + (1 - scale) goal."""
+    for n in range(count):
+        row, total = active[n], h[0] * 0
+        for k in range(weights.shape[1]):
+            w = weights[row, k] * scale if pull else weights[row, k]
+            if pull == 2:
+                w += (h.dtype.type(1) - scale) * goal[row, k]
+            total += abs(w)
+        utility[row] += share * h[n] * total
+
+
 CLASSES, SMOOTHED, LABELS, NUMBERS = 0, 1, 2, 3
 """What a kernel asks: cross-entropy, the same smoothed, the squared error of labels or of numbers."""
 
 
 @functools.cache
 def kernel(
-    width: int, outputs: int, pull: int = 0, alone: bool = True, asks: int = CLASSES
-) -> Callable[..., tuple[int, float]]:
+    width: int, outputs: int, pull: int = 0, alone: bool = True, asks: int = CLASSES, renewing: bool = False
+) -> Callable[..., tuple[int, float, int]]:
     """The loop for hidden layers of `width` and `outputs` logits, both padded to full vectors.
 
     pull   0: nothing pulls on the weights; 1: towards zero; 2: towards the targets
     alone  batches are of one sample: a row that the backward pass has read takes its step at once
-
     asks   the objective
+    renewing  whether the utility of the units is kept, and the loop left where some are to begin anew
 
     They are constants of the compiled code: with known trip counts it is a sixth faster.
     """
@@ -153,13 +166,15 @@ def kernel(
     @njit(fastmath=FAST, nogil=True, error_model="numpy", cache=True)
     def epoch(  # type: ignore[no-untyped-def]
         order, indptr, pixels, values, labels, numbers, smoothing, w1, hidden, w_out, biases, b_out, rate, batch,
-        classes, strength, w1_target, hidden_target, w_out_target, biases_target, b_out_target,
+        classes, strength, w1_target, hidden_target, w_out_target, biases_target, b_out_target, utility, age, due, dues,
+        decay, maturity,
     ):  # fmt: skip
-        """Train on `order` in batches; returns (right before the update, sum of losses before the update).
+        """Train on `order` in batches; returns (right and sum of losses before the update, samples done).
 
         w1 (D, width), hidden (L-1, width, width), w_out (width, outputs): rows are inputs; biases (L, width).
         `numbers` (N, classes) are read where they are asked. With a pull of that strength the targets are of the same
-        shapes (empty where pull is not 2).
+        shapes (empty where pull is not 2). Where `renewing`, what continual backpropagation keeps: utility and age
+        (L, width of a layer), replacements due (L,), and `dues[m]` that m mature units add to them a step.
         """
         depth = biases.shape[0]
         dtype = w1.dtype
@@ -237,12 +252,28 @@ def kernel(
                     move_rows(outputs, w_out, active[i, depth - 1], h[i, depth - 1], 0, count[i, depth - 1], push,
                               out[i])  # fmt: skip
             scale = following
-            if pull and (scale < smallest_scale or start + batch >= order.shape[0]):
+            stop = False
+            if renewing:
+                for layer in range(depth):
+                    readers, goal = (hidden[layer], goals[layer]) if layer + 1 < depth else (w_out, w_out_target)
+                    mature = 0
+                    for unit in range(utility.shape[1]):
+                        utility[layer, unit] *= decay
+                        age[layer, unit] += 1
+                        mature += age[layer, unit] > maturity
+                    for i in range(size):
+                        _earn(pull, utility[layer], (one - decay) / dtype.type(size), active[i, layer], h[i, layer],
+                              count[i, layer], readers, goal, scale)  # fmt: skip
+                    due[layer] += dues[mature]
+                    stop = stop or due[layer] >= 1
+            if pull and (scale < smallest_scale or stop or start + batch >= order.shape[0]):
                 _fold(w1, w1_target, scale, pull)
                 for layer in range(depth - 1):
                     _fold(hidden[layer], hidden_target[layer], scale, pull)
                 _fold(w_out, w_out_target, scale, pull)
                 scale = one
-        return correct, loss
+            if stop:
+                return correct, loss, start + size
+        return correct, loss, order.shape[0]
 
     return epoch

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ncpl_cli.engines.shown import Shown
 from ncpl_cli.engines.stack import Stack
+from ncpl_cli.engines.unit_memory import UnitMemory
 from ncpl_cli.interventions import Batch, Intervention, Run, Treatment
 from ncpl_cli.interventions.recycling import ContinualBackprop
 from ncpl_cli.networks import MLP
@@ -44,9 +45,7 @@ class Treated:
         busy = [one for one in treatment.interventions if not one.idle]
         towards = any((pull := one.pull()) and pull[1] for one in busy)
         self.initial = [tensor.clone() for tensor in stack.tensors] if towards else []
-        self._memory: dict[str, dict[str, Tensor]] = {
-            one.id: one.begin(networks[0], len(networks)) for one in busy if isinstance(one, ContinualBackprop)
-        }
+        self._memory = UnitMemory(networks[0], len(networks), treatment.interventions)
         each_step = any(one.each_step for one in busy)
         self.unit_layers = unit_layers(networks[0]) if each_step else []
         self.shown = Shown(len(networks), max((one.looks_at for one in busy), default=0))
@@ -122,7 +121,7 @@ class Treated:
                 ]).sum(0)
                 for layer in self.unit_layers
             ]  # fmt: skip
-            for r, count in enumerate(one.step(self._memory[one.id], self.unit_layers, contributions,
+            for r, count in enumerate(one.step(self._memory.of[one.id], self.unit_layers, contributions,
                                                self._run_for(one))):  # fmt: skip
                 self._recycled[r] += count
 
@@ -138,7 +137,7 @@ class Treated:
         purpose = f"{one.id} step {self._steps}"
 
         def run(r: int, images: Tensor | None = None) -> Run:
-            live = self._treatment.run(r, self._networks[r], self._moments(r), purpose, images, self._remembered(r))
+            live = self._treatment.run(r, self._networks[r], self._moments(r), purpose, images, self._memory.live(r))
             order = self._tasks[r].pixel_order
             if order is None or not isinstance(self._networks[r], MLP):
                 return live
@@ -156,11 +155,7 @@ class Treated:
 
     def change(self, purpose: str, which: Collection[int] | None = None) -> None:
         """At a change of task or phase, of some runs (default: all)."""
-        self._treatment.change(self._networks, self._moments, purpose, which, self._remembered)
-
-    def _remembered(self, run: int) -> dict[str, Tensor]:
-        """What interventions remember of a run's units, live, as `name.layer`."""
-        return {name: value[run] for own in self._memory.values() for name, value in own.items()}
+        self._treatment.change(self._networks, self._moments, purpose, which, self._memory.live)
 
     def extra(self, seen: Sequence[Sequence[float]]) -> list[dict[str, float]]:
         """What the epoch's interventions have to say, for each run; `seen` as fetched, by run."""
@@ -177,20 +172,14 @@ class Treated:
         """What a run's interventions remember."""
         counted = {"treated.steps": torch.tensor(self._steps)} if self._counts or self._memory else {}
         counted |= {f"treated.{name}": value for name, value in self.shown.state(run).items()}
-        return counted | {
-            f"treated.{one}.{name}": value[run] for one, own in self._memory.items() for name, value in own.items()
-        }
+        return counted | self._memory.state(run)
 
     def load_state(self, states: Sequence[Mapping[str, Tensor]]) -> None:
         """Put back what `state` returned, for all runs; what is not there begins anew."""
         self._steps = int(states[0].get("treated.steps", 0))
         for run, saved in enumerate(states):
             self.shown.load(run, {name.removeprefix("treated."): value for name, value in saved.items()})
-        for one, own in self._memory.items():
-            for name, value in own.items():
-                for run, saved in enumerate(states):
-                    if (key := f"treated.{one}.{name}") in saved:
-                        value[run] = saved[key]
+        self._memory.load(states)
 
 
 def classifier_name(network: Any) -> str:

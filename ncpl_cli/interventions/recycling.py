@@ -121,6 +121,7 @@ class ContinualBackprop(Intervention):
 
     id: ClassVar[str] = "continual_backprop"
     source: ClassVar[str] = "D24"
+    engines: ClassVar[tuple[str, ...]] = ("online", "stacked")
     each_step: ClassVar[bool] = True
     renews_units: ClassVar[bool] = True
 
@@ -145,6 +146,10 @@ class ContinualBackprop(Intervention):
             state[f"due.{number}"] = like.new_zeros(runs, 1)
         return state
 
+    def dues(self, units: int) -> Tensor:
+        """What m mature units of a layer add to its replacements due in a step, m = 0 .. units."""
+        return self.rate * torch.arange(units + 1)
+
     @without_gradients
     def step(
         self, state: Mapping[str, Tensor], layers: Sequence[UnitLayer], contributions: Sequence[Tensor], run_of: Any
@@ -154,17 +159,23 @@ class ContinualBackprop(Intervention):
         contributions  of every layer (R, units): mean|h| times the sum of |outgoing weights|, over all who read it
         run_of(r)      gives the `Run` to change in place
         """
-        replaced = [0] * len(contributions[0])
-        run_of = functools.cache(run_of)  # one look for all layers
         for number, contribution in enumerate(contributions):
             utility, age, due = (state[f"{name}.{number}"] for name in ("utility", "age", "due"))
-            width = utility.shape[1]
             utility.mul_(self.decay).add_(contribution, alpha=1 - self.decay)
             age.add_(1)
-            mature = age > self.maturity
-            due.add_(self.rate * mature.sum(1, keepdim=True))
+            due.add_(self.rate * (age > self.maturity).sum(1, keepdim=True))
+        return self.renew(state, layers, run_of)
+
+    @without_gradients
+    def renew(self, state: Mapping[str, Tensor], layers: Sequence[UnitLayer], run_of: Any) -> list[int]:
+        """Replace what is due, layer by layer; units replaced a run."""
+        replaced = [0] * len(state["due.0"])
+        run_of = functools.cache(run_of)  # one look for all layers
+        for number in range(len(layers)):
+            utility, age, due = (state[f"{name}.{number}"] for name in ("utility", "age", "due"))
             if not bool((due >= 1).any()):
                 continue
+            width, mature = utility.shape[1], age > self.maturity
             corrected = (utility / (1 - self.decay**age)).masked_fill(~mature, torch.inf)
             for r, count in enumerate(due[:, 0].floor().long().clamp(max=width).tolist()):
                 count = min(count, int(mature[r].sum()))
@@ -172,6 +183,6 @@ class ContinualBackprop(Intervention):
                     units = corrected[r].argsort(stable=True)[:count]  # of equals the first: the same everywhere
                     run = run_of(r)
                     replace(run, run.fresh(), layers, number, units)
-                    due[r] -= count
                     replaced[r] += count
+                    due[r] -= count
         return replaced

@@ -30,8 +30,15 @@ def made_by(store: Store, run: str) -> tuple[str, int] | None:
 
 
 def require_same(store: Store, run: str, engine: str) -> None:
-    """Raise InputError where what a run has so far was made by another version of this engine's numerics."""
+    """Raise InputError where what a run has so far was made by another version of this engine's numerics, or by the
+    other engine of a CPU: one that a later ncpl can carry in the compiled loop was begun with matrices."""
     known = made_by(store, run)
+    if known is not None and {known[0], engine} == {"online", "stacked"}:
+        raise InputError(
+            f"run {run} was trained by the {known[0]} engine and would now go on in the {engine} engine, which rounds "
+            "differently: the run can neither go on nor be trained again to the same numbers.",
+            f"--engine {known[0]} goes on with it; ncpl train ... --no-resume begins it anew",
+        )
     if known is not None and known[0] == engine and known[1] != numerics_of(engine):
         raise InputError(
             f"run {run} was trained with version {known[1]} of the {engine} engine's numerics, this ncpl has version "
