@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ncpl_cli.errors import InputError
-from ncpl_cli.metrics import collapse
+from ncpl_cli.metrics import collapse, moments
 from ncpl_cli.metrics.neural_collapse import CLASSIFIER_METRICS, FEATURE_METRICS, means_of
 
 Array = np.ndarray[Any, Any]
@@ -237,6 +237,22 @@ def test_tensors_and_threads_give_the_same_bits() -> None:
     )
     assert tensors.values == one.values
     assert np.isfinite(collapse(torch.from_numpy(x).bfloat16(), torch.from_numpy(y))["nc1"])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("n", "d"), [(1, 1), (300, 11), (257, 12), (128, 13), (129, 37), (400, 100), (300, 128), (300, 129)]
+)
+def test_the_second_moment_is_the_sum_of_squares_in_long_doubles(n: int, d: int, dtype: str) -> None:
+    draw = np.random.default_rng(n + d)
+    # units of very different size, a common offset, classes that are missing, rows that are every second of an array
+    wide = (np.maximum(draw.normal(size=(2 * n, d)), 0) * 10.0 ** draw.uniform(-6, 2, d) + 3).astype(dtype)
+    x, y = wide[::2], draw.choice([0, 2, 3], n)
+    means = moments.class_means(x, y, 5)
+    z = ((x.astype(np.float64) - means.origin) - means.offsets[y]).astype(np.longdouble)
+    found = moments.second_moment(x, y, means)
+    rounding = n * np.finfo(np.float64).eps * (np.abs(z).T @ np.abs(z))  # of a sum of n products, in any order
+    assert np.all(np.abs(found - z.T @ z) <= rounding) and np.array_equal(found, found.T)
 
 
 def test_labels_without_meaning_have_the_nc1_that_is_promised() -> None:

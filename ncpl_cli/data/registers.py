@@ -206,6 +206,45 @@ def times_rows(typingctx, width, moving, weights, index, values, last, d, scale,
     return signature, code
 
 
+TILE = TILE_ROWS, TILE_COLUMNS = 4, 12
+"""A tile of a float64 product: twelve registers of sums, three of numbers that are loaded, one for a factor."""
+
+
+@intrinsic
+def add_tile(typingctx, z, left, right, count, out, place, stride):  # type: ignore[no-untyped-def]
+    """out[place + stride r + c] += sum over k < count of z[left + 12 k + r] z[right + 12 k + c], r < 4, c < 12.
+
+    z and out are one-dimensional: z holds twelve columns of a matrix after another twelve.
+    """
+    if (z.dtype, out.dtype) != (types.float64, types.float64) or z.layout != "C" or out.layout != "C":
+        raise TypingError("tiles are of contiguous float64")
+    signature = types.void(z, types.int64, types.int64, types.int64, out, types.int64, types.int64)
+
+    def code(context, builder, _, given):  # type: ignore[no-untyped-def]
+        samples, left, right, count, sums, place, stride = given
+        rows = _Rows(context, builder, z.dtype, TILE_COLUMNS)
+        (part,), size = rows.parts, rows.size
+        start, to = rows.start(z, samples), rows.start(out, sums)
+        lines = [
+            rows.place(to, builder.add(place, builder.mul(stride, ir.Constant(INT64, r))), size)
+            for r in range(TILE_ROWS)
+        ]
+        held = [rows.held(rows.vectors(line, part)) for line in lines]
+        left, right = rows.place(start, left, size), rows.place(start, right, size)
+        step = ir.Constant(INT64, rows.stride)
+        with cgutils.for_range_slice(builder, ir.Constant(INT64, 0), builder.mul(count, step), step) as (k, _):
+            own, others = builder.add(left, k), rows.vectors(builder.add(right, k), part)
+            for r in range(TILE_ROWS):
+                factor = rows.spread(rows.load(rows.place(own, r, size), rows.number))
+                for sum_, other in zip(held[r], others, strict=True):
+                    builder.store(rows.plus(builder.load(sum_), rows.times(factor, other)), sum_)
+        for line, sums_ in zip(lines, held, strict=True):
+            rows.keep([builder.load(sum_) for sum_ in sums_], line, part)
+        return context.get_dummy_value()
+
+    return signature, code
+
+
 @intrinsic
 def fetch(typingctx, array, first, last):  # type: ignore[no-untyped-def]
     """Ask the memory for array[first:last], which is read soon: nothing waits for it, and no value depends on it."""

@@ -86,6 +86,9 @@ except (ImportError, AttributeError):  # what registers.py uses of numba is not 
 
 _loops: Any = registers if IN_REGISTERS else plain
 add_rows, move_rows, times_rows, fetch = _loops.add_rows, _loops.move_rows, _loops.times_rows, _loops.fetch
+add_tile: Any
+add_tile, TILE = (registers.add_tile, registers.TILE) if IN_REGISTERS else (None, (1, 1))
+"""For products of float64, tile by tile; None where there are no registers for it: BLAS is as good as a plain loop."""
 
 SOURCE = sum(zlib.crc32(Path(__file__).with_name(name).read_bytes()) for name in ("rows.py", "registers.py"))
 """To be a constant of every function that is compiled with these loops and cached: numba looks at the age of the

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,16 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 
+from ncpl_cli.data.rows import SOURCE, TILE, add_tile
+
 BLOCK = 4096
 """Samples of a block."""
 
 SMALL_BLOCK = 512
 """Samples of a block of the second moment: what is centred in float64 is multiplied while it is in the cache."""
+
+TILE_SAMPLES = 128
+"""Samples that go through all tiles together: two columns of tiles of them stay in the first-level cache."""
 
 MOST_PARTS = 1 << 25
 """Sums by block, class and dimension that are kept at once."""
@@ -148,6 +153,11 @@ def second_moment(x: NDArray[Any], labels: NDArray[np.int64], means: Means) -> A
     In float64 throughout: vci divides by the smallest eigenvalues, which products in float32 would make up.
     """
     n, d = x.shape
+    if add_tile is not None and d <= PANEL:
+        whole = -(-d // TILE[1]) * TILE[1]
+        sums = np.zeros(whole * whole)
+        _in_tiles()(x, labels, means.origin, means.offsets, sums)
+        return symmetric(torch.from_numpy(sums).view(whole, whole)[:d, :d])
     z = torch.empty(min(SMALL_BLOCK, n), d, dtype=torch.float64)
     total = torch.zeros(d, d, dtype=torch.float64)
     for start in range(0, n, SMALL_BLOCK):
@@ -162,6 +172,40 @@ def gram_of(moment: Array, means: Means) -> Array:
     """The Gram matrix X^T X (d, d) of the features themselves, from their `second_moment` and class means."""
     rows = (means.offsets + means.origin) * np.sqrt(means.counts)[:, None]  # zero where a class is absent
     return moment + rows.T @ rows
+
+
+@cache
+def _in_tiles() -> Callable[..., None]:
+    """The compiled second moment of few features, tile by tile: BLAS takes two thirds longer for narrow products."""
+    source, (high, wide) = SOURCE, TILE
+
+    @njit(nogil=True, cache=True, error_model="numpy")
+    def add(x, labels, origin, offsets, sums):  # type: ignore[no-untyped-def]
+        """Add to sums (columns * columns,) the tiles on and above the diagonal; columns are d, filled up to tiles."""
+        n, d = x.shape
+        full, tiles = d // wide, -(-d // wide)
+        z = np.zeros(tiles * TILE_SAMPLES * wide)
+        for start in range(0, n if source else 0, TILE_SAMPLES):
+            size = min(TILE_SAMPLES, n - start)
+            for i in range(size):
+                row, offset = x[start + i], offsets[labels[start + i]]
+                for tile in range(tiles):
+                    to, j = (tile * TILE_SAMPLES + i) * wide, tile * wide
+                    if tile < full:  # of known length, which becomes vectors
+                        for c in range(wide):
+                            z[to + c] = (row[j + c] - origin[j + c]) - offset[j + c]
+                    else:
+                        for c in range(d - j):
+                            z[to + c] = (row[j + c] - origin[j + c]) - offset[j + c]
+            for right in range(tiles):
+                for first in range(0, (right + 1) * wide, high):
+                    left, r = first // wide, first % wide
+                    add_tile(
+                        z, left * TILE_SAMPLES * wide + r, right * TILE_SAMPLES * wide, size, sums,
+                        (first * tiles + right) * wide, tiles * wide,
+                    )  # fmt: skip
+
+    return add
 
 
 def span_moment(x: NDArray[Any], labels: NDArray[np.int64], means: Means) -> tuple[Array, Array]:
