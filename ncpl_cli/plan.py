@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
-from ncpl_cli.engines import ENGINES
 from ncpl_cli.errors import InputError, unknown
+from ncpl_cli.refusals import REFUSALS
 from ncpl_cli.scenarios import objective_of
 from ncpl_cli.spec import MeasureSpec, RunSpec
 
@@ -55,15 +55,15 @@ class Cohort:
 def choose_engine(spec: RunSpec, device: str) -> tuple[str, str]:
     """The engine that carries a run and, in words, why; raises InputError when none or not the named one can."""
     asks = spec.objective or objective_of(spec.scenario)
-    carried_by = getattr(spec.scenario, "carried_by", tuple(ENGINES))
+    carried_by = getattr(spec.scenario, "carried_by", tuple(REFUSALS))
     refusals = {
-        name: engine.refuses(spec.network, spec.optimizer, device, spec.precision, spec.interventions, asks)
+        name: refuses(spec.network, spec.optimizer, device, spec.precision, spec.interventions, asks)
         or (None if name in carried_by else f"the {name} engine does not carry what {spec.scenario.id} asks here")
-        for name, engine in ENGINES.items()
+        for name, refuses in REFUSALS.items()
     }
     if spec.engine != "auto":
-        if spec.engine not in ENGINES:
-            raise unknown("engine", spec.engine, ["auto", *ENGINES])
+        if spec.engine not in REFUSALS:
+            raise unknown("engine", spec.engine, ["auto", *REFUSALS])
         if reason := refusals[spec.engine]:
             raise InputError(f"the {spec.engine} engine cannot carry this run: {reason}.", "use --engine auto")
         return spec.engine, "as asked"
@@ -78,10 +78,11 @@ def choose_engine(spec: RunSpec, device: str) -> tuple[str, str]:
     raise InputError(f"no engine can carry this run: {'; '.join(f'{n}: {r}' for n, r in refusals.items())}.")
 
 
-def best_device(specs: Sequence[RunSpec], device: str) -> str:
-    """What `auto` means for runs: the CPU where its per-sample loop carries all of them, else the given device.
+def best_device(specs: Sequence[RunSpec], fastest: Callable[[], str]) -> str:
+    """What `auto` means for runs: the CPU where its per-sample loop carries all of them, else the fastest there is.
 
-    At batch sizes near 1 a GPU waits for each step's launches, 25 times as long as a core takes for the step.
+    At batch sizes near 1 a GPU waits for each step's launches, 25 times as long as a core takes for the step. To ask
+    for a GPU loads torch, so that is asked only where it matters.
     """
 
     def on_cpu(spec: RunSpec) -> bool:
@@ -90,7 +91,7 @@ def best_device(specs: Sequence[RunSpec], device: str) -> str:
         except InputError:  # an engine or a precision of the device's
             return False
 
-    return "cpu" if device != "cpu" and all(map(on_cpu, specs)) else device
+    return "cpu" if all(map(on_cpu, specs)) else fastest()
 
 
 def plan(specs: Iterable[RunSpec], device: str, together: Collection[Sequence[str]] = ()) -> list[Cohort]:

@@ -165,13 +165,14 @@ def ready(specs: Sequence[RunSpec], data: Dataset, device: str) -> None:
 
     The last that can be known before a store is made.
     """
-    from ncpl_cli.networks.hidden_units import unit_layers
     from ncpl_cli.plan import choose_engine
-    from ncpl_cli.trainer import build
 
     for spec in {replace(spec, seed=0): spec for spec in specs}.values():
         choose_engine(spec, device)
         if spec.network.name not in NETWORKS:
+            from ncpl_cli.networks.hidden_units import unit_layers
+            from ncpl_cli.trainer import build
+
             network = build(spec, data)
             if any(one.renews_units and not one.idle for one in spec.interventions):
                 unit_layers(network)

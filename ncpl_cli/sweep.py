@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from ncpl_cli import runs
 from ncpl_cli.analysis.casualties import Casualty, casualties, together
 from ncpl_cli.errors import RunFailed
@@ -248,6 +246,8 @@ def visible_gpus() -> tuple[str, ...]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
         return tuple(named.split(","))
+    import torch
+
     return tuple(map(str, range(torch.cuda.device_count()))) or ("0",)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ from ncpl_cli.streams import CONTROL, visible, wrapped
 
 if TYPE_CHECKING:
     from ncpl_cli.data import Dataset
+    from ncpl_cli.estimate import Known
     from ncpl_cli.spec import DatasetSpec
 
 Db = Annotated[
@@ -52,6 +54,26 @@ def store_url(db: str | None) -> str:
     if url in (":memory:", "sqlite://", "sqlite:///", "sqlite:///:memory:"):
         raise StoreError(f"a store in memory ({url}) ends with the command.", "name a file with --db")
     return url
+
+
+@contextlib.contextmanager
+def known_epochs(url: str) -> Iterator[Known | None]:
+    """What epochs took before, as the store has it (estimate.Known); None where there is none that can be read."""
+    from ncpl_cli import estimate
+    from ncpl_cli.errors import NcplError
+
+    if "://" not in url and not Path(url).exists():
+        yield None
+        return
+    from ncpl_cli.store import open_store
+
+    with contextlib.ExitStack() as stack:
+        try:
+            store = stack.enter_context(open_store(url, readonly=True))
+            found: Known | None = estimate.known_to(store)
+        except NcplError:  # a dry run needs no store: whoever trains hears of it
+            found = None
+        yield found
 
 
 def load_data(dataset: DatasetSpec, data_dir: Path | None) -> Dataset:

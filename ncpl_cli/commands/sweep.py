@@ -151,20 +151,22 @@ def _sweep(study: Any, given: dict[str, Any]) -> None:
     from ncpl_cli.sweep import Options, run_sweep, visible_gpus
 
     device = given["device"]
+    auto = device == "auto" and not given["gpus"] and not given["gres"]
     if device == "auto" and (gpus or "gpu" in (given["gres"] or "")):
         device = "cuda"
-    if executor.on_this_machine:
+    if executor.on_this_machine and not auto:
         device = device_of.resolve(device)
-    device, _, number = device.replace("auto", "cpu").partition(":")
-    if device == "cuda" and not gpus:
-        gpus = (number,) if given["device"] not in ("auto", "cuda") else visible_gpus()
     data_dir = _common.data_path(given["data_dir"])
     arms, loaded = _grid.arms_of(study, data_dir)
     if plan is not None:
         arms = [replace(arm, specs=tuple(planned(spec, plan) for spec in arm.specs)) for arm in arms]
-    if given["device"] == "auto" and not given["gpus"] and not given["gres"]:
-        device = best_device([spec for arm in arms for spec in arm.specs], device)
-        gpus = gpus if device == "cuda" else ()
+    if auto:
+        here = executor.on_this_machine
+        specs = [spec for arm in arms for spec in arm.specs]
+        device = best_device(specs, lambda: device_of.resolve("auto") if here else "cpu")
+    device, _, number = device.replace("auto", "cpu").partition(":")
+    if device == "cuda" and not gpus:
+        gpus = (number,) if given["device"] not in ("auto", "cuda") else visible_gpus()
     for data in loaded:
         settings.ready([spec for arm in arms for spec in arm.specs if spec.dataset == data], loaded[data], device)
     if given["dry_run"]:
@@ -230,18 +232,20 @@ def _show_plan(
     seconds: float | None = 0.0
     size, cohorts, why = 0.0, 0, ""
     timings: estimate.Timings = {}
-    for arm in arms:
-        specs = [spec for spec in arm.specs if spec.id not in runs]
-        if not specs:
-            continue
-        here = executor.on_this_machine or device == "cpu"
-        found = estimate.dry_run(specs, loaded[specs[0].dataset], device, here=here, timings=timings)
-        for run in found["runs"]:
-            runs[run["id"]] = {**run, "arm": arm.label, "cohort": cohorts + run["cohort"]}
-        cohorts += 1 + max(run["cohort"] for run in found["runs"])
-        one_by_one = found["seconds_one_by_one"]
-        seconds = None if seconds is None or one_by_one is None else seconds + one_by_one
-        size, why = size + found["bytes"], found["engine_why"]
+    here = executor.on_this_machine or device == "cpu"
+    with _common.known_epochs(_common.store_url(given["db"])) as known:
+        for arm in arms:
+            specs = [spec for spec in arm.specs if spec.id not in runs]
+            if not specs:
+                continue
+            data = loaded[specs[0].dataset]
+            found = estimate.dry_run(specs, data, device, here=here, timings=timings, known=known)
+            for run in found["runs"]:
+                runs[run["id"]] = {**run, "arm": arm.label, "cohort": cohorts + run["cohort"]}
+            cohorts += 1 + max(run["cohort"] for run in found["runs"])
+            one_by_one = found["seconds_one_by_one"]
+            seconds = None if seconds is None or one_by_one is None else seconds + one_by_one
+            size, why = size + found["bytes"], found["engine_why"]
     workers = min(jobs or (len(gpus) * given["per_gpu"] if gpus else cores()), cohorts)
     document = {
         "sweep": study.name, "runs": list(runs.values()), "cohorts": cohorts, "workers": workers, "engine_why": why,

@@ -214,21 +214,24 @@ def train(scenario: Any, given: dict[str, Any]) -> None:
     settings.find(asked)  # from here on the line is right, as far as it can be known without data and torch
 
     from ncpl_cli import device as device_of
+    from ncpl_cli.plan import best_device
+
+    auto = given["device"] == "auto"
+    device = "auto" if auto else device_of.resolve(given["device"])
+    data = _common.load_data(asked.dataset, _common.data_path(given["data_dir"]))
+    specs = [planned(spec, plan) for spec in settings.on(asked, data, seeds)]
+    if auto:
+        device = best_device(specs, lambda: device_of.resolve("auto"))
+    settings.ready(specs, data, device)
+    if given["dry_run"]:
+        return _show_plan(specs, data, device, given.get("probes") != "later", given)
+
     from ncpl_cli import runs
     from ncpl_cli.analysis.warm_start import warm_start_gap
     from ncpl_cli.commands._progress import Progress
     from ncpl_cli.errors import RunFailed
-    from ncpl_cli.plan import best_device
     from ncpl_cli.store import open_store, shown
 
-    device = device_of.resolve(given["device"])
-    data = _common.load_data(asked.dataset, _common.data_path(given["data_dir"]))
-    specs = [planned(spec, plan) for spec in settings.on(asked, data, seeds)]
-    if given["device"] == "auto":
-        device = best_device(specs, device)
-    settings.ready(specs, data, device)
-    if given["dry_run"]:
-        return _show_plan(specs, data, device, given.get("probes") != "later", given)
     url = _common.store_url(given["db"])
     with open_store(url) as store:
         with Progress() as progress:
@@ -290,7 +293,8 @@ def _show_plan(specs: list[Any], data: Any, device: str, probes: bool, given: di
     from ncpl_cli.commands._table import duration
     from ncpl_cli.spec import flat
 
-    document = estimate.dry_run(specs, data, device, probes=probes)
+    with _common.known_epochs(_common.store_url(given["db"])) as known:
+        document = estimate.dry_run(specs, data, device, probes=probes, known=known)
     if given["gap"] is not None:
         # this arm and the plain one it will be compared with, as fast as these runs are one by one
         each = document["seconds_one_by_one"]

@@ -25,15 +25,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ncpl_cli import refusals
 from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.device import arithmetic
 from ncpl_cli.engines.engine import Progress
 from ncpl_cli.engines.optimizers import capturable
 from ncpl_cli.engines.stacked import StackedEngine
-from ncpl_cli.interventions import Intervention, Treatment
+from ncpl_cli.interventions import Treatment
 from ncpl_cli.objectives import CROSS_ENTROPY, Objective
 from ncpl_cli.scenarios.task import Task
-from ncpl_cli.spec import NetworkSpec, OptimizerSpec
+from ncpl_cli.spec import OptimizerSpec
 
 STEPS = 8
 """Steps of a graph: the host then has a millisecond to launch the next."""
@@ -66,22 +67,7 @@ class CapturedEngine(StackedEngine):
         self._captures = self._stream is not None
         self._failed = False
 
-    @staticmethod
-    def refuses(
-        network: NetworkSpec, optimizer: OptimizerSpec, device: str, precision: str,
-        interventions: Sequence[Intervention] = (), objective: Objective = CROSS_ENTROPY,
-    ) -> str | None:  # fmt: skip
-        """Why this engine cannot carry a run, None when it can."""
-        if not device.startswith("cuda"):
-            return f"the captured engine launches graphs of a CUDA device, not of {device}"
-        if network.name == "mlp":
-            return "the captured engine trains networks of modules, one at a time; MLPs go together"
-        if precision == "float64":
-            return "the captured engine keeps its learning rate in float32, too coarse for float64"
-        within = [one.id for one in interventions if not one.idle and (one.in_loss or one.every or one.renews_units)]
-        if within:
-            return f"the captured engine does not carry what acts within an epoch: {', '.join(within)}"
-        return StackedEngine.refuses(network, optimizer, device, precision, interventions, objective)
+    refuses = staticmethod(refusals.captured)
 
     def train_epoch(
         self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], lr: float, task_epoch: int = 1

@@ -15,22 +15,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ncpl_cli import refusals
 from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.data.sparse import padded, sparse
 from ncpl_cli.engines.engine import Progress
 from ncpl_cli.engines.online_kernel import CLASSES, LABELS, NUMBERS, SMOOTHED, kernel
 from ncpl_cli.engines.shown import Shown
 from ncpl_cli.engines.stacked import BLOCK_ROWS
-from ncpl_cli.engines.treated import refused
 from ncpl_cli.engines.unit_memory import UnitMemory
 from ncpl_cli.errors import InputError
 from ncpl_cli.interventions import Intervention, Treatment
 from ncpl_cli.interventions.recycling import ContinualBackprop
 from ncpl_cli.networks import MLP
 from ncpl_cli.networks.hidden_units import unit_layers
-from ncpl_cli.objectives import CROSS_ENTROPY, MSE, CrossEntropy, Objective
+from ncpl_cli.objectives import MSE, CrossEntropy
 from ncpl_cli.scenarios.task import Task
-from ncpl_cli.spec import NetworkSpec, OptimizerSpec
+from ncpl_cli.spec import OptimizerSpec
 
 
 class OnlineEngine:
@@ -63,23 +63,7 @@ class OnlineEngine:
         self._layers = unit_layers(networks[0]) if self._memory else []
         self._drawn: tuple[int, str, Any] = -1, "", None  # the fresh network of a run that a stream has given last
 
-    @staticmethod
-    def refuses(
-        network: NetworkSpec, optimizer: OptimizerSpec, device: str, precision: str,
-        interventions: Sequence[Intervention] = (), objective: Objective = CROSS_ENTROPY,
-    ) -> str | None:  # fmt: skip
-        """Why this engine cannot carry a run, None when it can."""
-        if device != "cpu":
-            return f"the online engine runs on the CPU, not on {device}"
-        if network.name != "mlp" or network.norm != "none" or network.activation != "relu":
-            return "the online engine carries ReLU MLPs without normalisation"
-        if optimizer.name != "sgd" or optimizer.momentum:
-            return "the online engine carries SGD without momentum"
-        if precision not in ("float32", "float64"):
-            return f"the online engine computes in float32 or float64, not in {precision}"
-        if not isinstance(objective, CrossEntropy | MSE):
-            return f"the online engine carries cross-entropy and squared error, not {objective.label}"
-        return refused("online", interventions)
+    refuses = staticmethod(refusals.online)
 
     def train_epoch(
         self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], lr: float, task_epoch: int = 1

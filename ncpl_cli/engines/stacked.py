@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ncpl_cli import refusals
 from ncpl_cli.data.dataset import Dataset
 from ncpl_cli.device import arithmetic
 from ncpl_cli.engines.by_hand import BY_HAND, Space, steps_by_hand
@@ -35,13 +36,13 @@ from ncpl_cli.engines.forward import StackedForward
 from ncpl_cli.engines.moved import Moves, moves_of
 from ncpl_cli.engines.optimizers import optimizer_of
 from ncpl_cli.engines.stack import Stack, layout, resident
-from ncpl_cli.engines.treated import Treated, refused
+from ncpl_cli.engines.treated import Treated
 from ncpl_cli.errors import InputError
-from ncpl_cli.interventions import Intervention, Treatment
+from ncpl_cli.interventions import Treatment
 from ncpl_cli.networks import MLP
-from ncpl_cli.objectives import CROSS_ENTROPY, Objective
+from ncpl_cli.objectives import Objective
 from ncpl_cli.scenarios.task import Task
-from ncpl_cli.spec import NetworkSpec, OptimizerSpec
+from ncpl_cli.spec import OptimizerSpec
 
 BLOCK_ROWS = 64
 """Samples a run takes in one block: at batch 1 a block is 64 steps, from batch 64 on it is one step.
@@ -81,23 +82,7 @@ class StackedEngine:
             and optimizer.name == "sgd" and not optimizer.momentum
         )  # fmt: skip
 
-    @staticmethod
-    def refuses(
-        network: NetworkSpec, optimizer: OptimizerSpec, device: str, precision: str,
-        interventions: Sequence[Intervention] = (), objective: Objective = CROSS_ENTROPY,
-    ) -> str | None:  # fmt: skip
-        """Why this engine cannot carry a run, None when it can."""
-        if optimizer.name not in ("sgd", "adam", "adamw"):
-            return f"the stacked engine carries the optimisers sgd, adam and adamw, not {optimizer.name}"
-        if network.norm == "batch" and optimizer.batch_size == 1:
-            return "batch normalisation needs batches of at least two samples"
-        if precision == "tf32" and not device.startswith("cuda"):
-            return f"tf32 is arithmetic of CUDA devices, not of {device}"
-        if precision == "bf16" and network.name == "mlp":
-            return "the stacked engine trains MLPs in float32, tf32 or float64"
-        if precision == "float64" and device == "mps":
-            return f"the stacked engine does not compute in {precision} on {device}"
-        return refused("stacked", interventions)
+    refuses = staticmethod(refusals.stacked)
 
     def train_epoch(
         self, tasks: Sequence[Task], orders: Sequence[NDArray[np.int64]], lr: float, task_epoch: int = 1

@@ -20,12 +20,6 @@ from ncpl_cli.networks.hidden_units import fan_out, unit_layers
 from ncpl_cli.scenarios.task import Task
 
 
-def refused(engine: str, interventions: Sequence[Intervention]) -> str | None:
-    """Why an engine cannot carry interventions, None when it can."""
-    lacking = [one.id for one in interventions if not one.idle and engine not in one.engines]
-    return f"the {engine} engine does not carry {', '.join(lacking)}" if lacking else None
-
-
 class Treated:
     """What the interventions of a cohort do during an epoch of a stacked engine.
 

@@ -13,16 +13,25 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
-from torch import Tensor
 
 from ncpl_cli import sealed
 from ncpl_cli.errors import DataError, InputError, StoreError, told
+from ncpl_cli.later import later
 from ncpl_cli.provenance import numerics_of
 from ncpl_cli.store import checked_id
-from ncpl_cli.trainer import Position
+
+if TYPE_CHECKING:
+    from safetensors import torch as tensors_of
+    from torch import Tensor
+
+    from ncpl_cli import trainer
+    from ncpl_cli.trainer import Position
+else:
+    # a sweep looks which checkpoints there are, and trains nothing itself
+    trainer, tensors_of = later("ncpl_cli.trainer"), later("safetensors.torch")
 
 
 def path_of(root: Path, run: str, epoch: int) -> Path:
@@ -49,7 +58,7 @@ def write(root: Path, run: str, identity: str, position: Position, tensors: Mapp
         "run": run, "identity": identity, "position": asdict(position), "engine": engine,
         "numerics": numerics_of(engine),
     }  # fmt: skip
-    data = sealed.seal(save({name: value.contiguous() for name, value in tensors.items()}), facts)
+    data = sealed.seal(tensors_of.save({name: value.contiguous() for name, value in tensors.items()}), facts)
     temporary = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +90,7 @@ def read(root: Path, run: str, epoch: int) -> tuple[Position, dict[str, Tensor]]
     try:
         data = path.read_bytes()
         facts = sealed.facts_of(data, run, epoch)
-        return Position(**facts["position"]), load(data)
+        return trainer.Position(**facts["position"]), tensors_of.load(data)
     except sealed.Refused as why:
         raise _refused(path, run, str(why)) from why
     except (OSError, SafetensorError, TypeError, ValueError) as error:
@@ -96,7 +105,7 @@ def made_by(root: Path, run: str, epoch: int, engine: str) -> tuple[str, int]:
     """The engine a checkpoint comes from and the version of its numerics; of one that does not say, `engine` and 1."""
     path = path_of(root, run, epoch)
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="numpy") as file:
             facts = json.loads(file.metadata()["ncpl"])
             return str(facts.get("engine", engine)), int(facts.get("numerics", 1))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+from ncpl_cli.metrics.catalogue import at_start, chosen, every_epoch
 from ncpl_cli.records import RunInfo
 from ncpl_cli.spec import RunSpec, flat
 
@@ -47,3 +49,14 @@ def _recorded(spec: RunSpec) -> dict[str, object]:
     if spec.probes:
         found |= {"probes": [one.label for one in spec.probes], "probe_every": spec.probe_every}
     return found
+
+
+def lacking(recorded: Mapping[str, Any], spec: RunSpec) -> str:
+    """In words, what a finished run was not measured for and now shall be; empty when nothing."""
+    before, now = recorded["metrics"], spec.measure.metrics
+    missing = sorted(chosen(now) - chosen(before) | every_epoch(now) - every_epoch(before))
+    missing += [f"{name}@start" for name in sorted(at_start(now) - at_start(before))]
+    more = sorted(set(spec.measure.at) - set(recorded["at"])) if recorded.get("at") else []
+    missing += [f"epoch {epoch}" for epoch in more]
+    layers = ["all layers"] if spec.measure.layers == "all" and recorded["layers"] == "last" else []
+    return ", ".join([*missing[:5], *(["..."] if len(missing) > 5 else []), *layers])

@@ -30,9 +30,9 @@ from ncpl_cli.provenance import provenance
 from ncpl_cli.runs import branches, checkpoints, numerics
 from ncpl_cli.runs.active import Active
 from ncpl_cli.runs.batch import Batch
-from ncpl_cli.runs.describe import describe
+from ncpl_cli.runs.describe import describe, lacking
 from ncpl_cli.runs.observer import Observer
-from ncpl_cli.runs.replay import lacking, replay
+from ncpl_cli.runs.replay import replay
 from ncpl_cli.scenarios import outputs_of
 from ncpl_cli.signals import Stopper
 from ncpl_cli.spec import RunSpec, otherwise, otherwise_said

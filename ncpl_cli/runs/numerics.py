@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ncpl_cli.engines import ENGINES
 from ncpl_cli.errors import InputError
 from ncpl_cli.plan import choose_engine
 from ncpl_cli.provenance import numerics_of
+from ncpl_cli.refusals import REFUSALS
 from ncpl_cli.runs import checkpoints
 from ncpl_cli.spec import RunSpec
 from ncpl_cli.store import Store
@@ -19,7 +19,7 @@ from ncpl_cli.store import Store
 
 def made_by(store: Store, run: str) -> tuple[str, int] | None:
     """The engine that a run's latest state came from and the version of its numerics; None before its first attempt."""
-    tried = [facts for one in store.attempts(run) if (facts := one["provenance"]).get("engine") in ENGINES]
+    tried = [facts for one in store.attempts(run) if (facts := one["provenance"]).get("engine") in REFUSALS]
     if not tried:
         return None
     kept = checkpoints.epochs(store.checkpoints, run)

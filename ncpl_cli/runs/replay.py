@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 from ncpl_cli import settings
 from ncpl_cli.data import Dataset
 from ncpl_cli.errors import DataError, NcplError
-from ncpl_cli.metrics.catalogue import at_start, chosen, every_epoch
 from ncpl_cli.plan import Cohort, choose_engine
 from ncpl_cli.provenance import provenance
 from ncpl_cli.runs import branches, checkpoints, numerics
 from ncpl_cli.runs.observer import Observer
 from ncpl_cli.runs.resume import resume_point
 from ncpl_cli.signals import Stopper
-from ncpl_cli.spec import MeasureSpec, RunSpec
+from ncpl_cli.spec import MeasureSpec
 from ncpl_cli.store import Owner, Store, heartbeat, not_repeated
 from ncpl_cli.trainer import State, part, train
-
-
-def lacking(recorded: Mapping[str, Any], spec: RunSpec) -> str:
-    """In words, what a finished run was not measured for and now shall be; empty when nothing."""
-    before, now = recorded["metrics"], spec.measure.metrics
-    missing = sorted(chosen(now) - chosen(before) | every_epoch(now) - every_epoch(before))
-    missing += [f"{name}@start" for name in sorted(at_start(now) - at_start(before))]
-    more = sorted(set(spec.measure.at) - set(recorded["at"])) if recorded.get("at") else []
-    missing += [f"epoch {epoch}" for epoch in more]
-    layers = ["all layers"] if spec.measure.layers == "all" and recorded["layers"] == "last" else []
-    return ", ".join([*missing[:5], *(["..."] if len(missing) > 5 else []), *layers])
 
 
 def replay(cohort: Cohort, store: Store, data: Dataset, device: str, observer: Observer) -> None:

@@ -104,6 +104,14 @@ class Reading(Database):
             last = connection.execute(query).scalar()
         return -1 if last is None else int(last)
 
+    def epoch_seconds(self, run: str, after: int = 0) -> tuple[int, float]:
+        """How many epochs a run has after one, and what each took on average, with measuring."""
+        took = sa.func.avg(epochs.c.seconds + epochs.c.measure_seconds)
+        query = sa.select(sa.func.count(), took).join(runs, runs.c.pk == epochs.c.run)
+        with self.reading() as connection:
+            number, mean = connection.execute(query.where(runs.c.id == run, epochs.c.epoch > after)).one()
+        return int(number), float(mean or 0.0)
+
     def history(self, run: str, up_to: int) -> list[tuple[int, int, float]]:
         """(task, task_epoch, online_accuracy) of a run's epochs 1 to `up_to`; NaN where there is no accuracy."""
         query = (
