@@ -98,16 +98,12 @@ def by_kernel(spec: RunSpec, data: Dataset, task: Task) -> float:
     split, labels = data.train.take(rows), task.train_labels[rows]
     width, depth, outputs = spec.network.width, spec.network.depth, outputs_of(spec, data)
 
-    def weights(inputs: int, units: int, gain: float) -> NDArray[Any]:
-        bound = gain * np.sqrt(3 / inputs)
-        whole = aligned((inputs if inputs == data.pixels else padded(inputs), padded(units)), dtype)
-        whole[:inputs, :units] = draw.uniform(-bound, bound, (inputs, units))
-        return whole
-
-    first, out = weights(data.pixels, width, np.sqrt(2)), weights(width, outputs, 1.0)
+    first, out = aligned((data.pixels, padded(width)), dtype), aligned((padded(width), padded(outputs)), dtype)
     hidden = aligned((max(1, depth - 1), padded(width), padded(width)), dtype)
-    for matrix in hidden:
-        matrix[...] = weights(width, width, np.sqrt(2))
+    for matrix, inputs, units in ((first, data.pixels, width), *((one, width, width) for one in hidden),
+                                  (out, width, outputs)):  # fmt: skip
+        bound = math.sqrt((3 if matrix is out else 6) / inputs)  # as networks begin
+        matrix[:inputs, :units] = draw.uniform(-bound, bound, (inputs, units))
     biases, b_out = aligned((depth, padded(width)), dtype), aligned((padded(outputs),), dtype)
     images, decay = sparse(split, data.scale, dtype), spec.optimizer.weight_decay
     none = [np.zeros((1,) * dimensions, dtype) for dimensions in (2, 3, 2, 2, 1)]
