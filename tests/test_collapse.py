@@ -334,3 +334,63 @@ def test_fewer_samples_than_features_need_no_square_matrix() -> None:
     few = collapse(x[:, :9], y)
     wide = collapse(np.hstack([x[:, :9] @ draw.normal(size=(9, 30)), np.zeros((40, 30))]), y)
     assert few["vci"] > 0.5 and wide["vci"] == pytest.approx(few["vci"], abs=1e-10)
+
+
+KINDS = ("plain", "constant", "twins", "coinciding", "one class", "dead", "huge", "tiny", "collapsed")
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    seed=st.integers(0, 10_000), k=st.integers(2, 7), d=st.integers(1, 9), kind=st.sampled_from(KINDS),
+    dtype=st.sampled_from(["float32", "float64"]),
+)  # fmt: skip
+def test_degenerate_features_have_the_values_that_lapack_gives(
+    seed: int, k: int, d: int, kind: str, dtype: str
+) -> None:
+    """Few rows are turned until they are orthogonal; what comes of it is what a decomposition of LAPACK's gives."""
+    draw = np.random.default_rng(seed)
+    y = np.repeat(np.arange(k), draw.integers(0, 9, k))  # classes with one sample, with none
+    y = y if len(y) else np.arange(k)
+    centres = draw.normal(size=(k, d))
+    if kind == "coinciding":
+        centres[1] = centres[0]
+    x = centres[y] + (0.0 if kind in ("collapsed", "coinciding") else 0.5) * draw.normal(size=(len(y), d))
+    if kind in ("constant", "dead"):
+        x[:, 0] = 3.0 * (kind == "constant")
+    if kind == "twins":
+        x[:, -1] = x[:, 0]
+    x *= {"huge": 1e15, "tiny": 1e-15}.get(kind, 1.0)
+    y = 0 * y if kind == "one class" else y
+    x, w, b = x.astype(dtype), draw.normal(size=(k, d)), draw.normal(size=k)
+    with pytest.MonkeyPatch.context() as patch:
+        found = collapse(x, y, w, b)
+        patch.setattr(moments, "rotated", lambda a: None)
+        expected = collapse(x, y, w, b)
+    assert found.undefined == expected.undefined
+    assert found.context == pytest.approx(expected.context, rel=1e-11)
+    for name, value in expected.values.items():
+        assert found[name] == pytest.approx(value, rel=1e-9, abs=1e-11, nan_ok=True), name
+
+
+@given(
+    seed=st.integers(0, 10_000), k=st.integers(1, 20), d=st.integers(1, 30), scale=st.sampled_from([1e-200, 1, 1e200])
+)
+def test_rotations_give_singular_values_and_directions(seed: int, k: int, d: int, scale: float) -> None:
+    draw = np.random.default_rng(seed)
+    a = draw.normal(size=(k, d)) * np.exp(3 * draw.normal(size=k))[:, None]
+    a[-1] = a[: draw.integers(0, k) or 1].mean(0)  # often one direction less, also K = 2
+    s, v = moments.row_space(a * scale)
+    expected = np.linalg.svd(a, compute_uv=False)
+    assert s.shape == (min(k, d),) and v.shape == (min(k, d), d)
+    assert np.allclose(s / scale, expected, rtol=1e-13, atol=1e-13 * expected[0])
+    kept = s > 1e-13 * s[0]
+    assert np.allclose(v[kept] @ v[kept].T, np.eye(kept.sum()), atol=1e-13)
+    assert np.allclose((a @ v[kept].T) @ v[kept], a, rtol=0, atol=1e-12 * expected[0])
+
+
+def test_rows_without_a_direction_left_are_lapack_s() -> None:
+    for a in (np.zeros((3, 4)), np.array([[1.0, 2.0], [1.0, 2.0]]), np.array([[0.0, 0.0], [3.0, 4.0]])):
+        s, v = moments.row_space(a)
+        assert np.allclose(s, np.linalg.svd(a, compute_uv=False), atol=1e-15)
+        assert np.allclose(v @ v.T, np.eye(len(v)), atol=1e-14)
+    assert len(moments.row_space(np.array([[np.nan, 1.0]]))[0]) == 0

@@ -7,6 +7,7 @@ difference, they are computed anew from the points themselves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -36,17 +37,11 @@ def simplex_distance(a: Array, b: Array) -> float:
         norm = float(np.sqrt(max(0.0, ((a.T @ a) * (b.T @ b)).sum())))
         along = float((a * b).sum() - a.sum(0) @ b.sum(0) / k) / np.sqrt(k - 1)
         return float(np.sqrt(2 - 2 * along / norm)) if norm > 0 else np.nan
-    norm = float(np.sqrt(sum(float((block**2).sum()) for _, block in _products(a, b))))
+    kept = [*_products(a, b)] if k <= ROWS else None  # of more classes they are made twice
+    norm = math.sqrt(sum(square_of(block) for _, block in kept or _products(a, b)))
     if norm == 0:
         return np.nan
-    total = 0.0
-    for first, block in _products(a, b):
-        block /= norm
-        block += 1 / k / np.sqrt(k - 1)
-        rows = np.arange(len(block))
-        block[rows, first + rows] -= 1 / np.sqrt(k - 1)
-        total += float((block**2).sum())
-    return float(np.sqrt(total))
+    return math.sqrt(sum(_off_simplex(block, first, norm) for first, block in kept or _products(a, b)))
 
 
 def _products(a: Array, b: Array) -> Iterator[tuple[int, Array]]:
@@ -54,9 +49,58 @@ def _products(a: Array, b: Array) -> Iterator[tuple[int, Array]]:
         yield first, a[first : first + ROWS] @ b.T
 
 
-def spread(norms: Array) -> float:
-    """Coefficient of variation: standard deviation (ddof 1) over mean."""
-    return float(norms.std(ddof=1) / norms.mean())
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+def square_of(a):  # type: ignore[no-untyped-def]
+    """Sum of the squares of numbers (n, m)."""
+    total = 0.0
+    for i in range(a.shape[0]):
+        for j in range(a.shape[1]):
+            total += a[i, j] * a[i, j]
+    return total
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+def _off_simplex(block, first, norm):  # type: ignore[no-untyped-def]
+    """Squared distance of rows first, first + 1, ... of products (K, K) over their norm from the simplex's."""
+    k, total = block.shape[1], 0.0
+    off, on = 1 / k / np.sqrt(k - 1), 1 / np.sqrt(k - 1)
+    for i in range(block.shape[0]):
+        row = block[i]
+        for j in range(k):
+            total += (row[j] / norm + off - (on if j == first + i else 0.0)) ** 2
+    return total
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def lengths(points):  # type: ignore[no-untyped-def]
+    """L2 norms of rows (K, d)."""
+    found = np.empty(points.shape[0])
+    for i in range(points.shape[0]):
+        total = 0.0
+        for j in range(points.shape[1]):
+            total += points[i, j] ** 2
+        found[i] = np.sqrt(total)
+    return found
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+def apart(a, b):  # type: ignore[no-untyped-def]
+    """Distance of two matrices (n, m), each over its Frobenius norm."""
+    of_a, of_b, total = np.sqrt(square_of(a)), np.sqrt(square_of(b)), 0.0
+    for i in range(a.shape[0]):
+        for j in range(a.shape[1]):
+            total += (a[i, j] / of_a - b[i, j] / of_b) ** 2
+    return np.sqrt(total)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def spread(norms):  # type: ignore[no-untyped-def]
+    """Coefficient of variation of numbers (K,): standard deviation (ddof 1) over mean."""
+    mean = norms.sum() / len(norms)
+    total = 0.0
+    for norm in norms:
+        total += (norm - mean) ** 2
+    return np.sqrt(total / (len(norms) - 1)) / mean
 
 
 @dataclass(frozen=True)
@@ -78,7 +122,7 @@ class Pairs:
 def pairs(points: Array, variance: Array | None = None, wanted: Collection[str] = ("equiangular",)) -> Pairs:
     """What is `wanted` of the pairs of points (K, d): equiangular, uniformity, and with a variance (K,) variability."""
     k, d = points.shape
-    norms = np.sqrt((points**2).sum(1))
+    norms = lengths(points)
     angles = bool({"equiangular", "uniformity"} & {*wanted}) and norms.min() > 1e-12 * norms.max()
     unit = points / norms[:, None] if angles else points[:0]
     v = np.zeros(k) if variance is None else variance

@@ -25,6 +25,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from ncpl_cli.data.rows import SOURCE, TILE, add_tile
+from ncpl_cli.metrics.rotations import FEW, rotated
 
 BLOCK = 4096
 """Samples of a block."""
@@ -258,10 +259,13 @@ def between(means: Means, precision: Any) -> tuple[Array, Array]:
 def row_space(a: Array) -> tuple[Array, Array]:
     """Singular values of a (K, d), largest first, and the right singular vectors as rows: (m,), (m, d), m = min(K, d).
 
-    By a QR decomposition first, which leaves a square of the smaller side; torch keeps to its threads, numpy takes all.
+    Of few rows by rotations; else by a QR decomposition first, which leaves a square of the smaller side. It is
+    torch's, which keeps to its threads; numpy takes all.
     """
     if not np.isfinite(a).all():
         return np.empty(0), np.empty((0, a.shape[1]))
+    if len(a) <= min(FEW, a.shape[1]) and (found := rotated(a)) is not None:
+        return found
     rows = torch.from_numpy(np.ascontiguousarray(a))
     if 2 * len(a) <= a.shape[1]:
         q, r = torch.linalg.qr(rows.T)

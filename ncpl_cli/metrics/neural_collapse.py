@@ -23,7 +23,7 @@ from ncpl_cli.errors import InputError, unknown
 from ncpl_cli.metrics import moments
 from ncpl_cli.metrics.arrays import checked, finite
 from ncpl_cli.metrics.catalogue import METRICS
-from ncpl_cli.metrics.geometry import pairs, simplex_distance, spread
+from ncpl_cli.metrics.geometry import apart, lengths, pairs, simplex_distance, spread, square_of
 from ncpl_cli.metrics.moments import Array, Means
 from ncpl_cli.metrics.second_read import scatter
 from ncpl_cli.metrics.vci import vci
@@ -192,8 +192,8 @@ def from_statistics(found: Statistics, w: Array | None, b: Array | None, names: 
             undefined["vci"] = f"needs a d x d matrix, and d is above {MOST_SQUARE}"
     if moment is not None:
         total = moment + centred.T @ centred / k
-        if np.trace(total) > 0:
-            participation = float(np.trace(total)) ** 2 / float((total**2).sum())
+        if (trace := float(np.trace(total))) > 0:
+            participation = trace**2 / square_of(total)
             context["null_nc1"] = (k - 1) * context["harmonic_class_count"] / participation
     for name in names:
         if name not in undefined and not math.isfinite(values[name]):
@@ -267,7 +267,7 @@ def _geometry(
     m = means.centred
     if "nc2_means" in names:
         values["nc2_means"] = simplex_distance(m, m)
-    norms = np.sqrt((m**2).sum(1))
+    norms = lengths(m)
     if "equinorm_means" in names:
         values["equinorm_means"] = spread(norms)
     wanted = [what for name, what in _OF_PAIRS.items() if name in names]
@@ -297,7 +297,7 @@ def _classifier(
         undefined["bias_collapse"] = "the classifier has no bias"
     elif "bias_collapse" in names:
         values["bias_collapse"] = float(np.linalg.norm(w @ means.centre + moments.at_origin(means, w, b)))
-    norms = np.linalg.norm(own, axis=1)
+    norms = lengths(own)
     if norms.max() == 0:
         undefined |= dict.fromkeys(
             ("nc2", "nc3", "equinorm_weights", "equiangular_weights", "self_duality"), "the classifier is zero"
@@ -314,8 +314,8 @@ def _classifier(
         values["nc3"] = simplex_distance(own, m)
         if math.isnan(values["nc3"]):
             undefined["nc3"] = "classifier and class means are orthogonal"
-    if "self_duality" in names and np.linalg.norm(m) > 0:
-        values["self_duality"] = float(np.linalg.norm(own / np.linalg.norm(own) - m / np.linalg.norm(m)))
+    if "self_duality" in names and square_of(m) > 0:
+        values["self_duality"] = apart(own, m)
 
 
 def _only(found: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:

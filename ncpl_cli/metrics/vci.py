@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 import torch
+from numba import njit
 
 from ncpl_cli.metrics.moments import Array, row_space
 
@@ -22,40 +23,76 @@ def vci(within: Array, centred: Array, rank: int) -> float:
     scatter along V after regressing on the rest, and S = Sigma_B along V, vci = tr((Q + S)^-1 Q) / r.
     Each feature is first brought to unit variance, which changes nothing but the conditioning.
     """
-    k = len(centred)
-    scale = np.sqrt(np.diag(within) + (centred**2).sum(0) / k)
-    alive = scale > 0
-    if alive.sum() < rank:  # squares too small for float64
+    k, d = centred.shape
+    points, square = np.empty(k * d), np.empty(d * d)
+    alive = _standardise(within, centred, points, square)
+    if alive < rank:  # squares too small for float64
         return math.nan
-    if not alive.all():
-        scale, centred, within = scale[alive], centred[:, alive], within[np.ix_(alive, alive)]
-    m, sigma = centred / scale, within / scale[:, None] / scale
+    m, sigma = points[: k * alive].reshape(k, alive), square[: alive * alive].reshape(alive, alive)
     s, v = row_space(m)
-    s, v = s[:rank], v[:rank]
+    s, v = s[:rank], np.ascontiguousarray(v[:rank])
     mixed = v @ sigma  # r x d
     along = mixed @ v.T  # r x r
-    cross = mixed - along @ v  # r x d, in the rest of the space
-    # sigma - v.T mixed - mixed.T v + v.T along v, the two products in one
-    half = v.T @ (mixed - 0.5 * (along @ v))
-    rest = sigma - half - half.T
-    q = along - _explained(rest, v, cross, len(sigma) * np.finfo(np.float64).eps * float(np.linalg.norm(sigma)))
+    inside = along @ v  # r x d
+    # what is left in the rest of the space, sigma - v.T mixed - mixed.T v + v.T along v: the two products in one
+    half = v.T @ (mixed - 0.5 * inside)
+    size = _leave(sigma, half)  # sigma is then what is left
+    q = along - _explained(sigma, v, mixed - inside, alive * np.finfo(np.float64).eps * size)
     share = np.linalg.solve(q + np.diag(s**2 / k), q)
     return float(np.clip(np.trace(share) / rank, 0.0, 1.0))
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
+def _standardise(within, centred, m, sigma):  # type: ignore[no-untyped-def]
+    """Fill m (K a) and sigma (a a) with class means and scatter of the features that vary, each of unit variance.
+
+    Gives how many these are, a.
+    """
+    k, d = centred.shape
+    scale, places, alive = np.empty(d), np.empty(d, np.int64), 0
+    for j in range(d):
+        total = 0.0
+        for c in range(k):
+            total += centred[c, j] ** 2
+        scale[j] = np.sqrt(within[j, j] + total / k)
+        if scale[j] > 0:
+            places[alive] = j
+            alive += 1
+    for c in range(k):
+        for j in range(alive):
+            m[c * alive + j] = centred[c, places[j]] / scale[places[j]]
+    for i in range(alive):
+        for j in range(alive):
+            sigma[i * alive + j] = within[places[i], places[j]] / scale[places[i]] / scale[places[j]]
+    return alive
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _leave(sigma, half):  # type: ignore[no-untyped-def]
+    """Take half (d, d) and its transpose from sigma, which is then symmetric; gives the norm that sigma had."""
+    square = 0.0
+    for i in range(len(sigma)):
+        for j in range(i + 1):
+            both = half[i, j] + half[j, i]
+            square += sigma[i, j] ** 2 + (sigma[j, i] ** 2 if j < i else 0.0)
+            sigma[i, j] = 0.5 * (sigma[i, j] + sigma[j, i]) - both
+            sigma[j, i] = sigma[i, j]
+    return np.sqrt(square)
+
+
 def _explained(rest: Array, v: Array, cross: Array, tolerance: float) -> Array:
-    """C pinv(D) C^T of D (d, d), zero along the rows of v (r, d), and C (r, d), zero there too.
+    """C pinv(D) C^T of a symmetric D (d, d), zero along the rows of v (r, d), and C (r, d), zero there too.
 
     By Cholesky where D is far from singular in the rest of the space, else by its eigenvalues above the tolerance.
     """
-    typical = float(np.trace(rest)) / len(rest)
-    filled = torch.from_numpy(rest + typical * v.T @ v)
+    filled = torch.from_numpy(v.T @ (float(np.trace(rest)) / len(rest) * v))
+    filled += torch.from_numpy(rest)
     factor, failed = torch.linalg.cholesky_ex(filled)
-    pivots = torch.diagonal(factor) ** 2
-    if not failed and float(pivots.min()) > 1e-6 * float(pivots.max()):
-        half = torch.linalg.solve_triangular(factor, torch.from_numpy(np.ascontiguousarray(cross.T)), upper=False)
-        return np.asarray((half.T @ half).numpy())
-    found = torch.linalg.eigh(torch.from_numpy((rest + rest.T) / 2))  # torch keeps to its threads, numpy takes all
+    pivots = factor.diagonal().numpy() ** 2
+    if not int(failed) and pivots.min() > 1e-6 * pivots.max():
+        half = torch.linalg.solve_triangular(factor, torch.from_numpy(cross).T, upper=False).numpy()
+        return half.T @ half  # type: ignore[no-any-return]
+    found = torch.linalg.eigh(torch.from_numpy(rest))  # torch keeps to its threads, numpy takes all
     eigenvalues, vectors = found[0].numpy(), found[1].numpy()
     kept = eigenvalues > tolerance
     inside = cross @ vectors[:, kept]
