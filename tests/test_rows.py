@@ -12,6 +12,8 @@ import pytest
 from numba import njit
 
 from ncpl_cli.data import registers, rows
+from ncpl_cli.data.dataset import Split
+from ncpl_cli.data.sparse import sparse
 from ncpl_cli.engines.online_kernel import kernel
 
 LOOPS = [
@@ -86,6 +88,25 @@ def test_a_product_that_is_not_a_number_is_seen() -> None:
     given = z, z.copy(), weights, index, values, 0, 2, np.float32(0), z.copy(), np.float32(1), np.zeros(2, np.float32)
     compiled(rows, 8, 1)(*given)
     assert np.isnan(z[3]) and np.isfinite(np.delete(z, 3)).all()
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [("uint8", 255.0), ("float32", 3.0), ("float64", 1.0)])
+def test_sparse_images_are_the_pixels_that_are_not_zero(dtype: str, scale: float) -> None:
+    draw = np.random.default_rng(3)
+    wide = (draw.integers(0, 256, (14, 1, 5, 4)) * (draw.random((14, 1, 5, 4)) < 0.3)).astype(dtype)
+    wide[4] = 0  # an empty image amid others, and one at the end
+    wide[-2] = 0
+    if dtype != "uint8":
+        wide[0, 0, 0, 0], wide[2, 0, 0, 1] = np.nan, -0.0
+    wide.flags.writeable = False
+    split, flat = Split(wide[::2], np.zeros(7, np.int64)), wide[::2].reshape(7, 20)
+    image, pixel = np.nonzero(flat)
+    for name in ("float32", "float64"):
+        found = sparse(split, scale, name)
+        assert np.array_equal(np.repeat(np.arange(7), np.diff(found.starts)), image)
+        assert np.array_equal(found.pixels, pixel) and found.pixels.dtype == np.uint32
+        expected = (flat.astype(np.float64)[image, pixel] / scale).astype(name)
+        assert found.values.tobytes() == expected.tobytes()
 
 
 def test_on_another_processor_the_plain_loops_do_the_same() -> None:

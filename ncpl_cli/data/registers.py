@@ -79,9 +79,16 @@ class _Rows:
             self.store(value, self.place(row, i, BITS // 8))
 
     @contextlib.contextmanager
-    def each(self, index: Any, values: Any, weights: Any, first: Any, last: Any) -> Iterator[tuple[Any, Any, Any]]:
-        """What is written inside is done for first <= k < last: (index[k], values[k], address of row index[k])."""
+    def each(
+        self, index: Any, values: Any, weights: Any, first: Any, last: Any, down: bool = False
+    ) -> Iterator[tuple[Any, Any, Any]]:
+        """What is written inside is done for first <= k < last: (index[k], values[k], address of row index[k]).
+
+        `down`: from the last one to the first.
+        """
         with cgutils.for_range_slice(self.builder, first, last, ir.Constant(INT64, 1)) as (k, _):
+            if down:
+                k = self.builder.sub(self.builder.add(first, last), self.builder.add(k, ir.Constant(INT64, 1)))
             at = self.builder.zext(self.load(self.place(index, k, 4), INT32), INT64)
             yield at, self.load(self.place(values, k, self.size), self.number), self.place(weights, at, self.stride)
 
@@ -147,7 +154,10 @@ def add_rows(typingctx, width, z, base, weights, index, values, first, last):  #
 
 @intrinsic(prefer_literal=True)
 def move_rows(typingctx, width, weights, index, values, first, last, factor, d):  # type: ignore[no-untyped-def]
-    """weights[index[k]] -= factor values[k] d (width,), for first <= k < last."""
+    """weights[index[k]] -= factor values[k] d (width,), for first <= k < last; no row is picked twice.
+
+    From the last row to the first: the next sample begins with rows like the first ones, which are then at hand.
+    """
     _check(width, d.dtype, index, weights, values, d)
     signature = types.void(width, weights, index, values, types.int64, types.int64, d.dtype, d)
 
@@ -158,7 +168,7 @@ def move_rows(typingctx, width, weights, index, values, first, last, factor, d):
         matrix, at, x, by = (rows.start(*pair) for pair in zip(kinds, (*arrays, way), strict=True))
         for part in rows.parts:
             moves = rows.vectors(by, part)
-            with rows.each(at, x, matrix, first, last) as (_, number, row):
+            with rows.each(at, x, matrix, first, last, down=True) as (_, number, row):
                 step = rows.spread(rows.times(factor, number))
                 own = rows.vectors(row, part)
                 rows.keep(
