@@ -12,6 +12,7 @@ import torch
 
 from ncpl_cli import networks
 from ncpl_cli.data import Dataset
+from ncpl_cli.engines import ENGINES, captured
 from ncpl_cli.engines.copies import on_host
 from ncpl_cli.engines.stacked import StackedEngine
 from ncpl_cli.interventions import INTERVENTIONS, Treatment, parse
@@ -19,8 +20,9 @@ from ncpl_cli.metrics import forward, snapshot
 from ncpl_cli.metrics.catalogue import METRICS
 from ncpl_cli.metrics.forgetting import task_accuracy
 from ncpl_cli.metrics.snapshot import Snapshot, measure
+from ncpl_cli.objectives import OBJECTIVES, TwoHot
 from ncpl_cli.scenarios.augmentation import Augmentation
-from ncpl_cli.spec import OptimizerSpec
+from ncpl_cli.spec import NetworkSpec, OptimizerSpec
 from tests.pseudo_device import DEVICE, Seen, pseudo_device
 from tests.test_online_engine import a_task
 
@@ -36,18 +38,19 @@ def network(data: Dataset, name: str, seed: int, **shape: Any) -> Any:
 
 def epochs(
     data: Dataset, name: str, shape: dict[str, Any], optimizer: OptimizerSpec, interventions: Sequence[str] = (),
-    runs: int = 1, augment: str = "none",
+    runs: int = 1, augment: str = "none", engine: Any = StackedEngine, few: int = 4, **task: Any,
 ) -> tuple[Seen, list[int], list[list[str]]]:  # fmt: skip
-    """Two epochs of 4 steps and two of 8: what was seen, kernels of the last of each, their waits."""
+    """Two epochs of `few` steps and two of twice as many: what was seen, kernels of the last of each, their waits."""
     with pseudo_device() as seen:
         nets = [network(data, name, seed, **shape).to(DEVICE) for seed in range(runs)]
         treatment = Treatment(
             tuple(map(parse, interventions)), lambda r, purpose: network(data, name, r, **shape).to(DEVICE)
         )  # fmt: skip
-        engine = StackedEngine(nets, data, optimizer, DEVICE, treatment=treatment)
-        tasks = [replace(a_task(data, s), augmentation=Augmentation.of(augment, s)) for s in range(runs)]
+        engine = engine(nets, data, optimizer, DEVICE, treatment=treatment)
+        moved = [Augmentation.of(augment, s) for s in range(runs)]
+        tasks = [replace(a_task(data, s), augmentation=moves, **task) for s, moves in enumerate(moved)]
         kernels, waits = [], []
-        for steps in (4, 4, 8, 8):
+        for steps in (few, few, 2 * few, 2 * few):
             seen.kernels, seen.waits = 0, []
             engine.train_epoch(tasks, [np.arange(steps * optimizer.batch_size)] * runs, 0.01)
             kernels.append(seen.kernels)
@@ -89,17 +92,102 @@ def test_images_are_moved_where_they_lie_and_nobody_waits(digits: Dataset, name:
     assert 0 < kernels[1] - kernels[0] - (plain[1] - plain[0]) <= 4 * 60, "of four steps"
 
 
-LOOKS = {"redo": "redo:steps=4", "continual_backprop": "continual_backprop:rate=0.05,maturity=2"}
-"""Interventions that decide between two steps what is made anew, and are then waited for."""
+@pytest.mark.parametrize("kind", [kind for kind in networks.NETWORKS if kind not in ("mlp", "resnet18")])
+def test_a_network_mixes_nothing_and_is_not_waited_for(digits: Dataset, kind: str) -> None:
+    """A new one is looked at by itself."""
+    seen, kernels, waits = epochs(digits, kind, {}, OptimizerSpec(batch_size=8), few=2)
+    assert seen.mixed == [] and seen.arrays == [] and len(waits[1]) <= WAITS_AN_EPOCH, waits[1]
+    assert 5 < (kernels[1] - kernels[0]) / 2 <= 60
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("kind", ["mlp", "convnet"])
+def test_an_objective_mixes_nothing_and_is_not_waited_for(digits: Dataset, kind: str, name: str) -> None:
+    optimizer = OptimizerSpec(batch_size=8)
+    asked = None if name != "two_hot" else {"trained": np.random.default_rng(0).normal(size=(1437, 2))}  # 2 x 5 bins
+    objective = OBJECTIVES[name]() if asked is None else TwoHot(low=-2, high=2, bins=5)
+    seen, kernels, waits = epochs(digits, kind, {}, optimizer, few=2, objective=objective, targets=asked or {})
+    assert seen.mixed == [] and seen.arrays == [] and len(waits[1]) <= WAITS_AN_EPOCH, waits[1]
+    assert 5 < (kernels[1] - kernels[0]) / 2 <= 80
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_mixes_nothing_and_does_not_wait_or_says_that_it_is_of_the_cpu(
+    digits: Dataset, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new one is looked at by itself."""
+    monkeypatch.setattr(captured, "stream_of", lambda device: None)  # there is none to launch on
+    carried = 0
+    for kind, norm in (("mlp", "none"), ("convnet", "batch")):
+        optimizer = OptimizerSpec(batch_size=8)
+        if why := ENGINES[name].refuses(NetworkSpec(kind, norm=norm), optimizer, DEVICE, "float32"):
+            assert DEVICE in why or kind == "mlp", why
+            continue
+        carried += 1
+        seen, kernels, waits = epochs(digits, kind, {}, optimizer, engine=ENGINES[name], few=2)
+        assert seen.mixed == [] and seen.arrays == [] and len(waits[1]) <= WAITS_AN_EPOCH, waits[1]
+        assert 5 < (kernels[1] - kernels[0]) / 2 <= 60
+    assert carried or "CPU" in (why or "")
+
+
+OPTIONS = {"redo": "redo:steps=4", "continual_backprop": "continual_backprop:rate=0.05,maturity=2"}
+"""So that they do what they do within a few steps."""
+
+LOOKS = ("redo",)
+"""Interventions that look at the units every so many steps, and are then waited for."""
+
+KERNELS = {"spectral": 600, "continual_backprop": 320}
+"""A step with an intervention launches at most: twelve squarings a matrix; whole networks that begin anew."""
 
 
 @pytest.mark.parametrize("name", INTERVENTIONS)
-def test_an_intervention_mixes_nothing_and_is_not_waited_for(digits: Dataset, name: str) -> None:
+@pytest.mark.parametrize(("kind", "runs"), [("mlp", 2), ("convnet", 1)])
+def test_an_intervention_mixes_nothing_and_is_not_waited_for(digits: Dataset, kind: str, runs: int, name: str) -> None:
+    """A new one is looked at by itself."""
     optimizer = OptimizerSpec(name="adam", batch_size=16)
-    seen, _, waits = epochs(digits, "mlp", {"width": 12}, optimizer, [LOOKS.get(name, name)], 2)
+    few = 4 if kind == "mlp" else 2
+    seen, kernels, waits = epochs(digits, kind, {"width": 12}, optimizer, [OPTIONS.get(name, name)], runs, few=few)
     assert seen.mixed == [] and seen.arrays == []
     if name not in LOOKS:
         assert len(waits[0]) == len(waits[1]) <= WAITS_AN_EPOCH, waits[1]
+    assert 5 < (kernels[1] - kernels[0]) / few <= KERNELS.get(name, 200)
+
+
+def test_what_begins_anew_is_counted_by_the_host_as_on_the_device(digits: Dataset) -> None:
+    """Continual backprop on a device decides by copies of its counts: after resets, looks and resumption too."""
+    optimizer, steps = OptimizerSpec(name="adam", batch_size=8), 16
+    orders = [[np.random.default_rng([e, r]).permutation(1437)[: steps * 8] for r in range(2)] for e in range(3)]
+
+    def trained(device: str) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:
+        named = ["continual_backprop:rate=0.03,maturity=3", "redo:steps=20,tau=0.3", "full_reset"]
+
+        def machine() -> tuple[list[Any], StackedEngine]:
+            nets = [network(digits, "mlp", seed, width=12).to(device) for seed in range(2)]
+            treatment = Treatment(
+                tuple(map(parse, named)), lambda r, purpose: network(digits, "mlp", r, width=12).to(device)
+            )
+            return nets, StackedEngine(nets, digits, optimizer, device, treatment=treatment)
+
+        said, tasks = [], [a_task(digits, s) for s in range(2)]
+        nets, engine = machine()
+        for epoch, order in enumerate(orders):
+            if epoch == 1:
+                engine.change("task 1", [1])
+            if epoch == 2:
+                before, state = nets, engine.state()
+                nets, engine = machine()
+                for mine, theirs in zip(nets, before, strict=True):
+                    mine.load_state_dict(theirs.state_dict())
+                engine.load_state(state)
+            said += [progress.extra for progress in engine.train_epoch(tasks, order, 0.01)]
+        held = [dict(net.state_dict()) | own for net, own in zip(nets, engine.state(), strict=True)]
+        return [{name: value.cpu() for name, value in own.items()} for own in held], [dict(one) for one in said]
+
+    here, wanted = trained("cpu")
+    with pseudo_device() as seen:
+        there, said = trained(DEVICE)
+    assert seen.mixed == [] and said == wanted and min(one["recycled_units"] for one in said) > 3
+    assert all(torch.equal(value, there[r][name]) for r, own in enumerate(here) for name, value in own.items())
 
 
 @pytest.mark.parametrize("kind", ["mlp", "resnet18"])

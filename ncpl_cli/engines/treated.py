@@ -115,8 +115,8 @@ class Treated:
                 ]).sum(0)
                 for layer in self.unit_layers
             ]  # fmt: skip
-            for r, count in enumerate(one.step(self._memory.of[one.id], self.unit_layers, contributions,
-                                               self._run_for(one))):  # fmt: skip
+            state, counts = self._memory.of[one.id], self._memory.counts(one)
+            for r, count in enumerate(one.step(state, self.unit_layers, contributions, self._run_for(one), counts)):
                 self._recycled[r] += count
 
     def end_block(self, steps: int, images: Callable[[int], Tensor]) -> None:
@@ -124,6 +124,7 @@ class Treated:
         self._steps += steps
         for one in self._recyclers:
             if one.every and self._steps % one.every == 0:
+                self._memory.recount()
                 for r in range(len(self._networks)):
                     self._recycled[r] += one.recycle(self._run_for(one)(r, images(r) if one.looks_at else None))
 
@@ -149,6 +150,7 @@ class Treated:
 
     def change(self, purpose: str, which: Collection[int] | None = None) -> None:
         """At a change of task or phase, of some runs (default: all)."""
+        self._memory.recount()
         self._treatment.change(self._networks, self._moments, purpose, which, self._memory.live)
 
     def extra(self, seen: Sequence[Sequence[float]]) -> list[dict[str, float]]:

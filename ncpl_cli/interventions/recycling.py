@@ -150,39 +150,61 @@ class ContinualBackprop(Intervention):
         """What m mature units of a layer add to its replacements due in a step, m = 0 .. units."""
         return self.rate * torch.arange(units + 1)
 
+    @staticmethod
+    def counted(state: Mapping[str, Tensor]) -> list[str]:
+        """What of its state decides how many units begin anew."""
+        return [name for name in state if name.startswith(("age", "due"))]
+
     @without_gradients
     def step(
-        self, state: Mapping[str, Tensor], layers: Sequence[UnitLayer], contributions: Sequence[Tensor], run_of: Any
-    ) -> list[int]:
+        self, state: Mapping[str, Tensor], layers: Sequence[UnitLayer], contributions: Sequence[Tensor], run_of: Any,
+        counts: Mapping[str, Tensor],
+    ) -> list[int]:  # fmt: skip
         """After a step: update utilities, and replace what is due; units replaced a run.
 
         contributions  of every layer (R, units): mean|h| times the sum of |outgoing weights|, over all who read it
         run_of(r)      gives the `Run` to change in place
+        counts         ages and replacements due on the CPU, see `renew`
         """
         for number, contribution in enumerate(contributions):
-            utility, age, due = (state[f"{name}.{number}"] for name in ("utility", "age", "due"))
-            utility.mul_(self.decay).add_(contribution, alpha=1 - self.decay)
-            age.add_(1)
-            due.add_(self.rate * (age > self.maturity).sum(1, keepdim=True))
-        return self.renew(state, layers, run_of)
+            state[f"utility.{number}"].mul_(self.decay).add_(contribution, alpha=1 - self.decay)
+            self._count(state, number)
+            if counts[f"age.{number}"] is not state[f"age.{number}"]:
+                self._count(counts, number)
+        return self.renew(state, layers, run_of, counts)
+
+    def _count(self, state: Mapping[str, Tensor], number: int) -> None:
+        age = state[f"age.{number}"].add_(1)
+        state[f"due.{number}"].add_(self.rate * (age > self.maturity).sum(1, keepdim=True))
 
     @without_gradients
-    def renew(self, state: Mapping[str, Tensor], layers: Sequence[UnitLayer], run_of: Any) -> list[int]:
-        """Replace what is due, layer by layer; units replaced a run."""
+    def renew(
+        self, state: Mapping[str, Tensor], layers: Sequence[UnitLayer], run_of: Any,
+        counts: Mapping[str, Tensor] | None = None,
+    ) -> list[int]:  # fmt: skip
+        """Replace what is due, layer by layer; units replaced a run.
+
+        counts  a copy of ages and replacements due, by which the host decides without waiting for a device: how many
+                are due and mature does not depend on which of the mature ones begin anew
+        """
+        counts = state if counts is None else counts
         replaced = [0] * len(state["due.0"])
         run_of = functools.cache(run_of)  # one look for all layers
         for number in range(len(layers)):
             utility, age, due = (state[f"{name}.{number}"] for name in ("utility", "age", "due"))
-            if not bool((due >= 1).any()):
+            known, wanted = counts[f"age.{number}"], counts[f"due.{number}"]
+            if not bool((wanted >= 1).any()):
                 continue
-            width, mature = utility.shape[1], age > self.maturity
-            corrected = (utility / (1 - self.decay**age)).masked_fill(~mature, torch.inf)
-            for r, count in enumerate(due[:, 0].floor().long().clamp(max=width).tolist()):
-                count = min(count, int(mature[r].sum()))
-                if count:
+            corrected = (utility / (1 - self.decay**age)).masked_fill(age <= self.maturity, torch.inf)
+            for r, count in enumerate(wanted[:, 0].floor().long().tolist()):
+                mature = torch.nonzero(known[r] > self.maturity)[: max(count, 0), 0]
+                if count := len(mature):
                     units = corrected[r].argsort(stable=True)[:count]  # of equals the first: the same everywhere
                     run = run_of(r)
                     replace(run, run.fresh(), layers, number, units)
                     replaced[r] += count
                     due[r] -= count
+                    if known is not age:
+                        wanted[r] -= count
+                        known[r, mature] = 0
         return replaced

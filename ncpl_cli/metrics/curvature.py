@@ -85,12 +85,12 @@ class Lanczos:
         m = len(self.alpha)
         self._basis[m] = self._next
         w = self._product(self._next)
-        self.alpha.append(float(w.double() @ self._next.double()))
+        along, before = w.double() @ self._next.double(), w.norm()
         basis = self._basis[: m + 1]
-        scale = float(w.norm())
         for _ in range(2):  # once is not enough in float32
             w = w - basis.T @ (basis @ w)
-        beta = float(w.norm())
+        alpha, scale, beta = torch.stack([along, before.double(), w.norm().double()]).tolist()  # the only wait
+        self.alpha.append(alpha)
         # what is left of an exhausted space is rounding
         self.beta.append(beta if beta > 10 * torch.finfo(w.dtype).eps * scale else 0.0)
         if self.beta[-1]:
