@@ -110,8 +110,11 @@ def transposed_rows_times_matrix(width: int) -> Callable[..., None]:
 
 
 @functools.cache
-def active_rows_times_matrix(width: int) -> Callable[..., None]:
-    """The compiled product of activations, of which many are zero, and a dense matrix of `width` columns."""
+def active_rows_times_matrix(width: int, rectified: bool = False) -> Callable[..., None]:
+    """The compiled product of activations, of which many are zero, and a dense matrix of `width` columns.
+
+    rectified: what is given are preactivations of ReLU, of which those below zero are skipped too.
+    """
     source = SOURCE
 
     @njit(fastmath=FAST, nogil=True, error_model="numpy", cache=True)
@@ -122,7 +125,20 @@ def active_rows_times_matrix(width: int) -> Callable[..., None]:
             row, active = x[i], 0
             for j in range(x.shape[1]):  # without a branch: what is zero is overwritten
                 units[active], values[active] = j, row[j]
-                active += row[j] != 0
+                active += not row[j] <= 0 if rectified else row[j] != 0
             add_rows(width, out[i], bias, weights, units, values, 0, active)
 
     return product
+
+
+@njit(nogil=True, cache=True)
+def largest(logits, classes, found):  # type: ignore[no-untyped-def]
+    """Fill found (n,) with the place of the largest of the first `classes` logits (n, ...), the first of several."""
+    for i in range(logits.shape[0]):
+        row, best = logits[i], 0
+        for c in range(1, classes):
+            if row[c] > row[best] or (
+                row[c] != row[c] and row[best] == row[best]
+            ):  # what is no number, as torch has it
+                best = c
+        found[i] = best

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ncpl_cli.data.dataset import Dataset, Split
-from ncpl_cli.data.sparse import permuted_rows_times_matrix, sparse
+from ncpl_cli.data.sparse import largest, permuted_rows_times_matrix, sparse
 from ncpl_cli.metrics.forward import LaterLayers, classified, evaluating, first_weights, rectified, view
 from ncpl_cli.networks import MLP, Network
 from ncpl_cli.scenarios.task import Task
@@ -105,4 +105,6 @@ def _predicted(
         )  # fmt: skip
         z = out.flatten(0, 1)
         logits = network.classify_from(z[:, :width])[0] if layers is None else layers(z)
-        yield logits.argmax(1).reshape(-1, len(split)).numpy()
+        predicted = np.empty(len(logits), np.int64)
+        largest(logits.numpy(), network.classifier.out_features, predicted)
+        yield predicted.reshape(-1, len(split))

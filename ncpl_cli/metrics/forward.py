@@ -195,30 +195,36 @@ class LaterLayers:
 
     def __init__(self, network: MLP, most: int) -> None:
         linears: list[Any] = [*network.hidden[1:], network.classifier]
-        self._outputs = network.classifier.out_features
         self._layers = []
         for linear in linears:
             weight, bias = padded_weights(linear)
             memory = weight.new_empty(most, len(bias))
-            skips = linear is not network.classifier and weight.numel() * weight.element_size() <= NARROW
-            self._layers.append((weight, bias, memory, active_rows_times_matrix(len(bias)) if skips else None))
+            narrow = linear is not network.classifier and is_narrow(weight)
+            self._layers.append((weight, bias, memory, active_rows_times_matrix(len(bias), True) if narrow else None))
 
     def __call__(
-        self, z: Tensor, look: Callable[[int, Tensor], None] = lambda layer, x: None, keep: bool = False
-    ) -> Tensor:
-        """Logits from the first layer's padded output (n, ...), which is overwritten unless all layers are to `keep`.
+        self, z: Tensor, look: Callable[[int, Tensor], None] | None = None, keep: bool = False
+    ) -> Tensor:  # fmt: skip
+        """Padded logits from the first layer's padded output (n, ...), which is overwritten unless all is to be kept.
 
         `look` sees each layer twice: before its activation, and after it.
         """
         for layer, (weight, bias, memory, product) in enumerate(self._layers):
-            look(layer, z)
-            h, z = z.relu() if keep else z.relu_(), memory[: len(z)]
-            look(layer, h)
-            if product is None:
-                torch.addmm(bias, h, weight, out=z)
-            else:
+            h, z = z, memory[: len(z)]
+            if look is not None:
+                look(layer, h)
+                h = h.relu() if keep else h.relu_()
+                look(layer, h)
+            if product is not None:
                 product(h.numpy(), weight.numpy(), bias.numpy(), z.numpy())
-        return z[:, : self._outputs]
+            else:
+                torch.addmm(bias, h if look is not None else h.relu_(), weight, out=z)
+        return z
+
+
+def is_narrow(weight: Tensor) -> bool:
+    """Whether skipping zeros pays before this matrix."""
+    return weight.numel() * weight.element_size() <= NARROW
 
 
 def padded_weights(linear: Any) -> tuple[Tensor, Tensor]:
@@ -260,7 +266,7 @@ def _view_in_place(
                 if after and name in kept:
                     kept[name][rows] = x[:, :width]
 
-            logits[rows] = later(z, look)
+            logits[rows] = later(z, look)[:, : logits.shape[1]]
     return View(split, labels, logits, kept, few if inside else {}, frozenset(), drawn, among=among)
 
 
@@ -276,6 +282,7 @@ def _view_at_once(
         logits = LaterLayers(network, n)(first, lambda _, x: seen.append(x[:, :width]), keep=inside)
     kept = {name: h.contiguous() for name, h in zip(names, seen[1::2], strict=True) if name in layers}
     within = dict(zip(names, zip(seen[::2], seen[1::2], strict=True), strict=True)) if inside else {}
+    logits = logits[:, : network.classifier.out_features]
     return View(split, labels, logits, kept, within, frozenset(), split.draw(FEW_ROWS), among=among)
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ncpl_cli.data.dataset import Dataset
-from ncpl_cli.data.sparse import padded, sparse, transposed_rows_times_matrix
-from ncpl_cli.metrics.forward import View
+from ncpl_cli.data.sparse import active_rows_times_matrix, padded, sparse, transposed_rows_times_matrix
+from ncpl_cli.metrics.forward import View, is_narrow
 from ncpl_cli.metrics.inputs import Batch
 from ncpl_cli.networks import ACTIVATIONS, MLP
 from ncpl_cli.objectives import CrossEntropy, Objective
@@ -70,7 +70,7 @@ def gradient_norm_inside(network: MLP, data: Dataset, objective: Objective, seen
     total = 0.0
     for layer, (z, h) in zip(linears[:0:-1], reversed(seen.inside.values()), strict=True):
         total += _square(d.T @ h) + _square(d.sum(0))
-        d = _before(network.activation, z, h, d @ layer.weight.detach())
+        d = _before(network.activation, z, h, _through(layer.weight.detach(), d, layer is not network.classifier))
     first = d.new_zeros(data.pixels, padded(d.shape[1]))
     images = sparse(seen.split, data.scale, first.numpy().dtype)
     transposed_rows_times_matrix(first.shape[1])(
@@ -78,6 +78,19 @@ def gradient_norm_inside(network: MLP, data: Dataset, objective: Objective, seen
         F.pad(d, (0, first.shape[1] - d.shape[1])).numpy(), first.numpy(),
     )  # fmt: skip
     return math.sqrt(total + _square(first) + _square(d.sum(0)))
+
+
+def _through(weight: Tensor, d: Tensor, zeros: bool) -> Tensor:
+    """The slope by what a layer with this weight (outputs, inputs) takes, (m, inputs); `zeros`: whether d has many."""
+    outputs, inputs = weight.shape
+    rows = weight.new_zeros(outputs, padded(inputs))
+    if not zeros or not is_narrow(rows):
+        return d @ weight
+    rows[:, :inputs] = weight
+    found = d.new_empty(len(d), padded(inputs))
+    product = active_rows_times_matrix(padded(inputs))
+    product(d.contiguous().numpy(), rows.numpy(), rows.new_zeros(padded(inputs)).numpy(), found.numpy())
+    return found[:, :inputs]
 
 
 def _before(activation: str, z: Tensor, h: Tensor, d: Tensor) -> Tensor:
@@ -92,4 +105,4 @@ def _before(activation: str, z: Tensor, h: Tensor, d: Tensor) -> Tensor:
 
 
 def _square(x: Tensor) -> float:
-    return float(x.double().square().sum())
+    return float(torch.linalg.vector_norm(x, dtype=torch.float64)) ** 2

@@ -72,7 +72,7 @@ def _measure(snapshot: Snapshot, wanted: set[str], layers: str) -> Measured:
     families = {METRICS[name].family for name in wanted}
     names = snapshot.network.layer_names if layers == "all" else ["last"]
     found = Measured()
-    if not bool(torch.stack([p.isfinite().all() for p in snapshot.network.parameters()]).all()):
+    if not _finite(snapshot.network):
         for name in (n for n in wanted if n in ON_PARAMETERS or METRICS[n].family == OWN):
             found.put({}, {name: "parameters are not finite"}, "test" if name in TEST_METRICS else "train")
         return found
@@ -115,6 +115,15 @@ def _measure(snapshot: Snapshot, wanted: set[str], layers: str) -> Measured:
                 )
             )  # fmt: skip
     return found.only(wanted)
+
+
+def _finite(network: Network) -> bool:
+    """Whether every parameter is a finite number."""
+    # finite sums tell; where one overflows, every number is looked at
+    parameters = [*network.parameters()]
+    return bool(torch.stack([p.sum() for p in parameters]).isfinite().all()) or bool(
+        torch.stack([p.isfinite().all() for p in parameters]).all()
+    )
 
 
 def _own(
