@@ -67,6 +67,25 @@ def test_they_are_the_sums_they_name(loops: Any, width: int, dtype: str, moving:
 
 
 @pytest.mark.parametrize("loops", LOOPS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_active_are_those_above_zero_and_those_that_are_no_number(loops: Any, dtype: str) -> None:
+    pick_active = loops.pick_active
+
+    @njit(error_model="numpy")
+    def pick(z, index, values):  # type: ignore[no-untyped-def]
+        return pick_active(z, index, values)
+
+    draw = np.random.default_rng(4)
+    for size in (8, 104, 256):
+        unlike = draw.choice([np.nan, -0.0, 0.0, np.inf, -np.inf, -1e-45, 1e-45], size)
+        some = draw.normal(size=(3, size))
+        for z in (*some.astype(dtype), np.where(some[0] > 1, unlike, some[1]).astype(dtype), np.ones(size, dtype)):
+            index, values, expected = np.empty(size, np.uint32), np.empty(size, dtype), np.flatnonzero(~(z <= 0))
+            count = pick(z, index, values)
+            assert np.array_equal(index[:count], expected) and values[:count].tobytes() == z[expected].tobytes()
+
+
+@pytest.mark.parametrize("loops", LOOPS)
 def test_what_is_asked_for_is_not_changed_and_nothing_else_is_read(loops: Any) -> None:
     fetch = loops.fetch
 

@@ -6,6 +6,8 @@
         weights[index[k]] -= factor values[k] d
     times_rows(width, moving, weights, index, values, last, d, scale, factor, out)
         out[index[k]] += scale weights[index[k]] . d for k < last, then as move_rows where `moving`
+    pick_active(z, index, values)
+        how many of z (a multiple of 8,) are above zero or not a number; index and values are filled with them
     fetch(array, first, last)
         ask the memory for array[first:last], which is read soon
 
@@ -70,12 +72,23 @@ def _times_rows(width, moving, weights, index, values, last, d, scale, factor, o
                 row[j] -= step * d[j]
 
 
+@njit(fastmath=FAST, inline="always")
+def _pick_active(z, index, values):  # type: ignore[no-untyped-def]
+    count = 0
+    for j in range(z.shape[0]):  # without a branch: half of them would be mispredicted
+        values[count], index[count] = z[j], j
+        count += not z[j] <= 0
+    return count
+
+
 @njit(inline="always")
 def _fetch(array, first, last):  # type: ignore[no-untyped-def]
     """Nothing: it changes no value."""
 
 
-plain = SimpleNamespace(add_rows=_add_rows, move_rows=_move_rows, times_rows=_times_rows, fetch=_fetch)
+plain = SimpleNamespace(
+    add_rows=_add_rows, move_rows=_move_rows, times_rows=_times_rows, pick_active=_pick_active, fetch=_fetch
+)
 
 try:
     from ncpl_cli.data import registers
@@ -85,7 +98,8 @@ except (ImportError, AttributeError):  # what registers.py uses of numba is not 
     IN_REGISTERS = False
 
 _loops: Any = registers if IN_REGISTERS else plain
-add_rows, move_rows, times_rows, fetch = _loops.add_rows, _loops.move_rows, _loops.times_rows, _loops.fetch
+add_rows, move_rows, times_rows = _loops.add_rows, _loops.move_rows, _loops.times_rows
+pick_active, fetch = _loops.pick_active, _loops.fetch
 add_tile: Any
 add_tile, TILE = (registers.add_tile, registers.TILE) if IN_REGISTERS else (None, (1, 1))
 """For products of float64, tile by tile; None where there are no registers for it: BLAS is as good as a plain loop."""

@@ -14,7 +14,7 @@ from numba import njit
 from numpy.typing import DTypeLike, NDArray
 
 from ncpl_cli.data.dataset import Split
-from ncpl_cli.data.rows import FAST, SOURCE, add_rows, move_rows
+from ncpl_cli.data.rows import FAST, SOURCE, add_rows, move_rows, pick_active
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,10 +122,13 @@ def active_rows_times_matrix(width: int, rectified: bool = False) -> Callable[..
         """Out (n, width) = x (n, D) times weights (D, width) plus bias: zeros are skipped."""
         units, values = np.empty(x.shape[1], np.uint32), np.empty(x.shape[1], x.dtype)
         for i in range(x.shape[0] if source else 0):
-            row, active = x[i], 0
-            for j in range(x.shape[1]):  # without a branch: what is zero is overwritten
-                units[active], values[active] = j, row[j]
-                active += not row[j] <= 0 if rectified else row[j] != 0
+            if rectified:
+                active = pick_active(x[i], units, values)
+            else:
+                row, active = x[i], 0
+                for j in range(x.shape[1]):  # without a branch: what is zero is overwritten
+                    units[active], values[active] = j, row[j]
+                    active += row[j] != 0
             add_rows(width, out[i], bias, weights, units, values, 0, active)
 
     return product

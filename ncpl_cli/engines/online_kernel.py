@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit
 
-from ncpl_cli.data.rows import FAST, SOURCE, add_rows, fetch, move_rows, times_rows
+from ncpl_cli.data.rows import FAST, SOURCE, add_rows, fetch, move_rows, pick_active, times_rows
 
 
 @njit(fastmath=FAST, nogil=True, error_model="numpy", cache=True)
@@ -200,12 +200,8 @@ def kernel(
                 _affine(width, pull, z, biases[0], w1, w1_target, pixels, values, indptr[sample], indptr[sample + 1],
                         scale, target, zeros)  # fmt: skip
                 for layer in range(depth):
-                    n = 0
                     now_h, now_active = h[i, layer], active[i, layer]
-                    for j in range(width):  # without a branch: half of them would be mispredicted
-                        now_h[n] = z[j]
-                        now_active[n] = j
-                        n += not z[j] <= 0  # NaN counts as active, so that it spreads and is seen
+                    n = pick_active(z, now_active, now_h)  # with what is not a number: it spreads and is seen
                     count[i, layer] = n
                     if layer + 1 < depth:
                         _affine(width, pull, z, biases[layer + 1], hidden[layer], goals[layer],
