@@ -70,6 +70,7 @@ def commit() -> str | None:
     return head.stdout.strip()[:12] + ("+" if dirty.stdout.strip() else "")
 
 
+@functools.cache
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)

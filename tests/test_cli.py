@@ -37,6 +37,33 @@ def test_a_line_is_refused_without_torch() -> None:
     assert said.returncode == 0, said.stderr
 
 
+MISTAKES = [
+    "train permuted-digits --lr -1", "train permuted-digits --metrics nc9", "train permuted-digits --probe lables",
+    "train permuted-digit", "trian", "train permuted-digits --seeds 0-", "train permuted-digits --dataset mnst",
+    "train permuted-digits --network mpl", "train permuted-digits --engine onlin", "train permuted-digits --device gpu",
+    "train permuted-digits --optimizer sdg", "train permuted-digits --epochs 0", "train warm-start --layers al",
+    "sweep permuted-digits --grid lr=0.1,x --name s", "sweep none.toml", "reproduce none", "probe abc", "correlate",
+    "measure none.npz", "compare --by lrr", "layers", "export -o a.csv", "report", "db check", "runs show abc",
+]  # fmt: skip
+HELP = [*COMMANDS, "train permuted-digits", "train warm-start", "sweep permuted-digits", "sweep status", "sweep worker",
+        "runs list", "db merge"]  # fmt: skip
+
+
+@pytest.mark.parametrize("lines", [[f"{name} --help" for name in HELP], [*MISTAKES, "reproduce list", "runs list"]])
+def test_help_and_refusals_load_nothing_heavy(lines: list[str], tmp_path: Path) -> None:
+    """No line may load what takes a tenth of a second for nothing: which does is named."""
+    code = (
+        "import sys\nfrom ncpl_cli.main import call\n"
+        "heavy = {'torch', 'torchvision', 'numba', 'scipy', 'plotnine', 'matplotlib', 'sklearn', 'pandas'}\n"
+        f"for line in {lines!r}:\n    code = call(line.split())\n"
+        f"    assert code == (0 if 'help' in line or line == 'reproduce list' else code) and code in (0, 2, 4), line\n"
+        "    assert not heavy & set(sys.modules), (line, heavy & set(sys.modules))\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert said.returncode == 0, said.stderr[-2000:]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_runs_and_sweeps_are_listed_without_numpy(tmp_path: Path) -> None:
     """2 000 runs are listed in half a second: what is shown of them needs the store alone."""
     code = (

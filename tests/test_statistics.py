@@ -376,3 +376,21 @@ def test_an_interval_and_a_p_that_disagree_are_explained() -> None:
         assert "two procedures" in said and "0.031" in said
     for summary, p in ((above, 0.03125), (around, 0.06), (above, None)):  # type: ignore[assignment]
         assert two_procedures(summary, p, 6) == []
+
+
+@pytest.mark.parametrize("kind", ["float", "int", "ties", "infinite", "nan", "read-only"])
+@pytest.mark.parametrize("shape", [(0,), (1,), (2,), (9,), (3, 7), (2, 3, 50)])
+def test_ranks_are_those_of_scipy(kind: str, shape: tuple[int, ...]) -> None:
+    from scipy.stats import rankdata
+
+    draw = np.random.default_rng(len(shape) + shape[-1])
+    x = draw.normal(size=shape) if kind != "int" else draw.integers(-3, 3, shape)
+    if kind in ("ties", "infinite", "nan"):
+        x = np.round(x * 2)
+    if kind == "infinite":
+        x = np.where(draw.random(shape) < 0.3, np.inf * np.where(draw.random(shape) < 0.5, 1, -1), x)
+    if kind == "nan" and x.size:
+        x.flat[0] = np.nan
+    if kind == "read-only":
+        x.flags.writeable = False
+    assert np.array_equal(statistics._mean_ranks(x), rankdata(x, axis=-1), equal_nan=True)

@@ -46,11 +46,26 @@ def pearson(x: Array, y: Array) -> Array:
     return r_of((dx * dy).sum(-1), scatter_x, scatter_y, flat)
 
 
+def _mean_ranks(x: Array) -> Array:
+    """1 for the smallest along the last axis, ties sharing their mean rank; NaN throughout where something is NaN.
+
+    As scipy.stats.rankdata, to import which takes longer than all the rest of `ncpl correlate`.
+    """
+    order = np.argsort(x, axis=-1, kind="stable")
+    values, place = np.take_along_axis(x, order, -1), np.arange(x.shape[-1])
+    new = values[..., 1:] != values[..., :-1]  # the first of its ties
+    edge = np.ones((*x.shape[:-1], min(x.shape[-1], 1)), bool)
+    first = np.maximum.accumulate(np.where(np.concatenate([edge, new], -1), place, 0), -1)
+    last = np.where(np.concatenate([new, edge], -1), place, len(place))
+    last = np.minimum.accumulate(last[..., ::-1], -1)[..., ::-1]
+    found = np.empty(x.shape)
+    np.put_along_axis(found, order, (first + last) / 2 + 1, -1)
+    return np.where(np.isnan(x).any(-1, keepdims=True), np.nan, found)
+
+
 def ranks(x: Array) -> Array:
     """Ranks along the last axis, ties sharing their mean rank. What varies by no more than rounding is all ties."""
-    from scipy.stats import rankdata
-
-    found = np.asarray(rankdata(x, axis=-1), dtype=np.float64)
+    found = _mean_ranks(np.asarray(x))
     if x.shape[-1]:
         d, mean = _centred(x)
         flat = is_flat(np.abs(d).max(-1), mean)

@@ -45,13 +45,13 @@ def probe(
     from ncpl_cli.store import open_store
 
     kinds = probes.parse_all(probe or ())
-    where = device_of.resolve(device)
     statuses: dict[str, str] = {}
     with open_store(_common.store_url(db), create=False) as store:
         chosen = store.select(runs or None, names=[name] if name is not None else ())
         rows = [row for row in chosen if takes(row, kinds)]
         if not rows:
             raise InputError("there is no run of that description that takes probes.", "ncpl probe RUN --probe labels")
+        where = device_of.resolve(device)
         ready = [row for row in rows if row.status == "finished"]
         if waiting := len(rows) - len(ready):
             verb = "is" if waiting == 1 else "are"
