@@ -1,8 +1,9 @@
 """Epochs that wait to be stored together: a transaction costs as much as a short epoch takes.
 
-Epochs of 50 ms or more are stored at once: a transaction is 1.1 ms of CPU time beside .35 ms for the rows of an epoch, so
-that one of 20 ms would pay 6 % for it, one of 50 ms pays 2 %. Shorter ones wait for each other, at most half a second from the first on,
-so that a kill loses less than a second of them; whatever ends, pauses or is checkpointed is stored before.
+Epochs of 50 ms or more are stored at once: a transaction is 1.1 ms of CPU time beside .35 ms for the rows of an epoch,
+so that one of 20 ms would pay 6 % for it and one of 50 ms pays 2 %. Shorter ones wait for each other, at most half a
+second from the first on, so that a kill loses less than a second of them; whatever ends, pauses or is checkpointed is
+stored before.
 """
 
 from __future__ import annotations
