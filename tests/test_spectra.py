@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from ncpl_cli import networks
 from ncpl_cli.metrics import ntk, units
+from ncpl_cli.metrics.bisection import largest_eigenvalue
 from ncpl_cli.metrics.inputs import Batch
 
 Array = np.ndarray[Any, Any]
@@ -114,3 +118,31 @@ def test_a_kernel_that_is_zero_says_so() -> None:
     batch = Batch(torch.rand(5, 1, 2, 2), torch.zeros(5, dtype=torch.int64))
     values, undefined = ntk.ntk_metrics(Constant(), batch, ("ntk_effective_rank", "ntk_full_effective_rank"))
     assert values == {} and {*undefined.values()} == {"the kernel is zero"}
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 10_000), n=st.integers(1, 40), scale=st.sampled_from([1e-250, 1e-9, 1.0, 1e250]),
+    kind=st.sampled_from(["full", "one direction", "diagonal", "block", "negative", "twice"]),
+)  # fmt: skip
+def test_the_largest_eigenvalue_is_lapack_s(seed: int, n: int, scale: float, kind: str) -> None:
+    draw = np.random.default_rng(seed)
+    x = draw.normal(size=(n, 1 if kind == "one direction" else 2 * n))
+    a = x @ x.T
+    if kind == "diagonal":
+        a = np.diag(draw.normal(size=n))
+    if kind == "block":
+        a[: n // 2, n // 2 :] = a[n // 2 :, : n // 2] = 0
+    if kind == "negative":
+        a = -a
+    if kind == "twice":  # the largest is a double one
+        a = np.kron(np.eye(2), a)
+    expected = np.linalg.eigvalsh(a)
+    found = largest_eigenvalue(a * scale) / scale
+    assert found == pytest.approx(expected[-1], rel=1e-12, abs=1e-13 * np.abs(expected).max())
+
+
+def test_the_largest_eigenvalue_of_nothing_and_of_no_numbers() -> None:
+    assert largest_eigenvalue(np.zeros((3, 3))) == 0.0
+    assert math.isnan(largest_eigenvalue(np.array([[1.0, np.inf], [np.inf, 1.0]])))
+    assert math.isnan(largest_eigenvalue(np.array([[np.nan]])))

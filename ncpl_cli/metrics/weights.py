@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ncpl_cli.metrics.bisection import SMALL, largest_eigenvalue
 from ncpl_cli.networks import MLP
 
 
@@ -65,7 +66,7 @@ def layer_norms(network: nn.Module) -> dict[str, float]:
 def spectral_norms(weights: Sequence[Tensor]) -> Tensor:
     """Largest singular value of each matrix, (matrices,); of a convolution, of its (out, in x height x width) form.
 
-    By the smaller Gram matrix in float64; those of one size are solved together.
+    By the smaller Gram matrix in float64; elsewhere than on the processor those of one size are solved together.
     """
     grams: dict[int, list[tuple[int, Tensor]]] = {}
     for place, weight in enumerate(weights):
@@ -73,7 +74,11 @@ def spectral_norms(weights: Sequence[Tensor]) -> Tensor:
         gram = w @ w.T if w.shape[0] <= w.shape[1] else w.T @ w
         grams.setdefault(len(gram), []).append((place, gram))
     found = torch.empty(len(weights), dtype=torch.float64, device=weights[0].device)
-    for alike in grams.values():
+    for size, alike in grams.items():
+        if size <= SMALL and found.device.type == "cpu":
+            for place, gram in alike:
+                found[place] = largest_eigenvalue(gram.numpy())
+            continue
         top = torch.linalg.eigvalsh(torch.stack([gram for _, gram in alike]))[:, -1]
         for (place, _), value in zip(alike, top, strict=True):
             found[place] = value
