@@ -237,8 +237,18 @@ def add_square(total: torch.Tensor, z: torch.Tensor) -> None:
 
 def symmetric(total: torch.Tensor) -> Array:
     """The whole of a symmetric matrix (d, d) of which the upper panels are known."""
+    if total.device.type == "cpu":
+        return _mirrored(total.numpy(), np.empty(total.shape))  # type: ignore[no-any-return]
     upper = torch.triu(total).double()
     return (upper + torch.triu(upper, 1).T).numpy()
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _mirrored(upper, whole):  # type: ignore[no-untyped-def]
+    for i in range(len(upper)):
+        for j in range(i, len(upper)):
+            whole[i, j] = whole[j, i] = upper[i, j]
+    return whole
 
 
 def between(means: Means, precision: Any) -> tuple[Array, Array]:
