@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from ncpl_cli.main import call
-from ncpl_cli.store import open_store
+from ncpl_cli.store import frames, open_store
 from ncpl_cli.store.event_files import crc32c, events
 from ncpl_cli.store.tracker_logs import tensorboard
 from tests.studies import make_store
@@ -181,6 +181,34 @@ def test_a_setting_of_several_kinds_is_text_in_every_file(tmp_path: Path, capsys
         frame = read(tmp_path / name).sort_values("seed")
         assert frame["epochs"].tolist()[:2] == ["2", "[5,1]"] and pd.isna(frame["epochs"].tolist()[2])
         assert frame["lr"].tolist()[:2] == [1.0, 0.5]
+
+
+def test_a_large_store_is_exported_a_few_runs_at_a_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pieces make the same file: of runs that lack a setting, a metric, or every epoch."""
+    path = str(tmp_path / "a.db")
+    with open_store(path) as made:
+        for seed, (config, metric) in enumerate([({}, "nc1"), ({"units": 7}, "nc2@test"), ({"units": 9}, "mine")]):
+            with made.run("mine", seed=seed, config=config) as run:
+                for epoch in (1, 2):
+                    run.record(epoch=epoch, task=0, metrics={metric: 0.1 * epoch})
+        with made.run("mine", seed=3, config={"units": 8.5}):
+            pass  # nothing
+    files = {}
+    for rows in (frames.PIECE, 1):
+        monkeypatch.setattr(frames, "PIECE", rows)
+        for kind in ("csv", "parquet"):
+            assert call(["export", "--db", path, "-o", str(tmp_path / f"e.{kind}"), "--settings"]) == 0
+        assert "8 rows of 3 runs" in capsys.readouterr().err
+        files[rows] = ((tmp_path / "e.csv").read_text(), pd.read_parquet(tmp_path / "e.parquet"))
+    (text, table), (pieced, in_pieces) = files.values()
+    assert text == pieced
+    pd.testing.assert_frame_equal(table, in_pieces)
+    lines = text.splitlines()
+    assert lines[0].endswith(",split,layer,units,nc1,nc2,mine")
+    assert sum(line.endswith(",train,last,,0.1,,") for line in lines) == 1
+    assert sum(line.endswith(",test,last,7.0,,0.1,") for line in lines) == 1 and 9 in table["units"].tolist()
 
 
 def test_event_files_hold_what_was_stored(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable, Iterator
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from ncpl_cli.commands._common import Db
 from ncpl_cli.commands._described import describe
 from ncpl_cli.errors import InputError
 from ncpl_cli.streams import for_spreadsheets
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def export(
@@ -40,20 +44,40 @@ def export(
     if kind == "parquet" and output is None:
         raise InputError("parquet goes into a file.", "name one with -o epochs.parquet")
     ids = [part.strip() for part in runs.split(",")] if runs is not None else None
-    with open_store(_common.store_url(db), readonly=True) as store:
-        frame = store.frame(ids, scenario=scenario, name=name, settings=settings)
     target = STDOUT if output is None else output
-    with opened(target) as file:
-        if kind == "csv":
-            texts = frame.select_dtypes(include=["object", "string", "category"]).columns
-            safe = frame.assign(**{column: frame[column].map(_cell) for column in texts}) if len(frame) else frame
-            safe.rename(columns=for_spreadsheets).to_csv(file, index=False, mode="wb")
-        else:
-            file.write(frame.to_parquet(index=False))
+    number = 0
+    with open_store(_common.store_url(db), readonly=True) as store:
+        of_runs, pieces = store.pieces(ids, scenario=scenario, name=name, settings=settings)
+        with opened(target) as file:
+            for piece in (_csv if kind == "csv" else _parquet)(of_runs, pieces, file):
+                number += len(piece)
     if target != STDOUT:
-        described = describe(frame, target, kind)
+        described = describe(of_runs, target, kind)
         beside = f"; {described} says what its columns are" if described else ""
-        _common.note(f"{count(len(frame), 'row')} of {count(frame['run'].nunique(), 'run')} in {target}{beside}.")
+        _common.note(f"{count(number, 'row')} of {count(len(of_runs), 'run')} in {target}{beside}.")
+
+
+def _csv(of_runs: pd.DataFrame, pieces: Iterable[pd.DataFrame], file: IO[bytes]) -> Iterator[pd.DataFrame]:
+    """Write each piece, a head first, and hand it on."""
+    texts = of_runs.select_dtypes(include=["object", "string", "category"])
+    kinds = {str(column): texts[column].map(_cell).dtype for column in texts}  # of all runs, not of those of a piece
+    of_runs.iloc[:0].rename(columns=for_spreadsheets).to_csv(file, index=False, mode="wb")
+    for piece in pieces:
+        safe = piece.assign(**{column: piece[column].map(_cell).astype(kind) for column, kind in kinds.items()})
+        safe.to_csv(file, index=False, mode="wb", header=False)
+        yield piece
+
+
+def _parquet(of_runs: pd.DataFrame, pieces: Iterable[pd.DataFrame], file: IO[bytes]) -> Iterator[pd.DataFrame]:
+    """The same; the types are those of all runs together, since a piece may hold nothing in a column."""
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    schema = pa.Schema.from_pandas(of_runs, preserve_index=False)
+    with ParquetWriter(file, schema) as writer:
+        for piece in pieces:
+            writer.write_table(pa.Table.from_pandas(piece, schema, preserve_index=False))
+            yield piece
 
 
 def _event_files(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -130,41 +130,73 @@ class Frames(Reading):
         Columns: run, seed, scenario, name, task, task_epoch, epoch, samples_seen, seconds, split, layer, where there
         are probes parent and branch_epoch, with `settings` each setting that varies between these runs, and metrics.
         """
+        import pandas as pd
+
+        of_runs, pieces = self.pieces(ids, scenario=scenario, name=name, status=status, settings=settings)
+        return pd.concat([*pieces] or [of_runs.iloc[:0]], ignore_index=True)
+
+    def pieces(
+        self, ids: Sequence[str] | None = None, *, scenario: str | None = None, name: str | None = None,
+        status: str | None = None, settings: bool = False,
+    ) -> tuple[pd.DataFrame, Iterator[pd.DataFrame]]:  # fmt: skip
+        """The same frame a few runs at a time, in order, for what would not fit: (a row a run with the columns and
+        types of all, the pieces)."""
         import numpy as np
         import pandas as pd
 
         chosen = self.select(ids, scenario=scenario, names=[name] if name is not None else (), status=status)
-        head = [
-            "run", "seed", "scenario", "name", "task", "task_epoch", "epoch", "samples_seen", "seconds", "split",
-            "layer",
-        ]  # fmt: skip
+        head = ["run", "seed", "scenario", "name", *FACTS, "split", "layer"]
         if any(row.parent for row in chosen):
             head += ["parent", "branch_epoch"]
         # a probe's settings name its parent and epoch, which have columns of their own
         varying = [key for key in _varying(chosen) if key not in ("parent", "branch_epoch")] if settings else []
         titles = {key: f"settings.{key}" if key in head else key for key in varying}
         cells = {key: _cells([row.settings.get(key) for row in chosen]) for key in varying}
-        parts = []
+        everybody = [row.id for row in chosen]
+        found = {address.metric for address in self.recorded(everybody)}
         with self.reading() as connection:
-            texts = {int(n): str(text) for n, text in connection.execute(sa.select(terms.c.id, terms.c.text))}
-            for at, row in enumerate(chosen):  # a run at a time, as arrays: dictionaries take gigabytes
-                part = _rows_of(connection, row, texts)
-                number = len(part["epoch"])
-                here = (part["split"] == "train") & (part["layer"] == "last")
-                for _, of_rows in matrix.numbers(connection, [row.id]):
-                    for metric, by_epoch in of_rows.items():
-                        values = part.setdefault(metric, np.full(number, np.nan))
-                        values[here] = _fill(values[here], part["epoch"][here], by_epoch)
-                about = {"run": row.id, "seed": row.seed, "scenario": row.scenario, "name": ",".join(row.names)}
-                about |= {
-                    "parent": row.parent,
-                    "branch_epoch": np.nan if row.branch_epoch is None else row.branch_epoch,
-                }
-                about |= {titles[key]: cells[key][at] for key in varying}
-                parts.append(pd.DataFrame({key: [value] * number for key, value in about.items()} | part))
-        table = pd.concat([p for p in parts if len(p)] or [pd.DataFrame(columns=head)], ignore_index=True)
-        found = set(table.columns) - {*head, *titles.values(), "parent", "branch_epoch"}
-        return table[[*head, *titles.values(), *(n for n in WIDE if n in found), *sorted(found - set(WIDE))]]
+            of_matrix = {*OF_MATRIX}
+            for _, numbers in matrix.numbers(connection, everybody if of_matrix - found else []):
+                found |= numbers.keys()
+                if of_matrix <= found:
+                    break
+            trained = sa.select(runs.c.id).where(runs.c.pk.in_(sa.select(epochs.c.run).distinct()))
+            with_rows = {str(run) for (run,) in connection.execute(trained)}
+        columns = [*head, *titles.values(), *(n for n in WIDE if n in found), *sorted(found - set(WIDE))]
+        rows = [
+            {"run": row.id, "seed": row.seed, "scenario": row.scenario, "name": ",".join(row.names)}
+            | dict.fromkeys(FACTS[:4], 0) | {"seconds": 0.0, "split": "train", "layer": "last", "parent": row.parent}
+            | {"branch_epoch": np.nan if row.branch_epoch is None else row.branch_epoch}
+            | {titles[key]: cells[key][at] for key in varying} | dict.fromkeys(found, np.nan)
+            for at, row in enumerate(chosen)
+        ]  # fmt: skip
+        known = [at for at, row in enumerate(chosen) if row.id in with_rows]
+        of_runs = pd.DataFrame([rows[at] for at in known], columns=columns)
+        for title in titles.values():  # whole numbers stay such beside runs without
+            if any(rows[at][title] is None for at in known):
+                of_runs[title] = pd.Series([rows[at][title] for at in known], dtype=object)
+
+        def pieces() -> Iterator[pd.DataFrame]:
+            held: list[pd.DataFrame] = []
+            with self.reading() as connection:
+                texts = {int(n): str(text) for n, text in connection.execute(sa.select(terms.c.id, terms.c.text))}
+                for at, row in enumerate(chosen):  # a run at a time, as arrays: dictionaries take gigabytes
+                    part = _of_run(connection, row, texts)
+                    if not (number := len(part["epoch"])):
+                        continue
+                    about = of_runs.iloc[np.full(number, known.index(at))].reset_index(drop=True)
+                    held.append(about.assign(**part)[columns])
+                    if sum(map(len, held)) >= PIECE:
+                        yield pd.concat(held, ignore_index=True)
+                        held = []
+            if held:
+                yield pd.concat(held, ignore_index=True)
+
+        return of_runs, pieces()
+
+
+PIECE = 50_000
+"""Rows at a time, at least."""
 
 
 def of_stored_rows(address: Address) -> bool:
@@ -181,6 +213,19 @@ def _fill(values: NDArray[np.float64], axis: NDArray[Any], by_epoch: Mapping[int
 
 
 FACTS = ("task", "task_epoch", "epoch", "samples_seen", "seconds")
+
+
+def _of_run(connection: sa.Connection, run: RunRow, texts: Mapping[int, str]) -> dict[str, Any]:
+    """A run's rows, with the numbers of the forgetting matrix that were not recorded."""
+    import numpy as np
+
+    part = _rows_of(connection, run, texts)
+    here = (part["split"] == "train") & (part["layer"] == "last")
+    for _, of_rows in matrix.numbers(connection, [run.id]):
+        for metric, by_epoch in of_rows.items():
+            values = part.setdefault(metric, np.full(len(here), np.nan))
+            values[here] = _fill(values[here], part["epoch"][here], by_epoch)
+    return part
 
 
 def _rows_of(connection: sa.Connection, run: RunRow, texts: Mapping[int, str]) -> dict[str, Any]:
