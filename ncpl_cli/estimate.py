@@ -133,7 +133,10 @@ def _alike(row: RunRow, spec: RunSpec, members: int) -> bool:
     """Whether an epoch of a stored run takes as long as one of a spec."""
 
     def kept(settings: dict[str, Any]) -> dict[str, Any]:
-        found = {key: value for key, value in settings.items() if key not in FREE}
+        found = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in settings.items() if key not in FREE
+        }  # fmt: skip
         found["interventions"] = [str(label).partition(":")[0] for label in found.get("interventions", ())]
         return found | {"weight_decay": bool(found.get("weight_decay"))}
 
