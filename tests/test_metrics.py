@@ -243,6 +243,10 @@ def test_a_split_is_seen_alike_in_one_block_and_in_many_in_place_and_not(
 
     names = net.layer_names
     whole = seen(names)
+    alone = [forward.preactivations(net, digits, digits.train, order, "cpu")]
+    with monkeypatch.context() as wide:
+        wide.setattr(forward, "NARROW", 0)
+        alone.append(forward.preactivations(net, digits, digits.train, order, "cpu"))
     monkeypatch.setattr(forward, "WHOLE", 0)
     monkeypatch.setattr(forward, "BLOCK", 100)
     parts, last = seen(names), seen(["last"])
@@ -250,6 +254,9 @@ def test_a_split_is_seen_alike_in_one_block_and_in_many_in_place_and_not(
     with_zeros = seen(names)
     monkeypatch.setattr(forward, "rectified", lambda network, device: False)
     plain = seen(names)
+    for found in alone if few > len(digits.train) else ():
+        for name in names:
+            assert torch.allclose(found[name], plain.inside[name][0], atol=1e-5)
     for other in (parts, with_zeros, plain):
         assert torch.allclose(whole.logits, other.logits, atol=1e-5) and (whole.drawn == other.drawn).all()
         for name in names:

@@ -221,6 +221,18 @@ class LaterLayers:
                 torch.addmm(bias, h if look is not None else h.relu_(), weight, out=z)
         return z
 
+    def preactivations(self, z: Tensor) -> list[Tensor]:
+        """What every layer gives before its activation (n, ...), from the first's: that is kept, and no logits made."""
+        found = [z]
+        for weight, bias, memory, product in self._layers[:-1]:
+            out = memory[: len(z)]
+            if product is not None:
+                product(z.numpy(), weight.numpy(), bias.numpy(), out.numpy())
+            else:
+                torch.addmm(bias, z.relu(), weight, out=out)
+            found.append(z := out)
+        return found
+
 
 def is_narrow(weight: Tensor) -> bool:
     """Whether skipping zeros pays before this matrix."""
@@ -279,6 +291,20 @@ def _view_at_once(
     within = dict(zip(names, zip(seen[::2], seen[1::2], strict=True), strict=True)) if inside else {}
     logits = logits[:, : network.classifier.out_features]
     return View(split, labels, logits, kept, within, frozenset(), split.draw(FEW_ROWS), among=among)
+
+
+def preactivations(
+    network: Network, data: Dataset, split: Split, pixel_order: NDArray[np.int64] | None, device: str
+) -> dict[str, Tensor]:
+    """What each layer gives before its activation on a small split, by its name; nothing where a network hides it."""
+    if rectified(network, device) and 0 < len(split) <= WHOLE:
+        with evaluating(network):
+            ((_, first),) = _first_layer(network, data, split, len(split), pixel_order, "cpu")
+            found = LaterLayers(network, len(split)).preactivations(first)
+        width = network.classifier.in_features
+        return {name: z[:, :width] for name, z in zip(network.layer_names, found, strict=True)}
+    seen = view(network, data, split, split.labels, pixel_order, device=device, layers=(), inside=True)
+    return {name: z for name, (z, _) in seen.inside.items()}
 
 
 def predictions(network: Network, data: Dataset, task: Task, device: str) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from ncpl_cli.metrics import units, weights
 from ncpl_cli.metrics.catalogue import METRICS, chosen
 from ncpl_cli.metrics.columns import columns
 from ncpl_cli.metrics.expensive import expensive_metrics
-from ncpl_cli.metrics.forward import FEW_ROWS, View, evaluating, view
+from ncpl_cli.metrics.forward import FEW_ROWS, View, evaluating, preactivations, view
 from ncpl_cli.metrics.gradients import by_hand, gradient_norm, gradient_norm_inside
 from ncpl_cli.metrics.inputs import at_initialisation, training_samples
 from ncpl_cli.metrics.measured import Measured
@@ -201,18 +201,13 @@ def _few(snapshot: Snapshot, views: Mapping[str, View]) -> View:
         return seen
     if seen is not None and len(seen.drawn) == min(DIAGNOSTIC_SAMPLES, len(shown.split)):
         return seen
-    seen = _inside(snapshot.network, snapshot)
+    seen = view(
+        snapshot.network, snapshot.data, shown.split, shown.labels, snapshot.task.pixel_order, device=snapshot.device,
+        samples=DIAGNOSTIC_SAMPLES, layers=(), inside=True, among=snapshot.task.among,
+    )  # fmt: skip
     if shown.targets is not None:
         seen.targets = shown.targets[shown.split.draw(DIAGNOSTIC_SAMPLES)]
     return seen
-
-
-def _inside(network: Network, snapshot: Snapshot) -> View:
-    shown = snapshot.task.measured(snapshot.data)["train"]
-    return view(
-        network, snapshot.data, shown.split, shown.labels, snapshot.task.pixel_order, device=snapshot.device,
-        samples=DIAGNOSTIC_SAMPLES, layers=(), inside=True, among=snapshot.task.among,
-    )  # fmt: skip
 
 
 def _units(found: Measured, snapshot: Snapshot, views: Mapping[str, View], layer: str, wanted: Collection[str]) -> None:
@@ -236,10 +231,11 @@ def _preactivations(found: Measured, snapshot: Snapshot, views: Mapping[str, Vie
         why = "this network shows no preactivations"
         found.undefined |= {Address(name, "train", layer): why for name in lost for layer in layers}
         return
-    before: Mapping[str, tuple[Tensor, Tensor]] = {}
+    before: Mapping[str, Tensor] = {}
     if snapshot.initial is not None:
-        fresh = at_initialisation(network, snapshot.initial)
-        before = _inside(fresh, snapshot).inside
+        fresh, task = at_initialisation(network, snapshot.initial), snapshot.task
+        split = task.measured(snapshot.data)["train"].split.drawn(DIAGNOSTIC_SAMPLES)
+        before = preactivations(fresh, snapshot.data, split, task.pixel_order, snapshot.device)
     for layer in layers:
 
         def put(name: str, value: float | None, why: str, layer: str = layer) -> None:
@@ -256,12 +252,12 @@ def _preactivations(found: Measured, snapshot: Snapshot, views: Mapping[str, Vie
         put("preactivation_std", std, "")
         put("active_units_95", units.active_units(seen, activation), "the activation has no side that is off")
         put("saturated_units", units.saturated_units(h, activation), "the activation is not bounded")
-        first = units.preactivation_moments(before[layer][0]) if before else None
+        first = units.preactivation_moments(before[layer]) if before else None
         put("preactivation_mean_drift", None if first is None else mean - first[0], unknown)
         put("preactivation_std_drift", None if first is None else std - first[1], unknown)
         affine: float | None = units.linearised_units(seen if activation in units.PIECES else z, activation)
         if activation not in units.PIECES and affine is not None:
-            affine = affine - units.linearised_units(before[layer][0], activation) if before else None
+            affine = affine - units.linearised_units(before[layer], activation) if before else None
         put("linearised_units", affine, unknown)
 
 
