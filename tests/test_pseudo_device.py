@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ncpl_cli import networks
-from ncpl_cli.data import Dataset
+from ncpl_cli.data import Dataset, resident
 from ncpl_cli.engines import ENGINES, captured
 from ncpl_cli.engines.copies import on_host
 from ncpl_cli.engines.stacked import StackedEngine
@@ -219,6 +219,27 @@ def test_every_family_is_measured_where_the_network_is(
     assert there.values.keys() == here.values.keys() and same == row
     for address, value in here.values.items():
         assert there.values[address] == pytest.approx(value, rel=2e-3, abs=1e-5), address
+
+
+@pytest.mark.parametrize("kind", ["mlp", "convnet"])
+def test_images_that_lie_on_the_device_are_looked_at_there(
+    digits: Dataset, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In blocks of any size, and from one look to the next; what would take too much of it goes there each time."""
+    monkeypatch.setattr(forward, "IMAGE_BLOCK", {"cpu": 50, "cuda": 70})
+    data, task = digits, a_task(digits)
+    wanted = forward.predictions(network(data, kind, 0), data, task, "cpu")
+    with pseudo_device() as seen:
+        there, uploads = network(data, kind, 0).to(DEVICE), []
+        for most in (1 << 30, 1 << 30, 0):
+            monkeypatch.setattr(resident, "MOST", most)
+            fresh = replace(data, train=data.train.take(np.arange(len(data.train)))) if not most else data
+            before = seen.kernels
+            found = forward.predictions(there, fresh, task, DEVICE)
+            uploads.append(fresh.train in resident._RESIDENT and DEVICE in resident._RESIDENT[fresh.train])
+            assert seen.mixed == [] and seen.arrays == [] and seen.kernels > before
+            assert np.allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    assert uploads == [True, True, False]
 
 
 def test_it_sees_what_it_is_for() -> None:

@@ -1,30 +1,13 @@
-"""R networks of one shape in stacked tensors, and images that lie on the device once."""
+"""R networks of one shape in stacked tensors."""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ncpl_cli.data.dataset import Split
 from ncpl_cli.networks import MLP
-
-_RESIDENT: weakref.WeakKeyDictionary[Split, dict[str, Tensor]] = weakref.WeakKeyDictionary()
-
-
-def resident(split: Split, device: str) -> Tensor:
-    """The split's images on the device, as stored (N, pixels): once a device, shared by all engines, runs and tasks.
-
-    On the CPU it is the data set's own memory. Bytes stay bytes, not floats: a quarter of the memory to gather from,
-    and the conversion is paid once a block.
-    """
-    held = _RESIDENT.setdefault(split, {})
-    if device not in held:
-        images = split.images if split.images.flags.writeable else split.images.copy()  # torch warns of read-only
-        held[device] = torch.from_numpy(images).flatten(1).to(device)
-    return held[device]
 
 
 def layout(device: str, precision: str) -> torch.memory_format:

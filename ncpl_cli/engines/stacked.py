@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from ncpl_cli import refusals
 from ncpl_cli.data.dataset import Dataset
+from ncpl_cli.data.resident import resident
 from ncpl_cli.device import arithmetic
 from ncpl_cli.engines.by_hand import BY_HAND, Space, steps_by_hand
 from ncpl_cli.engines.copies import copied
@@ -35,7 +36,7 @@ from ncpl_cli.engines.engine import Progress
 from ncpl_cli.engines.forward import StackedForward
 from ncpl_cli.engines.moved import Moves, moves_of
 from ncpl_cli.engines.optimizers import optimizer_of
-from ncpl_cli.engines.stack import Stack, layout, resident
+from ncpl_cli.engines.stack import Stack, layout
 from ncpl_cli.engines.treated import Treated
 from ncpl_cli.errors import InputError
 from ncpl_cli.interventions import Treatment
