@@ -176,7 +176,7 @@ def finish(work: Callable[[], Any], *, debug: bool = False) -> int:
         return _say(*_sentence(error))
 
 
-NOT_FOR_READING = ("torch", "torchvision", "numba", "llvmlite", "sklearn", "safetensors")
+NOT_FOR_READING = ("torch", "torchvision", "numba", "llvmlite", "sklearn", "safetensors", "threadpoolctl")
 """Modules that only training and measuring load: an installation that reads stores does without them."""
 
 

@@ -43,7 +43,7 @@ MISTAKES = [
     "train permuted-digits --network mpl", "train permuted-digits --engine onlin", "train permuted-digits --device gpu",
     "train permuted-digits --optimizer sdg", "train permuted-digits --epochs 0", "train warm-start --layers al",
     "sweep permuted-digits --grid lr=0.1,x --name s", "sweep none.toml", "reproduce none", "probe abc", "correlate",
-    "measure none.npz", "compare --by lrr", "layers", "export -o a.csv", "report", "db check", "runs show abc",
+    "compare --by lrr", "layers", "export -o a.csv", "report", "db check", "runs show abc",
 ]  # fmt: skip
 HELP = [*COMMANDS, "train permuted-digits", "train warm-start", "sweep permuted-digits", "sweep status", "sweep worker",
         "runs list", "db merge"]  # fmt: skip

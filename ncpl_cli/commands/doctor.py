@@ -28,7 +28,7 @@ EXTRAS = {
 
 LIBRARIES = ("numpy", "pandas", "scipy", "sqlalchemy", "plotnine", "typer")
 
-TRAINING = ("torch", "torchvision", "numba", "scikit-learn", "safetensors")
+TRAINING = ("torch", "torchvision", "numba", "scikit-learn", "safetensors", "threadpoolctl")
 """What only training and measuring need: without it an installation reads stores."""
 
 

@@ -100,11 +100,6 @@ def measure(
     elif weights:
         measured = _weights(Path(str(target)), asked, names, layers, measure_samples, data_dir, device)
     else:
-        from ncpl_cli.data.feature_files import files_in
-
-        for one in files:
-            files_in(one)  # what is not there is said before torch loads
-
         from ncpl_cli.commands._rows import Rows
         from ncpl_cli.measurement import of_features
 

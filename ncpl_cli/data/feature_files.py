@@ -93,7 +93,7 @@ def open_files(paths: Sequence[Path], layer: str | None = None) -> FeatureFiles:
     Raises InputError for what holds none, DataError for what is damaged.
     """
     found = FeatureFiles()
-    for path in [file for given in paths for file in files_in(given)]:
+    for path in [file for given in paths for file in _files(given)]:
         try:
             if layer is None:
                 _READERS[path.suffix](path, found)
@@ -111,8 +111,7 @@ def open_files(paths: Sequence[Path], layer: str | None = None) -> FeatureFiles:
     return found
 
 
-def files_in(path: Path) -> list[Path]:
-    """The files of features at a path, a file or a directory; raises InputError where there are none."""
+def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         if not path.is_file():
             raise InputError(
