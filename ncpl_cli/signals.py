@@ -3,6 +3,7 @@
     arrive                 everywhere: Interrupted is raised where the program is, and `finally` cleans up
     Stopper                while it is entered: a flag; the epoch in flight is finished and saved first
     a second within 1 s    says nothing new (a terminal and a parent may both send one): it changes nothing
+    held                   while it is entered: what leaves files behind half-way is done to its end first
     lost in a callback     Python prints and forgets exceptions there (__del__, ctypes, codecs): it is sent again
 
 Standard library only, so that it holds from the first moment on.
@@ -31,13 +32,16 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _Standing:
-    """What has arrived: the first signal, when it was last acted on, and who asked to be told instead of stopped."""
+    """What has arrived: the first signal, when it was last acted on, and who asked to be told instead of stopped; how
+    many ask to be let be for a moment, what arrived meanwhile and when."""
 
     def __init__(self) -> None:
         self.first: int | None = None
         self.acted = -1e9
         self.lost = False
         self.patient: Stopper | None = None
+        self.holding = 0
+        self.held: tuple[int, float] | None = None
 
 
 _standing = _Standing()
@@ -76,12 +80,16 @@ def stopped(number: int, what: str = "nothing is left half-written.") -> Stopped
 
 def _arrive(number: int, _: FrameType | None) -> None:
     standing = _standing
-    patient, repeated = standing.patient, time.monotonic() - standing.acted < PATIENCE and not standing.lost
+    now = time.monotonic()
+    if standing.holding and (standing.held is None or now - standing.held[1] < PATIENCE):
+        standing.held = standing.held or (number, now)
+        return
+    patient, repeated = standing.patient, now - standing.acted < PATIENCE and not standing.lost
     if standing.first is None:
         standing.first = number
     if repeated:
         return
-    standing.acted, standing.lost = time.monotonic(), False
+    standing.acted, standing.lost = now, False
     if patient is not None and patient.signal is None:
         patient.signal = number
         return
@@ -97,6 +105,21 @@ def _send_again(lost: Any) -> None:
     again = threading.Timer(0.02, os.kill, (os.getpid(), _standing.first or signal.SIGINT))
     again.daemon = True
     again.start()
+
+
+class held:
+    """While it is entered a signal waits, where half of something would be left behind; one that comes again after a
+    second does not."""
+
+    def __enter__(self) -> None:
+        self._here = threading.current_thread() is threading.main_thread()  # where signals are acted on
+        _standing.holding += self._here
+
+    def __exit__(self, *_: object) -> None:
+        _standing.holding -= self._here
+        if self._here and not _standing.holding and (arrived := _standing.held) is not None:
+            _standing.held = None
+            _arrive(arrived[0], None)
 
 
 class Stopper:

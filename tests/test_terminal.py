@@ -313,3 +313,36 @@ def test_commands_print_by_one_place() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
                 assert path.name == "_common.py", f"{path.name}:{node.lineno} prints by itself: _common.out"
+
+
+class AtLeaving:
+    """Sends a signal in the moment after the file of turns was made, or when the last connection has ended."""
+
+    def __init__(self, number: int, place: str) -> None:
+        self.number, self.place = number, place
+
+    def __call__(self) -> None:
+        import sqlalchemy as sa
+
+        whole: Callable[..., object] = os.open if self.place == "turn" else sa.engine.Engine.dispose
+
+        def struck(*given: object, **named: object) -> object:
+            result = whole(*given, **named)
+            if self.place == "dispose" or str(given[0]).endswith("-turn"):
+                os.kill(os.getpid(), self.number)
+            return result
+
+        if self.place == "turn":
+            os.open = struck  # type: ignore[assignment]
+        else:
+            sa.engine.Engine.dispose = struck  # type: ignore[assignment, method-assign]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("place", ["turn", "dispose"])
+def test_a_signal_while_a_store_is_left_leaves_no_file(place: str, number: int, here: Path) -> None:
+    imported(here)
+    files = listing(here)
+    done = go("runs", "delete", "r3", "--yes", "--db", "s.db", cwd=here, before=AtLeaving(number, place))
+    assert done.code == CODES[signal.Signals(number)] and f"stopped by {signal.Signals(number).name}" in done.err
+    assert set(listing(here)) == set(files)  # the deletion may have been done

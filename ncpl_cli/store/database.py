@@ -11,6 +11,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from ncpl_cli.errors import StoreError
+from ncpl_cli.signals import held
 from ncpl_cli.store.checkpoint_folder import folder_of
 from ncpl_cli.store.connection import shown, translated
 from ncpl_cli.store.leases import LEASE_SECONDS
@@ -38,15 +39,17 @@ class Database:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close()
-        if kind is not None and self.file is not None:
-            self.file.take_back()  # an error leaves nothing behind, no empty store either
+        with held():
+            self.close()
+            if kind is not None and self.file is not None:
+                self.file.take_back()  # an error leaves nothing behind, no empty store either
 
     def close(self) -> None:
         """Give back all connections."""
-        self.engine.dispose()
-        if self.file is not None:
-            self.file.close()
+        with held():
+            self.engine.dispose()
+            if self.file is not None:
+                self.file.close()
 
     @functools.cached_property
     def checkpoints(self) -> Path:

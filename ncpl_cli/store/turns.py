@@ -20,6 +20,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from ncpl_cli.signals import held
+
 PATIENCE = 2.0
 """Seconds after which a writer goes on without its turn."""
 
@@ -105,8 +107,9 @@ class Turns:
                     return self._file
             self._leave()
         if self._file is None:
-            self._file, self._looked = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666), now
-            _lock(self._file, _PRESENT, _SHARED)
+            with held():  # a file that nobody knows of would stay
+                self._file, self._looked = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666), now
+                _lock(self._file, _PRESENT, _SHARED)
         return self._file
 
 
