@@ -66,6 +66,17 @@ def test_settings_differ_by_more_than_their_seeds_or_do_not() -> None:
     assert between_settings(results[:1]) == ()
 
 
+def test_settings_of_as_many_seeds_count_alike_and_their_interval_is_t_over_them() -> None:
+    """However their seeds scatter: a setting whose six seeds lie close by chance says no more than another."""
+    study = group_study((0.1, 0.3, 0.2, 0.25), seeds=6)
+    results = correlate(study, [("nc1", "test_accuracy")], Options(window=100, flips=99))
+    (found,) = between_settings(results)
+    z = np.array([np.arctanh(one.overall.summary.fisher_mean_r or 0.0) for one in results])
+    assert len({round(one.overall.summary.spread_of_z or 0.0, 3) for one in results}) == 4
+    wanted = stats.t.interval(0.95, 3, z.mean(), z.std(ddof=1) / 2)
+    assert found.r == pytest.approx(np.tanh(z.mean())) and found.ci95 == pytest.approx(tuple(np.tanh(wanted)))
+
+
 def test_within_and_between_settings_can_have_opposite_signs() -> None:
     setting = np.repeat(np.arange(6), 8)
     base = np.arange(6.0)[setting]

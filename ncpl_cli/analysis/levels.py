@@ -1,9 +1,10 @@
 """Two levels: seeds within settings, and settings. Arms are not runs: what differs between them is no spread of seeds.
 
-Within runs, a group's mean z has a variance over its seeds, s_k^2 / n_k; what the groups differ by beyond that is the
-heterogeneity between settings: tau^2 (DerSimonian & Laird 1986), I^2 (Higgins & Thompson 2002), the interval of the
-mean by Hartung & Knapp (t over groups). Over runs, values are taken around their setting's mean (within) and as means
-of settings (between): the two can have opposite signs.
+Within runs, a group's mean z has a variance over its seeds, s^2 / n_k, with one s pooled over groups: by its own of
+a handful of seeds, a group would weigh by chance (the interval of five groups of six seeds then held the truth 92 times
+of 100). What the groups differ by beyond that is the heterogeneity between settings: tau^2 (DerSimonian & Laird 1986),
+I^2 (Higgins & Thompson 2002), the interval of the mean by Hartung & Knapp (t over groups). Over runs, values are taken
+around their setting's mean (within) and as means of settings (between): the two can have opposite signs.
 """
 
 from __future__ import annotations
@@ -81,13 +82,14 @@ def between_settings(results: Sequence[GroupCorrelation]) -> tuple[Between, ...]
         z = np.array([math.atanh(s.fisher_mean_r or 0.0) for s in summaries])
         spread = np.array([s.spread_of_z or 0.0 for s in summaries])
         n = np.array([s.n for s in summaries], dtype=np.float64)
-        centre, interval, tau, i2 = random_effects(z, np.maximum(spread**2 / n, 1e-12))
+        pooled = float(((n - 1) * spread**2).sum() / (n - 1).sum())
+        centre, interval, tau, i2 = random_effects(z, np.maximum(pooled / n, 1e-12))
         seeds = [set(one.seeds.values()) for one in of]
         found.append(
             Between(
                 scenario, x, y, len(of), math.tanh(centre),
                 None if interval is None else (math.tanh(interval[0]), math.tanh(interval[1])),
-                float(math.sqrt(((n - 1) * spread**2).sum() / (n - 1).sum())), tau, i2,
+                math.sqrt(pooled), tau, i2,
                 int((np.sign(z) == np.sign(centre)).sum()),
                 any(a & b for i, a in enumerate(seeds) for b in seeds[:i]),
             )
