@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 TIMED_SECONDS = 0.2
 """Training is timed over one batch, and over four times as many until it has taken that long."""
 
-LINE = 64
-"""Bytes of a line of the cache."""
-
 NEVER = 1 << 40
 """`measure.every` from which on nothing is measured but the end."""
 
@@ -88,6 +85,7 @@ def plain(spec: RunSpec) -> bool:
 
 def by_kernel(spec: RunSpec, data: Dataset, task: Task) -> float:
     """The online engine's kernel on some of the images, and what a look computes."""
+    from ncpl_cli.data.rows import aligned
     from ncpl_cli.data.sparse import padded, sparse
     from ncpl_cli.engines.online_kernel import CLASSES, SMOOTHED, kernel
 
@@ -127,13 +125,6 @@ def by_kernel(spec: RunSpec, data: Dataset, task: Task) -> float:
     samples = min(most, len(data.train)) + min(most, len(data.test))
     layers = [first, *hidden[: depth - 1]]
     return training + look_at(images, len(rows), layers, samples) / spec.measure.every
-
-
-def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Zeros that begin at a line of the cache, as the engine's do."""
-    whole = np.zeros(math.prod(shape) * dtype.itemsize + LINE, np.uint8)
-    skipped = -whole.ctypes.data % LINE
-    return whole[skipped : skipped + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
 
 def look_at(images: SparseImages, rows: int, layers: Sequence[NDArray[Any]], samples: int) -> float:

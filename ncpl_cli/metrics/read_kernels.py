@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from ncpl_cli.metrics.moments import centre_row
+from ncpl_cli.metrics.rotations import dot
 
 TILE = 4
 """Samples projected together: each direction is loaded once for them."""
@@ -149,7 +150,7 @@ def nearest_of(products, slack, samples, x, places, origin, offsets, nearest):  
     """Fill nearest (n,): the first row of places (K, r) that is nearest to samples (n, r), from the differences."""
     farthest = 0.0
     for c in range(places.shape[0]):
-        farthest = max(farthest, _dot(places[c], places[c]))
+        farthest = max(farthest, dot(places[c], places[c]))
     for i in range(products.shape[0]):
         row = products[i]
         limit, count, best = _smallest(row, 2 * slack[i])
@@ -160,7 +161,7 @@ def nearest_of(products, slack, samples, x, places, origin, offsets, nearest):  
                     gap = _gap(samples[i], places[c])
                     if gap < least:
                         best, least = c, gap
-            limit_of_ties = np.sqrt(least) + ROUNDING * np.sqrt(_dot(samples[i], samples[i]) + farthest)
+            limit_of_ties = np.sqrt(least) + ROUNDING * np.sqrt(dot(samples[i], samples[i]) + farthest)
             ties = 0
             for c in range(places.shape[0]):
                 if count == 0 or row[c] <= limit:
@@ -185,7 +186,7 @@ def largest_of(products, slack, x, _, weight, bias, predicted):  # type: ignore[
             best, most = 0, -np.inf
             for c in range(weight.shape[0]):
                 if count == 0 or row[c] <= limit:
-                    logit = _dot(x[i], weight[c]) + bias[c]
+                    logit = dot(x[i], weight[c]) + bias[c]
                     if logit > most:
                         best, most = c, logit
         predicted[i] = best
@@ -196,14 +197,6 @@ def _gap(a, b):  # type: ignore[no-untyped-def]
     total = 0.0
     for j in range(len(a)):
         total += (a[j] - b[j]) ** 2
-    return total
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
-def _dot(a, b):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for j in range(len(a)):
-        total += a[j] * b[j]
     return total
 
 

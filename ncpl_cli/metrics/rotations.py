@@ -43,10 +43,10 @@ def _rotate(v, s):  # type: ignore[no-untyped-def]
     for _ in range(SWEEPS):
         settled = True
         for i in range(k):
-            s[i] = _dot(v[i], v[i])
+            s[i] = dot(v[i], v[i])
         for p in range(k - 1):
             for q in range(p + 1, k):
-                a, b, product = v[p], v[q], _dot(v[p], v[q])
+                a, b, product = v[p], v[q], dot(v[p], v[q])
                 if not abs(product) > 1e-16 * np.sqrt(s[p] * s[q]):
                     continue
                 settled = False
@@ -63,7 +63,7 @@ def _rotate(v, s):  # type: ignore[no-untyped-def]
         if settled:
             break
     for i in range(k):
-        length = np.sqrt(_dot(v[i], v[i]))
+        length = np.sqrt(dot(v[i], v[i]))
         if not length > 0:
             return False
         s[i] = length * size
@@ -73,7 +73,8 @@ def _rotate(v, s):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
-def _dot(a, b):  # type: ignore[no-untyped-def]
+def dot(a, b):  # type: ignore[no-untyped-def]
+    """Sum of the products of two rows."""
     total = 0.0
     for j in range(len(a)):
         total += a[j] * b[j]

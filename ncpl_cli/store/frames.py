@@ -171,6 +171,7 @@ class Frames(Reading):
             for at, row in enumerate(chosen)
         ]  # fmt: skip
         known = [at for at, row in enumerate(chosen) if row.id in with_rows]
+        place = {at: number for number, at in enumerate(known)}
         of_runs = pd.DataFrame([rows[at] for at in known], columns=columns)
         for title in titles.values():  # whole numbers stay such beside runs without
             if any(rows[at][title] is None for at in known):
@@ -184,7 +185,7 @@ class Frames(Reading):
                     part = _of_run(connection, row, texts)
                     if not (number := len(part["epoch"])):
                         continue
-                    about = of_runs.iloc[np.full(number, known.index(at))].reset_index(drop=True)
+                    about = of_runs.iloc[np.full(number, place[at])].reset_index(drop=True)
                     held.append(about.assign(**part)[columns])
                     if sum(map(len, held)) >= PIECE:
                         yield pd.concat(held, ignore_index=True)
